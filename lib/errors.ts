@@ -1,0 +1,37 @@
+/**
+ * The one error class of dfs. Every error that a caller may act on has a stable
+ * `code`; the mount maps codes to errno in one table, the command line to one
+ * line and an exit code.
+ */
+
+export type DfsErrorCode =
+  // the tree and its files: same meaning as the errno of that name
+  | 'ENOENT' | 'EEXIST' | 'ENOTDIR' | 'EISDIR' | 'ENOTEMPTY' | 'EINVAL' | 'EXDEV'
+  | 'EPERM' | 'EACCES' | 'EFBIG' | 'ENAMETOOLONG' | 'ENOSPC' | 'EIO' | 'EMLINK'
+  | 'ELOOP' | 'ENODATA' | 'ERANGE' | 'EOPNOTSUPP' | 'EROFS' | 'EBADF' | 'ENXIO' | 'EINTR' | 'E2BIG' | 'EBUSY'
+  // the store
+  | 'STORE_MISSING' | 'STORE_EXISTS' | 'STORE_LOCKED' | 'STORE_NEWER' | 'STORE_DAMAGED' | 'STORE_STOPPED'
+  // keys
+  | 'KEY_INVALID' | 'KEY_KIND' | 'PASSPHRASE_NEEDED' | 'PASSPHRASE_WRONG'
+  // mounting
+  | 'FUSE_MISSING' | 'MOUNT_DENIED' | 'MOUNTPOINT_MISSING' | 'MOUNTPOINT_BUSY' | 'NOT_MOUNTED' | 'MOUNT_FAILED'
+  // the service
+  | 'DAEMON_UNREACHABLE' | 'DAEMON_FAILED' | 'USAGE'
+
+export class DfsError extends Error {
+  readonly code: DfsErrorCode
+  constructor(code: DfsErrorCode, message: string, options?: { cause?: unknown }) {
+    super(message, options)
+    this.name = 'DfsError'
+    this.code = code
+  }
+}
+
+/** Shorthand for the factories below and for rooms that need a rarely used code. */
+export function fail(code: DfsErrorCode, message: string, cause?: unknown): DfsError {
+  return new DfsError(code, message, cause === undefined ? undefined : { cause })
+}
+
+export function isDfsError(e: unknown, code?: DfsErrorCode): e is DfsError {
+  return e instanceof DfsError && (code === undefined || e.code === code)
+}
