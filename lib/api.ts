@@ -1,0 +1,119 @@
+/**
+ * The public API of a drive, shaped like node:fs/promises. lib/drive.ts
+ * implements it on an open store, lib/client.ts against a running daemon, so
+ * that a program (and the command line) need not know which it holds.
+ *
+ * Paths are absolute within the drive ('/' is its root, a leading '/' may be
+ * left out); a Buffer where a name is not valid UTF-8. Symlinks in the middle of
+ * a path are followed within the drive, the last component as the call's
+ * node:fs namesake does. Errors are DfsError with the code that the namesake
+ * would have (ENOENT, EEXIST, ...), and a message naming the path.
+ */
+
+export type Path = string | Buffer
+export type FileType = 'file' | 'directory' | 'symlink' | 'fifo' | 'socket' | 'chardev' | 'blockdev'
+
+export interface Stats {
+  ino: number
+  type: FileType
+  /** As st_mode. */
+  mode: number
+  nlink: number
+  uid: number
+  gid: number
+  rdev: number
+  /** Bytes. */
+  size: number
+  /** Milliseconds since 1970, with fractions. */
+  atimeMs: number
+  mtimeMs: number
+  ctimeMs: number
+}
+
+export interface Dirent {
+  name: Buffer
+  ino: number
+  type: FileType
+  stats: Stats
+}
+
+export interface FileHandle {
+  stat(): Promise<Stats>
+  /** At most `length` bytes from `offset`; fewer only at the end of the file. */
+  read(offset: number, length: number): Promise<Buffer>
+  write(offset: number, data: Buffer): Promise<void>
+  truncate(size: number): Promise<void>
+  /** Resolves when what was written survives power loss. */
+  sync(): Promise<void>
+  /** May be called twice. */
+  close(): Promise<void>
+}
+
+export interface DriveStatus {
+  pid: number
+  /** The drive's id (z-base-32 of its authority's public key) and name. */
+  drive: string
+  name: string
+  /** This device's id and name. */
+  device: string
+  deviceName: string
+  store: string
+  order: string
+  keyKind: 'full' | 'read-only' | 'storage'
+  mountpoints: { dir: string; driver: string }[]
+  peers: unknown[]
+  files: number
+  /** Sum of the files' sizes. */
+  logicalBytes: number
+  chunks: { here: number; hereBytes: number; owed: number; owedBytes: number; inline: number; inlineBytes: number }
+  /** Bytes in segment files, the index and its write-ahead log. */
+  disk: { segments: number; index: number; wal: number; freeBytes: number }
+  /** Bytes written by programs that have not reached the disk yet. */
+  dirtyBytes: number
+  log: { entries: number; bytes: number; seq: number }
+  rssBytes: number
+}
+
+/** What long work reports; `total` is 0 while unknown. */
+export interface Progress { phase: string; done: number; total: number; unit: 'bytes' | 'files' | 'chunks' | 'rows' }
+export type OnProgress = (p: Progress) => void
+
+export interface FsckProblem {
+  /** Stable word: 'chunk-damaged', 'chunk-missing', 'nlink', 'orphan', 'cycle', 'refs', 'extent', 'log-chain', 'index'. */
+  kind: string
+  /** The file it concerns, where one is known. */
+  path?: string
+  detail: string
+  /** Whether fsck mended it (with `repair`). */
+  mended: boolean
+}
+export interface FsckReport { inodes: number; dentries: number; extents: number; chunks: number; entries: number; bytesRead: number; problems: FsckProblem[] }
+export interface GcReport { chunksDropped: number; bytesFreed: number; segmentsDropped: number; segmentsRewritten: number }
+
+export interface DriveApi {
+  stat(path: Path): Promise<Stats>
+  lstat(path: Path): Promise<Stats>
+  /** Streams: a directory may have millions of entries. Without '.' and '..'. */
+  opendir(path: Path): AsyncIterable<Dirent>
+  /** flags: 'r', 'r+', 'w', 'wx', 'a' as in node:fs. mode: permission bits when created (default 0o644). */
+  open(path: Path, flags?: string, mode?: number): Promise<FileHandle>
+  mkdir(path: Path, options?: { recursive?: boolean; mode?: number }): Promise<void>
+  rm(path: Path, options?: { recursive?: boolean; force?: boolean }): Promise<void>
+  rename(from: Path, to: Path): Promise<void>
+  link(existing: Path, path: Path): Promise<void>
+  symlink(target: Path, path: Path): Promise<void>
+  readlink(path: Path): Promise<Buffer>
+  chmod(path: Path, mode: number): Promise<void>
+  chown(path: Path, uid: number, gid: number): Promise<void>
+  /** Milliseconds since 1970. */
+  utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void>
+  /** Everything so far survives power loss. */
+  sync(): Promise<void>
+  status(): Promise<DriveStatus>
+  /** `data`: read and verify every chunk too, not the index alone. `repair`: mend what can be mended. */
+  fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
+  gc(onProgress?: OnProgress): Promise<GcReport>
+  /** The key to give away, as a dfs1-... string. KEY_KIND if this store does not hold so much. */
+  key(kind: 'full' | 'read-only' | 'storage'): Promise<string>
+  close(): Promise<void>
+}
