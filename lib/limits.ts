@@ -1,0 +1,69 @@
+/**
+ * Bounds on everything, each with its reason. A bound that is part of a format
+ * (it changes what others accept) is marked so: changing it needs a new version.
+ */
+
+// --- chunks ---
+
+/** Format. Plaintext bytes of one piece: a 4 KiB read opens one (10 us); tags cost 0.1 %. */
+export const PIECE_BYTES = 16 * 1024
+/** Format. Plaintext bytes of a chunk: bounds what a peer can make us hold to verify an id. */
+export const MAX_CHUNK_BYTES = 1024 * 1024
+/** Suggested FastCDC average: dedup of small edits against 100 B of metadata a chunk. */
+export const CHUNK_AVERAGE_BYTES = 128 * 1024
+/** Below this a cut costs more in records than it can save. */
+export const MIN_CHUNK_AVERAGE_BYTES = 4 * 1024
+
+// --- names and values (format: every device must refuse alike) ---
+
+/** NAME_MAX of Linux. */
+export const MAX_NAME_BYTES = 255
+/** PATH_MAX - 1, as Linux. */
+export const MAX_SYMLINK_BYTES = 4095
+/** XATTR_NAME_MAX of Linux. */
+export const MAX_XATTR_NAME_BYTES = 255
+/** XATTR_SIZE_MAX of Linux. */
+export const MAX_XATTR_VALUE_BYTES = 64 * 1024
+/** A global inode id: 16 bytes of incarnation, up to 8 of counter. */
+export const MAX_GLOBAL_ID_BYTES = 24
+/** Sealed ops of one log entry: one must fit the memory of the smallest peer many times over. */
+export const MAX_ENTRY_OPS_BYTES = 4 * 1024 * 1024
+
+// --- keys ---
+
+/** Twice the longest key string with dashes and spaces between all characters; more is not a key. */
+export const MAX_KEY_TEXT_CHARS = 512
+/** Far above what a key file holds; a planted one must not fill memory. */
+export const MAX_KEY_FILE_BYTES = 16 * 1024
+/** Longer input is a file given by mistake. */
+export const MAX_PASSPHRASE_BYTES = 1024
+/** About 0.7 s and 256 MiB: libsodium's MODERATE. */
+export const ARGON2_PASSES = 3
+export const ARGON2_MEMORY_BYTES = 256 * 1024 * 1024
+/** Ceilings on what a stored key file may ask for: a planted file must not exhaust memory or time. */
+export const MAX_ARGON2_PASSES = 16
+export const MAX_ARGON2_MEMORY_BYTES = 1024 * 1024 * 1024
+
+// --- segments ---
+
+/** Small enough that compaction rewrites little, large enough that 1 TB is 16,000 files. */
+export const SEGMENT_BYTES = 64 * 1024 * 1024
+/** IOV_MAX of Linux is 1024. */
+export const MAX_WRITEV_BUFFERS = 1024
+/** Bulk appends start writeback after so many bytes, so that the disk works from the start and the sync at the end is short. */
+export const WRITEBACK_BYTES = 8 * 1024 * 1024
+/** Segments kept open for reading; each is one descriptor, and a deleted one holds its space while open. */
+export const OPEN_SEGMENTS = 32
+
+// --- the sealing pool ---
+
+/** Jobs that wait: each is small (the data stays in the caller's arena), but a queue without end hides a stall. */
+export const MAX_POOL_JOBS = 4096
+/** Given to a worker before it has answered: hides the message's latency, keeps readers' jobs near the front. */
+export const POOL_JOBS_PER_WORKER = 2
+/** Bytes of one job's arena: 32-bit offsets. */
+export const MAX_ARENA_BYTES = 1024 * 1024 * 1024
+/** Sealed-output buffers kept for reuse: fresh ones cost page faults and zeroing. */
+export const POOL_SPARE_BYTES = 64 * 1024 * 1024
+/** Crashes in a row without a finished job after which the pool gives up. */
+export const MAX_WORKER_CRASHES = 5
