@@ -1,0 +1,545 @@
+/**
+ * Sealed chunks on a disk: append-only segment files. docs/format.md, "Segment file".
+ *
+ * Two heads: append() writes small batches synchronously to one segment,
+ * appendAsync() streams bulk into another through the thread pool. So neither
+ * waits for the other, a failed batch can always be cut off again, and the sync
+ * of a small write does not wait for a bulk stream's segment to be written first.
+ *
+ * Owns: one descriptor for each segment with unsynced bytes, the heads', and up to
+ * OPEN_SEGMENTS for reading. The directory belongs to one process (lock.ts).
+ *
+ * Invariants
+ * - `size` of a segment is the end of its last complete record; the file is
+ *   longer only while a batch is being written.
+ * - What append gave a place for is durable once a sync() that was called after
+ *   it has resolved.
+ * - After a failed sync nothing is written any more: the kernel may have dropped
+ *   the dirty pages, and a second fdatasync would report success (fsyncgate).
+ */
+import {
+  closeSync, constants, fdatasync, fsync, ftruncateSync, mkdirSync, openSync, read, readSync, readdirSync, unlinkSync,
+  writevSync, writev
+} from 'node:fs'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { DfsError, fail, isDfsError } from '../errors.js'
+import { MAX_CHUNK_BYTES, MAX_WRITEV_BUFFERS, OPEN_SEGMENTS, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
+import { readMark, writeMark } from './mark.js'
+import { HEADER_BYTES, RECORD_BYTES, recordHeader, segmentHeader } from './record.js'
+import { checkHeader, scanSegment, trueEnd, type ScannedRecord } from './scan.js'
+
+const readAsync = promisify(read)
+const fdatasyncAsync = promisify(fdatasync)
+const fsyncAsync = promisify(fsync)
+
+export interface SegmentRecord {
+  /** 32 bytes: BLAKE3-256 of `sealed`. */
+  id: Buffer
+  /** Bytes of the plaintext, 1..MAX_CHUNK_BYTES. */
+  plainLength: number
+  sealed: Buffer
+}
+/** Where sealed bytes lie: the segment's number (from 1) and the offset of the sealed bytes in its file. */
+export interface Place { segment: number; offset: number }
+
+export interface SegmentOptions {
+  /** 32 bytes. A segment of another drive is refused. */
+  driveId: Buffer
+  /** Starts writeback of a range without waiting (sync_file_range); default: an early fdatasync in the thread pool. */
+  startWriteback?: (fd: number, offset: number, length: number) => void
+  /** Bytes after which a segment is full; for tests. */
+  segmentBytes?: number
+}
+
+/** What open() cut off the end of a segment: a torn write. */
+export interface CutTail { segment: number; size: number; cutBytes: number }
+
+interface Segment {
+  number: number
+  size: number
+  /** Up to here everything is durable. */
+  synced: number
+  /** Open for writing; -1 = not. */
+  fd: number
+}
+type Head = 'small' | 'bulk'
+
+export class SegmentStore {
+  readonly dir: string
+  /** Tails that open() cut. Bytes that no index row names, unless the disk lost what it had promised. */
+  readonly cut: CutTail[] = []
+  /** Segments whose header is damaged while records in it are intact: they are read, and not appended to. */
+  readonly damaged: number[] = []
+  readonly #driveId: Buffer
+  readonly #limit: number
+  readonly #startWriteback: SegmentOptions['startWriteback']
+  readonly #segments = new Map<number, Segment>()
+  readonly #heads: Partial<Record<Head, Segment>> = {}
+  /** For reading; least recently used first. */
+  readonly #readers = new Map<number, number>()
+  #nextNumber = 1
+  #dirFd: number
+  #dirDirty = false
+  /** The bulk appends, one after another. */
+  #chain: Promise<unknown> = Promise.resolve()
+  #inFlight = false
+  #writebackFrom = 0
+  /** The early fdatasync of bulk, where one runs. */
+  #writingBack: Promise<void> | undefined
+  /** Descriptors that a sync may still be using; closed when none runs. */
+  readonly #retired: Segment[] = []
+  #syncing: Promise<void> | undefined
+  #syncNext: Promise<void> | undefined
+  #stopped: DfsError | undefined
+  #closed = false
+
+  private constructor(dir: string, options: SegmentOptions) {
+    this.dir = dir
+    this.#driveId = options.driveId
+    this.#limit = options.segmentBytes ?? SEGMENT_BYTES
+    this.#startWriteback = options.startWriteback
+    this.#dirFd = openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY)
+  }
+
+  /**
+   * Opens (or makes) the segments in `dir`, cutting torn tails (see `cut`).
+   * STORE_NEWER for segments of a later format, STORE_DAMAGED for a foreign one.
+   */
+  static open(dir: string, options: SegmentOptions): SegmentStore {
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    const store = new SegmentStore(dir, options)
+    try {
+      store.#load()
+      return store
+    } catch (e) {
+      store.#closeAll()
+      throw e
+    }
+  }
+
+  /** Set after a failed write or sync: the reason. Reading still works. */
+  get stopped(): DfsError | undefined { return this.#stopped }
+
+  pathOf(segment: number): string {
+    return join(this.dir, `${String(segment).padStart(8, '0')}.seg`)
+  }
+
+  /** Bytes of each segment file, headers included. */
+  usage(): Map<number, number> {
+    const sizes = new Map<number, number>()
+    for (const s of this.#segments.values()) sizes.set(s.number, s.size)
+    return sizes
+  }
+
+  /** Whether appends still go there: such a segment is not for compaction. */
+  isHead(segment: number): boolean {
+    return this.#heads.small?.number === segment || this.#heads.bulk?.number === segment
+  }
+
+  /** Whether there are bytes that no sync has covered yet. */
+  get isDirty(): boolean {
+    if (this.#dirDirty) return true
+    for (const s of this.#segments.values()) if (s.synced < s.size) return true
+    return false
+  }
+
+  /**
+   * Writes a batch, and gives the place of each record's sealed bytes. Not durable before sync().
+   * ENOSPC leaves nothing of the batch behind; STORE_STOPPED after an earlier failure.
+   */
+  append(records: SegmentRecord[]): Place[] {
+    this.#mustRun()
+    const places: Place[] = []
+    const undo: { segment: Segment; size: number }[] = []
+    try {
+      for (let i = 0; i < records.length;) {
+        const segment = this.#headFor('small', records[i]!)
+        const batch = this.#plan(segment, records, i, places)
+        undo.push({ segment, size: segment.size })
+        writeAllSync(segment.fd, batch.buffers, segment.size)
+        segment.size = batch.end
+        i = batch.next
+      }
+      return places
+    } catch (e) {
+      throw this.#undo(undo, e)
+    }
+  }
+
+  /** As append(), through the thread pool: for bulk. Batches land in the order of the calls. The buffers must not change until it resolves. */
+  appendAsync(records: SegmentRecord[]): Promise<Place[]> {
+    const done = this.#chain.then(() => this.#appendBulk(records))
+    this.#chain = done.catch(() => undefined)
+    return done
+  }
+
+  /** Fills `out[0..length)` from a segment. EIO if the segment is gone or ends before. */
+  readSync(segment: number, offset: number, length: number, out: Buffer): void {
+    const fd = this.#reader(segment)
+    for (let done = 0; done < length;) {
+      const n = attempt(() => readSync(fd, out, done, length - done, offset + done), segment)
+      if (n === 0) throw fail('EIO', `segment ${segment} ends before byte ${offset + length}`)
+      done += n
+    }
+  }
+
+  /** As readSync, off the loop. */
+  async read(segment: number, offset: number, length: number, out: Buffer = Buffer.allocUnsafeSlow(length)): Promise<Buffer> {
+    // A descriptor of its own: one from the shared set could be closed, and its number reused, while the read waits.
+    const fd = attempt(() => openSync(this.pathOf(segment), 'r'), segment)
+    try {
+      for (let done = 0; done < length;) {
+        const { bytesRead } = await readAsync(fd, out, done, length - done, offset + done)
+        if (bytesRead === 0) throw fail('EIO', `segment ${segment} ends before byte ${offset + length}`)
+        done += bytesRead
+      }
+      return out
+    } catch (e) {
+      throw isDfsError(e) ? e : fail('EIO', `segment ${segment} cannot be read (${codeOf(e)})`, e)
+    } finally {
+      closeSync(fd)
+    }
+  }
+
+  /**
+   * Makes everything durable whose append has returned or resolved before this call. Off the loop; concurrent callers share
+   * syncs. STORE_STOPPED when the disk refuses, now and for ever after.
+   */
+  sync(): Promise<void> {
+    if (this.#stopped) return Promise.reject(this.#stopped)
+    if (!this.#syncing) {
+      this.#syncing = this.#syncOnce().finally(() => {
+        this.#syncing = undefined
+        this.#closeIdle()
+      })
+      return this.#syncing
+    }
+    // The running sync may have begun before the caller's append: it is covered by the next one.
+    this.#syncNext ??= this.#syncing.catch(() => undefined).then(() => {
+      this.#syncNext = undefined
+      return this.sync()
+    })
+    return this.#syncNext
+  }
+
+  /**
+   * The records of a segment in order. `verify`: also compare each id with BLAKE3 of its bytes. A record that
+   * cannot be trusted comes with ok = false. Reads as it goes: the caller may pause between records.
+   */
+  scan(segment: number, options: { verify?: boolean } = {}): Generator<ScannedRecord> {
+    return scanSegment(this.pathOf(segment), segment, options.verify ?? false)
+  }
+
+  /** Deletes a segment file. A head is closed first. The caller has made sure that no index row needs it. */
+  remove(segment: number): void {
+    const s = this.#segments.get(segment)
+    if (!s) return
+    if (this.#heads.bulk === s && this.#inFlight) throw fail('EBUSY', `segment ${segment} is being written`)
+    for (const head of ['small', 'bulk'] as const) if (this.#heads[head] === s) delete this.#heads[head]
+    this.#segments.delete(segment)
+    this.#closeReader(segment)
+    this.#retired.push(s)
+    this.#closeIdle()
+    try {
+      unlinkSync(this.pathOf(segment))
+    } catch (e) {
+      if (codeOf(e) !== 'ENOENT') throw fail('EIO', `segment ${segment} cannot be removed (${codeOf(e)})`, e)
+    }
+  }
+
+  /** Waits for what runs, syncs, closes. May be called twice. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#chain
+    try {
+      if (!this.#stopped) {
+        await this.sync()
+        writeMark(this.dir, this.usage())
+      }
+    } finally {
+      await this.#writingBack
+      this.#closeAll()
+    }
+  }
+
+  // --- opening ---
+
+  #load(): void {
+    const numbers = readdirSync(this.dir).map((f) => /^(\d{8})\.seg$/.exec(f)?.[1]).filter((n) => n !== undefined).map(Number).sort((a, b) => a - b)
+    const mark = readMark(this.dir)
+    // Appends end in the last two segments at most that are not full (two heads); those before were synced, or nothing refers to their tail.
+    const recent = new Set(numbers.slice(-4))
+    for (const number of numbers) {
+      const path = this.pathOf(number)
+      const { size, state } = checkHeader(path, number, this.#driveId)
+      if (state === 'empty') {
+        // Made just before a crash: its header never reached the disk, so nothing in it was ever synced.
+        this.cut.push({ segment: number, size: 0, cutBytes: size })
+        unlinkSync(path)
+        this.#nextNumber = number + 1
+        continue
+      }
+      if (state === 'damaged') this.damaged.push(number)
+      const end = recent.has(number) && mark?.get(number) !== size ? trueEnd(path, number, size) : size
+      if (end < size) this.#cutTail(number, end, size)
+      this.#segments.set(number, { number, size: end, synced: end, fd: -1 })
+      this.#nextNumber = number + 1
+    }
+    const open = [...this.#segments.values()].slice(-2).filter((s) => s.size < this.#limit / 2 && !this.damaged.includes(s.number))
+    for (const [i, head] of (['small', 'bulk'] as const).entries()) {
+      const segment = open[i]
+      if (!segment) continue
+      segment.fd = openSync(this.pathOf(segment.number), 'r+')
+      this.#heads[head] = segment
+    }
+  }
+
+  #cutTail(number: number, end: number, size: number): void {
+    const fd = openSync(this.pathOf(number), 'r+')
+    try {
+      ftruncateSync(fd, end)
+    } finally {
+      closeSync(fd)
+    }
+    this.cut.push({ segment: number, size: end, cutBytes: size - end })
+  }
+
+  // --- appending ---
+
+  async #appendBulk(records: SegmentRecord[]): Promise<Place[]> {
+    this.#mustRun(true)
+    const places: Place[] = []
+    const undo: { segment: Segment; size: number }[] = []
+    this.#inFlight = true
+    try {
+      for (let i = 0; i < records.length;) {
+        const segment = this.#headFor('bulk', records[i]!)
+        const batch = this.#plan(segment, records, i, places)
+        undo.push({ segment, size: segment.size })
+        await writeAll(segment.fd, batch.buffers, segment.size)
+        segment.size = batch.end
+        i = batch.next
+        this.#pushOut(segment)
+      }
+      return places
+    } catch (e) {
+      throw this.#undo(undo, e)
+    } finally {
+      this.#inFlight = false
+    }
+  }
+
+  /** The segment of this head, a new one if the record does not fit. */
+  #headFor(head: Head, record: SegmentRecord): Segment {
+    checkRecord(record)
+    const segment = this.#heads[head]
+    if (segment && segment.size + RECORD_BYTES + record.sealed.length <= this.#limit) return segment
+    const made = this.#create()
+    delete this.#heads[head]
+    this.#heads[head] = made
+    this.#closeIdle()
+    if (head === 'bulk') this.#writebackFrom = HEADER_BYTES
+    return made
+  }
+
+  #create(): Segment {
+    const number = this.#nextNumber
+    const path = this.pathOf(number)
+    const fd = attempt(() => openSync(path, 'wx+', 0o600), number)
+    try {
+      writeAllSync(fd, [segmentHeader(number, this.#driveId)], 0)
+    } catch (e) {
+      closeSync(fd)
+      unlinkSync(path)
+      throw e
+    }
+    this.#nextNumber++
+    const segment: Segment = { number, size: HEADER_BYTES, synced: 0, fd }
+    this.#segments.set(number, segment)
+    this.#dirDirty = true
+    return segment
+  }
+
+  /** As many records from `from` on as fit into the segment. */
+  #plan(segment: Segment, records: SegmentRecord[], from: number, places: Place[]): { buffers: Buffer[]; end: number; next: number } {
+    const buffers: Buffer[] = []
+    let end = segment.size
+    let next = from
+    for (; next < records.length; next++) {
+      const record = records[next]!
+      checkRecord(record)
+      const bytes = RECORD_BYTES + record.sealed.length
+      if (end + bytes > this.#limit && end > HEADER_BYTES) break
+      buffers.push(recordHeader(segment.number, end, record), record.sealed)
+      places.push({ segment: segment.number, offset: end + RECORD_BYTES })
+      end += bytes
+    }
+    return { buffers, end, next }
+  }
+
+  /** Cuts off what a failed batch left, and gives the error for the caller. */
+  #undo(undo: { segment: Segment; size: number }[], cause: unknown): unknown {
+    // From the last: a batch that rolled over leaves a segment that is empty, which is fine.
+    for (const { segment, size } of undo.reverse()) {
+      segment.size = size
+      segment.synced = Math.min(segment.synced, size)
+      try {
+        ftruncateSync(segment.fd, size)
+      } catch (e) {
+        return this.#stop(`segment ${segment.number} has a torn tail that cannot be cut (${codeOf(e)})`, e)
+      }
+    }
+    if (isDfsError(cause)) return cause
+    const code = codeOf(cause)
+    if (code === 'ENOSPC' || code === 'EDQUOT') return fail('ENOSPC', 'the disk that holds the store is full', cause)
+    return this.#stop(`the store cannot be written (${code})`, cause)
+  }
+
+  // --- syncing ---
+
+  /** Bulk bytes go to the disk while more are being sealed. */
+  #pushOut(segment: Segment): void {
+    const from = this.#writebackFrom
+    if (segment.size - from < WRITEBACK_BYTES) return
+    if (this.#startWriteback) {
+      this.#writebackFrom = segment.size
+      this.#startWriteback(segment.fd, from, segment.size - from)
+    } else if (!this.#writingBack && !this.#syncing) {
+      this.#writebackFrom = segment.size
+      // Its failure stops the store, which the next append or sync reports.
+      this.#writingBack = this.#syncSegments([segment]).catch(() => undefined).finally(() => {
+        this.#writingBack = undefined
+        this.#closeIdle()
+      })
+    }
+  }
+
+  async #syncOnce(): Promise<void> {
+    // First, as a file made while this waits marks the directory again.
+    const isDirDirty = this.#dirDirty
+    this.#dirDirty = false
+    const dirty = [...this.#segments.values()].filter((s) => s.fd >= 0 && s.synced < s.size)
+    await Promise.all([
+      this.#syncSegments(dirty),
+      // The kernel reports a lost page to one of two concurrent syncs: wait for both.
+      this.#writingBack,
+      isDirDirty ? fsyncAsync(this.#dirFd).catch((e: unknown) => { throw this.#stop(`the store's directory cannot be synced (${codeOf(e)})`, e) }) : undefined
+    ])
+    if (this.#stopped) throw this.#stopped
+  }
+
+  async #syncSegments(segments: Segment[]): Promise<void> {
+    await Promise.all(segments.map(async (s) => {
+      // Taken before the call: what is appended meanwhile is not covered.
+      const size = s.size
+      try {
+        await fdatasyncAsync(s.fd)
+      } catch (e) {
+        throw this.#stop(`segment ${s.number} cannot be synced (${codeOf(e)})`, e)
+      }
+      s.synced = Math.max(s.synced, Math.min(size, s.size))
+    }))
+  }
+
+  // --- descriptors and state ---
+
+  #reader(segment: number): number {
+    let fd = this.#readers.get(segment)
+    if (fd !== undefined) {
+      this.#readers.delete(segment)
+    } else {
+      fd = attempt(() => openSync(this.pathOf(segment), 'r'), segment)
+      if (this.#readers.size >= OPEN_SEGMENTS) this.#closeReader(this.#readers.keys().next().value!)
+    }
+    this.#readers.set(segment, fd)
+    return fd
+  }
+
+  #closeReader(segment: number): void {
+    const fd = this.#readers.get(segment)
+    if (fd === undefined) return
+    this.#readers.delete(segment)
+    closeSync(fd)
+  }
+
+  /** Full and synced segments need no descriptor for writing any more, deleted ones none at all. */
+  #closeIdle(): void {
+    if (this.#syncing || this.#writingBack) return
+    for (const s of this.#retired.splice(0)) closeFd(s)
+    for (const s of this.#segments.values()) if (s.fd >= 0 && s.synced === s.size && !this.isHead(s.number)) closeFd(s)
+  }
+
+  #closeAll(): void {
+    for (const s of this.#retired.splice(0)) closeFd(s)
+    for (const s of this.#segments.values()) closeFd(s)
+    for (const segment of [...this.#readers.keys()]) this.#closeReader(segment)
+    if (this.#dirFd >= 0) closeSync(this.#dirFd)
+    this.#dirFd = -1
+  }
+
+  #mustRun(isQueued = false): void {
+    if (this.#stopped) throw this.#stopped
+    // close() waits for bulk that was queued before it.
+    if (this.#closed && !isQueued) throw fail('STORE_STOPPED', 'the store is closed')
+  }
+
+  #stop(why: string, cause: unknown): DfsError {
+    this.#stopped ??= fail('STORE_STOPPED', `${why}; the store has stopped, restart dfs once the disk is well`, cause)
+    return this.#stopped
+  }
+}
+
+function checkRecord(record: SegmentRecord): void {
+  const { id, plainLength, sealed } = record
+  if (id.length !== 32 || !(plainLength >= 1 && plainLength <= MAX_CHUNK_BYTES) || sealed.length < 1 || sealed.length > MAX_CHUNK_BYTES * 2) {
+    throw fail('EINVAL', `a record of ${plainLength} bytes, ${sealed.length} sealed`)
+  }
+}
+
+function closeFd(s: Segment): void {
+  if (s.fd >= 0) closeSync(s.fd)
+  s.fd = -1
+}
+
+/** pwritev of all buffers, however many calls it takes. */
+function writeAllSync(fd: number, buffers: Buffer[], position: number): void {
+  for (let queue = buffers; queue.length > 0;) {
+    const written = writevSync(fd, queue.slice(0, MAX_WRITEV_BUFFERS), position)
+    position += written
+    queue = dropWritten(queue, written)
+  }
+}
+
+async function writeAll(fd: number, buffers: Buffer[], position: number): Promise<void> {
+  for (let queue = buffers; queue.length > 0;) {
+    const part = queue.slice(0, MAX_WRITEV_BUFFERS)
+    const at = position
+    const written = await new Promise<number>((resolve, reject) => writev(fd, part, at, (e, n) => (e ? reject(e) : resolve(n))))
+    position += written
+    queue = dropWritten(queue, written)
+  }
+}
+
+function dropWritten(queue: Buffer[], written: number): Buffer[] {
+  let i = 0
+  while (i < queue.length && written >= queue[i]!.length) written -= queue[i++]!.length
+  const rest = queue.slice(i)
+  if (written > 0) rest[0] = rest[0]!.subarray(written)
+  return rest
+}
+
+function attempt<T>(action: () => T, segment: number): T {
+  try {
+    return action()
+  } catch (e) {
+    const code = codeOf(e)
+    if (code === 'ENOSPC' || code === 'EDQUOT') throw fail('ENOSPC', 'the disk that holds the store is full', e)
+    throw fail('EIO', `segment ${segment} cannot be opened or read (${code})`, e)
+  }
+}
+
+function codeOf(e: unknown): string {
+  return (e as NodeJS.ErrnoException).code ?? String(e)
+}
