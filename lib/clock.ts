@@ -1,0 +1,56 @@
+/**
+ * Wall-clock time to the microsecond. Rooms that must be deterministic (tree,
+ * order, placement) take a Clock as an argument, so that a simulator can drive
+ * them.
+ */
+export interface Time {
+  /** Seconds since 1970; negative before. */
+  sec: number
+  /** Nanoseconds, 0..999,999,999. */
+  nsec: number
+}
+
+export interface Clock {
+  now(): Time
+  /** Milliseconds since 1970. */
+  nowMs(): number
+}
+
+/** A step of the system's clock larger than this is followed; smaller ones are the two sources' own jitter. */
+const STEP_MS = 3
+
+/**
+ * The system's clock. Never goes backwards unless the system's does by more
+ * than STEP_MS, so that two writes in a row have ordered mtimes.
+ */
+export class SystemClock implements Clock {
+  #baseMs = performance.timeOrigin
+  #lastMs = 0
+
+  nowMs(): number {
+    let ms = this.#baseMs + performance.now()
+    const wall = Date.now()
+    if (ms < wall - STEP_MS || ms > wall + 1 + STEP_MS) {
+      this.#baseMs += wall - ms
+      this.#lastMs = 0
+      ms = wall
+    }
+    if (ms < this.#lastMs) return this.#lastMs
+    this.#lastMs = ms
+    return ms
+  }
+
+  now(): Time {
+    return fromMs(this.nowMs())
+  }
+}
+
+export function fromMs(ms: number): Time {
+  const sec = Math.floor(ms / 1000)
+  const nsec = Math.min(999_999_999, Math.max(0, Math.round((ms - sec * 1000) * 1e6)))
+  return { sec, nsec }
+}
+
+export function toMs(sec: number, nsec: number): number {
+  return sec * 1000 + nsec / 1e6
+}

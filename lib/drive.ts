@@ -1,0 +1,330 @@
+/**
+ * A drive on this device: opens a store, wires its parts, and is the public API.
+ *
+ *   keys    who may read; names, contents and the log are sealed under them
+ *   index   SQLite: tree, log, chunk table (store/database.ts)
+ *   store   segments of sealed chunks
+ *   tree    what names and inodes are, and what an op does to them
+ *   engine  who decides the order of ops
+ *   journal group commit: ops and rows in one transaction, one signed entry each
+ *   files   what programs wrote and the tree does not have yet
+ *
+ * Owns all of them; `close` ends them in the reverse order and may be called
+ * twice. A store has one owner: it is locked while open.
+ */
+import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { join, resolve } from 'node:path'
+import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
+import { SystemClock, type Clock } from './clock.js'
+import { fail } from './errors.js'
+import { FlushEngine, type LocalChunk } from './file/flush.js'
+import { Files } from './file/files.js'
+import { ReadEngine } from './file/read.js'
+import { fsck } from './fsck.js'
+import { DriveKeys } from './keys/derive.js'
+import { createDevice, type Device } from './keys/device.js'
+import { createKeyFile, openKeyFile } from './keys/keyfile.js'
+import { encodeZ32 } from './keys/zbase32.js'
+import { Journal } from './log/journal.js'
+import { Log } from './log/log.js'
+import type { ChunkRef, Op } from './log/ops.js'
+import { CausalEngine } from './order/causal/engine.js'
+import type { EngineMaker, OrderEngine } from './order/engine.js'
+import { PathApi } from './paths.js'
+import { Posix } from './posix.js'
+import { ChunkSealer } from './seal/chunk.js'
+import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
+import { NameSealer } from './seal/name.js'
+import { SealPool } from './seal/pool.js'
+import { ValueSealer } from './seal/value.js'
+import { Checkpointer } from './store/checkpoint.js'
+import { ChunkTable } from './store/chunks.js'
+import { Database } from './store/database.js'
+import { Collector } from './store/gc.js'
+import { StoreLock } from './store/lock.js'
+import { SegmentStore } from './store/segments.js'
+import { Space } from './store/space.js'
+import { ROOT_INO } from './tree/inode.js'
+import { Rows } from './tree/rows.js'
+import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
+
+/** What `create --order` takes. */
+export const ENGINES: Record<string, EngineMaker> = {
+  causal: (host) => new CausalEngine(host),
+}
+
+export interface CreateOptions {
+  name?: string
+  /** A name from ENGINES; default 'causal'. Fixed for the life of the drive. */
+  order?: string
+  passphrase?: Buffer
+  /** Owner of the root directory; default: who runs this. */
+  uid?: number
+  gid?: number
+}
+
+export interface OpenOptions {
+  /** Asked for only if the key file needs one. */
+  passphrase?: () => Promise<Buffer>
+  clock?: Clock
+}
+
+interface Parts {
+  dir: string
+  lock: StoreLock
+  keys: DriveKeys
+  device: Device
+  db: Database
+  store: SegmentStore
+  clock: Clock
+}
+
+export class Drive extends PathApi {
+  readonly dir: string
+  readonly keys: DriveKeys
+  readonly device: Device
+  readonly db: Database
+  readonly store: SegmentStore
+  readonly pool: SealPool
+  readonly chunks: ChunkTable
+  readonly tree: Tree
+  readonly log: Log
+  readonly journal: Journal
+  readonly engine: OrderEngine
+  readonly files: Files
+  readonly reader: ReadEngine
+  readonly posix: Posix
+  readonly space: Space
+  readonly clock: Clock
+  readonly flusher: FlushEngine
+  readonly collector: Collector
+  readonly #checkpointer: Checkpointer
+  readonly #lock: StoreLock
+  #closing: Promise<void> | null = null
+  /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
+  onStop: (e: Error) => void = () => {}
+  /** Where it is mounted; kept by whoever mounts. */
+  readonly mountpoints: { dir: string; driver: string }[] = []
+
+  static exists(storeDir: string): boolean {
+    return existsSync(join(storeDir, 'index.db')) || existsSync(join(storeDir, 'keys'))
+  }
+
+  /** Makes a new drive in `storeDir`. STORE_EXISTS, STORE_LOCKED, USAGE (unknown order). */
+  static async create(storeDir: string, options: CreateOptions = {}): Promise<Drive> {
+    const order = options.order ?? 'causal'
+    if (!ENGINES[order]) throw fail('USAGE', `unknown order "${order}"; there is: ${Object.keys(ENGINES).join(', ')}`)
+    const dir = resolve(storeDir)
+    if (Drive.exists(dir)) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    const lock = StoreLock.acquire(dir)
+    try {
+      const keys = DriveKeys.create()
+      const device = createDevice()
+      const db = Database.create(join(dir, 'index.db'))
+      const clock = new SystemClock()
+      db.setMeta('drive', keys.driveId)
+      db.setMeta('order', order)
+      db.setMeta('name', options.name ?? '')
+      db.setMeta('device_name', process.env['NODE_ID'] ?? hostname())
+      const sql = db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)')
+      sql.run(0, Buffer.alloc(16), Buffer.alloc(32))
+      sql.run(1, device.incarnation, device.publicKey)
+      db.setMeta('incarnation', 1)
+      const store = SegmentStore.open(join(dir, 'segments'), { driveId: keys.driveId })
+      const drive = new Drive({ dir, lock, keys, device, db, store, clock })
+      drive.tree.makeRoot(options.uid ?? process.getuid?.() ?? 0, options.gid ?? process.getgid?.() ?? 0, clock.now())
+      drive.journal.touched()
+      await drive.journal.durable()
+      // Last: a store without its key file was never finished, and `create` may be run again.
+      await createKeyFile(join(dir, 'keys'), { keys, device, ...(options.passphrase ? { passphrase: options.passphrase } : {}) })
+      return drive
+    } catch (e) {
+      lock.release()
+      throw e
+    }
+  }
+
+  /** Opens the drive in `storeDir`. STORE_MISSING, STORE_LOCKED, STORE_NEWER, STORE_DAMAGED, PASSPHRASE_NEEDED, PASSPHRASE_WRONG. */
+  static async open(storeDir: string, options: OpenOptions = {}): Promise<Drive> {
+    const dir = resolve(storeDir)
+    if (!Drive.exists(dir)) throw fail('STORE_MISSING', `there is no drive in ${dir}; run dfs create, or dfs mount to make one`)
+    const lock = StoreLock.acquire(dir)
+    let db: Database | undefined
+    try {
+      const opened = await openKeyFile(join(dir, 'keys'), options.passphrase ? { passphrase: options.passphrase } : {})
+      db = Database.open(join(dir, 'index.db'))
+      const drive = db.getMeta('drive') as Buffer | undefined
+      if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
+      const store = SegmentStore.open(join(dir, 'segments'), { driveId: opened.keys.driveId })
+      return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock() })
+    } catch (e) {
+      db?.close()
+      lock.release()
+      throw e
+    }
+  }
+
+  private constructor(p: Parts) {
+    super()
+    this.dir = p.dir
+    this.#lock = p.lock
+    this.keys = p.keys
+    this.device = p.device
+    this.db = p.db
+    this.store = p.store
+    this.clock = p.clock
+    const { keys } = p
+    const sealer = new ChunkSealer(keys.contentKey(), keys.contentHashKey(), keys.driveId, keys.epoch)
+    this.pool = new SealPool(keys.forWorkers())
+    this.space = new Space(p.dir)
+    this.chunks = new ChunkTable(p.db)
+    const rows = new Rows(p.db, this.chunks)
+    const entries = new EntrySealer(keys)
+    const entrySealer = {
+      sealOps: (plain: Buffer, aad: Buffer) => entries.sealOps(plain, aad),
+      openOps: (sealed: Buffer, aad: Buffer) => entries.openOps(sealed, aad),
+      sign: (header: Buffer) => signEntry(header, p.device.secretKey),
+      verify: verifyEntry,
+    }
+    this.log = new Log(p.db, entrySealer)
+    this.tree = new Tree({ rows, sealer: treeSealer(keys), incarnationId: (i) => this.log.incarnationId(i) })
+    this.journal = new Journal({
+      db: p.db, rows, log: this.log, sealer: entrySealer, clock: p.clock, drive: keys.driveId, incarnation: p.db.getMeta('incarnation') as number,
+    })
+    this.journal.onStop = (e) => this.onStop(e)
+    this.#checkpointer = new Checkpointer(p.db, this.journal)
+
+    const order = p.db.getMeta('order') as string
+    const make = ENGINES[order]
+    if (!make) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
+    const chunkNumber = (ref: ChunkRef) => this.#chunkNumber(ref)
+    this.engine = make({
+      newId: () => this.journal.newOpId(),
+      apply: (id, op) => this.tree.apply(op, id, chunkNumber),
+      undo: () => { throw new Error('an engine that does not revise has called undo') },
+      log: (op) => this.journal.append(op),
+    })
+
+    this.files = new Files({ clock: p.clock, space: this.space })
+    const host = { rows, chunks: this.chunks, store: p.store, pool: this.pool, sealer }
+    this.posix = new Posix({
+      tree: this.tree, files: this.files, journal: this.journal, engine: this.engine, chunks: this.chunks, clock: p.clock, space: this.space,
+      applyLocal: (op: Op): Outcome => {
+        const outcome = this.tree.apply(op, this.journal.newOpId(), chunkNumber)
+        this.journal.touched()
+        return outcome
+      },
+      readOnly: !keys.canWrite,
+    })
+    this.flusher = new FlushEngine({ ...host, content: (op) => this.posix.content(op) }, this.files)
+    this.files.flusher = this.flusher
+    this.reader = new ReadEngine(host, this.files)
+    this.collector = new Collector({
+      db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
+      files: this.files, pool: this.pool, posix: this.posix,
+    })
+    // What had no name when the last session ended, nobody can reach any more.
+    for (const ino of rows.orphans()) this.posix.forget(ino)
+    this.collector.start()
+  }
+
+  #chunkNumber(ref: ChunkRef): number {
+    const local = ref as LocalChunk
+    if (local.num > 0) return local.num
+    // Equal content may have come in by another way meanwhile.
+    const known = this.chunks.findByHash(ref.h)
+    local.num = known > 0 ? known : this.chunks.add(local)
+    return local.num
+  }
+
+  // --- whole drive --------------------------------------------------------
+
+  async sync(): Promise<void> {
+    await this.posix.sync()
+  }
+
+  async status(): Promise<DriveStatus> {
+    this.journal.check()
+    this.tree.rows.flush()
+    this.journal.touched()
+    const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
+    const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000') as [number, number]
+    const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk') as [number, number]
+    const [inline, inlineBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = 0') as [number, number]
+    const head = this.log.head(this.journal.incarnation)
+    const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
+    let segments = 0
+    for (const bytes of this.store.usage().values()) segments += bytes
+    return {
+      pid: process.pid,
+      drive: this.keys.driveName,
+      name: (this.db.getMeta('name') as string | undefined) ?? '',
+      device: encodeZ32(this.device.publicKey),
+      deviceName: (this.db.getMeta('device_name') as string | undefined) ?? '',
+      store: this.dir,
+      order: this.engine.name,
+      keyKind: this.keys.kind,
+      mountpoints: this.mountpoints.map((m) => ({ ...m })),
+      peers: [],
+      files,
+      logicalBytes: logical,
+      chunks: { here, hereBytes, owed: 0, owedBytes: 0, inline, inlineBytes },
+      disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
+      dirtyBytes: this.files.dirtyBytes,
+      log: { entries: head.seq - head.first + 1, bytes: head.bytes, seq: head.seq },
+      rssBytes: process.memoryUsage.rss(),
+    }
+  }
+
+  fsck(options: { data?: boolean; repair?: boolean } = {}, onProgress?: OnProgress): Promise<FsckReport> {
+    return fsck(this, options, onProgress)
+  }
+
+  gc(onProgress?: OnProgress): Promise<GcReport> {
+    return this.collector.run(onProgress)
+  }
+
+  async key(kind: 'full' | 'read-only' | 'storage'): Promise<string> {
+    return this.keys.capability(kind)
+  }
+
+  /** Flushes, and gives the store back. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  async #close(): Promise<void> {
+    let error: unknown
+    const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
+    await step(() => this.collector.stop())
+    if (!this.journal.stopped) await step(() => this.posix.sync())
+    this.files.close()
+    await step(() => this.engine.close())
+    await step(() => this.#checkpointer.close())
+    await step(() => this.journal.close())
+    await step(() => this.pool.close())
+    await step(() => this.store.close())
+    await step(() => this.db.close())
+    this.space.close()
+    this.#lock.release()
+    if (error) throw error
+  }
+
+  get rootIno(): number { return ROOT_INO }
+}
+
+function treeSealer(keys: DriveKeys): TreeSealer {
+  const names = new NameSealer(keys)
+  const values = new ValueSealer(keys)
+  const scratch = Buffer.alloc(16)
+  return {
+    nameKey: (parentId, name) => names.hash(parentId, name, scratch),
+    sealName: (key, name) => names.seal(key, name),
+    openName: (key, sealed) => names.open(key, sealed),
+    xattrKey: (context, name) => values.hashValueName(context, name),
+    sealValue: (purpose, context, plain) => values.sealValue(purpose, context, plain),
+    openValue: (purpose, context, sealed) => values.openValue(purpose, context, sealed),
+  }
+}

@@ -1,0 +1,402 @@
+/**
+ * From dirty ranges to chunks in the store and ops in the tree.
+ *
+ *   take     the fresh ranges of some files, as they are now
+ *   plan     long runs are cut by content; short ones of a file that lie together
+ *            in memory are packed into one chunk
+ *   cut      boundaries and keyed hashes (worker)
+ *   look up  equal content that is known, or on its way, is not sealed again
+ *   seal     (worker)
+ *   append   to a segment, then fdatasync
+ *   apply    one content op a file, in the order in which the file's flushes were taken
+ *
+ * Order (DESIGN 5): an extent enters the transaction only when its chunk is
+ * durable, so that a commit never waits for bulk data. Small content that a
+ * program waits for takes `inline` instead: sealed here, kept in the index,
+ * durable with the commit itself.
+ */
+import { fail } from '../errors.js'
+import type { ContentOp, ChunkRef, Piece } from '../log/ops.js'
+import type { ChunkTable } from '../store/chunks.js'
+import type { ChunkSealer } from '../seal/chunk.js'
+import { chunkId, sealedLength } from '../seal/chunk.js'
+import type { SealPool } from '../seal/pool.js'
+import type { SegmentStore } from '../store/segments.js'
+import type { Outcome } from '../tree/tree.js'
+import type { DirtyRange } from './dirty.js'
+import { lowestHead } from '../store/heads.js'
+import type { Inode } from '../tree/inode.js'
+import { OpenFile, type FileFlush } from './file.js'
+import { asError, type Files, type Flusher } from './files.js'
+import type { Slab } from './slab.js'
+
+/** Runs at least this long are cut by content; shorter ones of a scattered flush are packed. */
+const CUT_FROM_BYTES = 64 << 10
+/** A packed chunk holds at most this much. */
+const PACK_BYTES = 256 << 10
+/** Largest piece of an inline flush that is one chunk. */
+const INLINE_CHUNK_BYTES = 256 << 10
+
+/** A flush with more pieces scatters its file. */
+const SCATTERED_PIECES = 16
+/** Files remembered for compaction; beyond, the list is not worth its memory. */
+const MAX_SCATTERED = 10_000
+
+/** A chunk of ours on its way: gets its number when the first op that names it is applied. */
+export interface LocalChunk extends ChunkRef {
+  num: number
+  seg: number
+  off: number
+  data?: Buffer
+}
+
+export interface FlushHost {
+  readonly chunks: ChunkTable
+  readonly store: SegmentStore
+  readonly pool: SealPool
+  readonly sealer: ChunkSealer
+  /** Applies and logs a content op. */
+  content(op: ContentOp): Outcome | Promise<Outcome>
+}
+
+/** A run of memory that becomes chunks, and where its bytes belong in files. */
+interface Run {
+  slab: Slab
+  pos: number
+  len: number
+  cut: number
+  /** Sorted by pos. */
+  parts: { flush: FileFlush; off: number; pos: number; len: number }[]
+}
+
+interface Out { chunks: LocalChunk[]; pieces: Piece[] }
+
+export class FlushEngine implements Flusher {
+  readonly #host: FlushHost
+  readonly #files: Files
+  /** Chunks being sealed, by hash, so that equal content under way is sealed once. */
+  readonly #underway = new Map<string, Promise<LocalChunk>>()
+  /** Numbers of chunks that a flush is about to name: gc leaves them alone. */
+  readonly pinned = new Map<number, number>()
+  /** Files that a flush left in many small extents: for idle compaction. */
+  readonly scattered = new Set<number>()
+  /** What is under way, each with the first segment that it may write to. */
+  readonly #jobs = new Set<{ segment: number }>()
+
+  constructor(host: FlushHost, files: Files) {
+    this.#host = host
+    this.#files = files
+  }
+
+  start(files: OpenFile[]): FileFlush[] {
+    const flushes: FileFlush[] = []
+    for (const file of files) {
+      if (!file.isFresh) continue
+      flushes.push(this.#take(file))
+    }
+    if (flushes.length === 0) return flushes
+    const keys: string[] = []
+    const job = this.#begin()
+    const outs = this.#write(flushes, keys)
+    for (const flush of flushes) {
+      const before = flush.file.flushes[flush.file.flushes.indexOf(flush) - 1]?.done
+      flush.done = this.#finish(flush, outs, before)
+    }
+    // Equal content waits for ours until it can be found in the table.
+    void Promise.all(flushes.map((f) => f.done)).then(() => {
+      this.#jobs.delete(job)
+      for (const k of keys) this.#underway.delete(k)
+    })
+    return flushes
+  }
+
+  inline(file: OpenFile, limitBytes: number): boolean {
+    if (file.flushes.length > 0 || file.dirty.freshBytes > limitBytes) return false
+    const flush = this.#take(file)
+    const out: Out = { chunks: [], pieces: [] }
+    try {
+      for (const range of joined(flush.ranges)) {
+        if (range.parts === null) {
+          out.pieces.push({ off: range.off, len: range.len, chunk: -1, coff: 0 })
+          continue
+        }
+        for (let at = 0; at < range.len; at += INLINE_CHUNK_BYTES) {
+          const len = Math.min(INLINE_CHUNK_BYTES, range.len - at)
+          const plain = gather(range.parts, at, len)
+          out.pieces.push({ off: range.off + at, len, chunk: out.chunks.length, coff: 0 })
+          out.chunks.push(this.#sealInline(plain))
+        }
+      }
+      const outcome = this.#apply(flush, out)
+      if (typeof outcome !== 'string') throw new Error('invariant: inline content with an engine that takes its time')
+      if (outcome !== '' && outcome !== 'ENOENT') throw fail(outcome, 'the content was refused')
+      this.#files.ended(flush, null)
+    } catch (e) {
+      this.#files.ended(flush, asError(e))
+      throw e
+    }
+    return true
+  }
+
+  /** Chunks `ranges` of a clean file anew; applied only if nothing changed until the chunks are durable. */
+  async rewrite(inode: Inode, ranges: DirtyRange<FileFlush>[], unchanged: () => boolean): Promise<void> {
+    const flush: FileFlush = { file: new OpenFile(inode, this.#files.pool), ranges, cut: Infinity, size: inode.size, done: Promise.resolve(null) }
+    const keys: string[] = []
+    const job = this.#begin()
+    try {
+      const out = (await this.#write([flush], keys)).get(flush)!
+      if (unchanged()) await this.#apply(flush, out)
+      for (const c of out.chunks) this.#unpin(c.num)
+    } finally {
+      this.#jobs.delete(job)
+      for (const k of keys) this.#underway.delete(k)
+    }
+  }
+
+  /** Number of the first segment that a flush under way may have written to. */
+  firstSegment(): number {
+    let first = Infinity
+    for (const job of this.#jobs) first = Math.min(first, job.segment)
+    return first
+  }
+
+  // --- steps --------------------------------------------------------------
+
+  #begin(): { segment: number } {
+    const job = { segment: lowestHead(this.#host.store) }
+    this.#jobs.add(job)
+    return job
+  }
+
+  #take(file: OpenFile): FileFlush {
+    const flush: FileFlush = { file, ranges: [], cut: file.cut, size: file.inode.size, done: Promise.resolve(null) }
+    flush.ranges = file.dirty.claim(flush)
+    file.flushes.push(flush)
+    this.#files.taken(file)
+    return flush
+  }
+
+  async #finish(flush: FileFlush, outs: Promise<Map<FileFlush, Out>>, before: Promise<Error | null> | undefined): Promise<Error | null> {
+    let error: Error | null = null
+    try {
+      const out = (await outs).get(flush)!
+      // A flush whose predecessor failed fails too: its ops would build on what is not there.
+      const failed = await before
+      if (failed) throw failed
+      const outcome = await this.#apply(flush, out)
+      if (outcome !== '' && outcome !== 'ENOENT') throw fail(outcome, 'the content was refused')
+    } catch (e) {
+      error = asError(e)
+    }
+    outs.then((m) => { for (const c of m.get(flush)!.chunks) this.#unpin(c.num) }, () => {})
+    this.#files.ended(flush, error)
+    return error
+  }
+
+  /** ENOENT where the file is gone meanwhile: then nobody misses its bytes. */
+  #apply(flush: FileFlush, out: Out): Outcome | Promise<Outcome> {
+    const { inode } = flush.file
+    out.pieces.sort((a, b) => a.off - b.off)
+    if (out.pieces.length > SCATTERED_PIECES || (out.chunks[0]?.data && flush.size > out.chunks[0].len)) this.scattered.add(inode.ino)
+    if (this.scattered.size > MAX_SCATTERED) this.scattered.clear()
+    return this.#host.content({
+      type: 'content',
+      ino: inode.ino,
+      base: inode.version,
+      cut: flush.cut,
+      size: flush.size,
+      chunks: out.chunks,
+      pieces: out.pieces,
+      // As they are now: a utimens that came after the write must not be undone by its flush.
+      mtime: { sec: inode.mtime, nsec: inode.mtimeNs },
+      ctime: { sec: inode.ctime, nsec: inode.ctimeNs },
+    })
+  }
+
+  /** Makes chunks of all ranges and brings them to the disk. */
+  async #write(flushes: FileFlush[], keys: string[]): Promise<Map<FileFlush, Out>> {
+    const outs = new Map<FileFlush, Out>(flushes.map((f) => [f, { chunks: [], pieces: [] }]))
+    const runs = plan(flushes, outs)
+    if (runs.length === 0) return outs
+    const groups = new Map<string, Run[]>()
+    const slabs = new Map<Slab, number>()
+    for (const run of runs) {
+      if (!slabs.has(run.slab)) slabs.set(run.slab, slabs.size)
+      const key = `${slabs.get(run.slab)}/${run.cut}`
+      const group = groups.get(key)
+      if (group) group.push(run)
+      else groups.set(key, [run])
+    }
+    await Promise.all([...groups.values()].map((g) => this.#group(g, outs, keys)))
+    await this.#host.store.sync()
+    return outs
+  }
+
+  /** Runs of one slab that are cut alike. */
+  async #group(runs: Run[], outs: Map<FileFlush, Out>, keys: string[]): Promise<void> {
+    const arena = runs[0]!.slab.memory
+    const { chunks: table, pool, store } = this.#host
+    const cuts = await pool.cut({ arena, runs: runs.map((r) => ({ start: r.pos, length: r.len })), average: runs[0]!.cut })
+    const found: (LocalChunk | Promise<LocalChunk>)[] = []
+    const fresh: { start: number; length: number; h: Buffer; settle: (c: LocalChunk) => void; fail: (e: Error) => void }[] = []
+    for (const c of cuts) {
+      const num = table.findByHash(c.h)
+      if (num > 0) {
+        this.#pin(num)
+        const known = table.identity(num)!
+        found.push({ id: known.id, h: known.h, len: known.len, num, seg: 0, off: 0 })
+        continue
+      }
+      const key = c.h.toString('latin1')
+      let chunk = this.#underway.get(key)
+      if (!chunk) {
+        chunk = new Promise<LocalChunk>((settle, fail) => { fresh.push({ ...c, settle, fail }) })
+        chunk.catch(() => {})
+        this.#underway.set(key, chunk)
+        keys.push(key)
+      }
+      found.push(chunk)
+    }
+    if (fresh.length) {
+      try {
+        const { sealed, chunks } = await pool.seal({ arena, chunks: fresh })
+        const places = await store.appendAsync(chunks.map((c, i) => ({
+          id: c.id, plainLength: fresh[i]!.length, sealed: sealed.subarray(c.offset, c.offset + c.length),
+        })))
+        for (let i = 0; i < fresh.length; i++) {
+          const f = fresh[i]!
+          f.settle({ id: chunks[i]!.id, h: f.h, len: f.length, num: 0, seg: places[i]!.segment, off: places[i]!.offset })
+        }
+      } catch (e) {
+        for (const f of fresh) f.fail(asError(e))
+        throw e
+      }
+    }
+    const done = await Promise.all(found)
+    let i = 0
+    for (const run of runs) {
+      let part = 0
+      for (let at = run.pos; at < run.pos + run.len; i++) {
+        const length = cuts[i]!.length
+        while (run.parts[part]!.pos + run.parts[part]!.len <= at) part++
+        for (let p = part; p < run.parts.length && run.parts[p]!.pos < at + length; p++) {
+          const { flush, off, pos, len } = run.parts[p]!
+          const from = Math.max(pos, at)
+          const to = Math.min(pos + len, at + length)
+          const out = outs.get(flush)!
+          const chunk = done[i]!
+          let index = out.chunks.length - 1
+          if (index < 0 || out.chunks[index] !== chunk) index = out.chunks.push(chunk) - 1
+          out.pieces.push({ off: off + (from - pos), len: to - from, chunk: index, coff: from - at })
+        }
+        at += length
+      }
+    }
+  }
+
+  #sealInline(plain: Buffer): LocalChunk {
+    const { sealer, chunks } = this.#host
+    const h = sealer.contentHash(plain)
+    const num = chunks.findByHash(h)
+    if (num > 0) return { ...chunks.identity(num)!, num, seg: 0, off: 0 }
+    const data = Buffer.allocUnsafe(sealedLength(plain.length))
+    sealer.seal(plain, h, data)
+    return { id: chunkId(data), h, len: plain.length, num: 0, seg: 0, off: 0, data }
+  }
+
+  #pin(num: number): void {
+    this.pinned.set(num, (this.pinned.get(num) ?? 0) + 1)
+  }
+
+  #unpin(num: number): void {
+    const n = this.pinned.get(num)
+    if (n === undefined) return
+    if (n === 1) this.pinned.delete(num)
+    else this.pinned.set(num, n - 1)
+  }
+}
+
+/** Chooses chunk averages by the file's size: fewer chunks for large files, finer deduplication for small ones. */
+function average(size: number): number {
+  return size < 32 << 20 ? 128 << 10 : 256 << 10
+}
+
+/** Lays out what is cut and what is packed; holes go to `outs` at once. */
+function plan(flushes: FileFlush[], outs: Map<FileFlush, Out>): Run[] {
+  const runs: Run[] = []
+  for (const flush of flushes) {
+    const small: Run[] = []
+    let last: Run | null = null
+    for (const r of flush.ranges) {
+      if (!r.slab) {
+        outs.get(flush)!.pieces.push({ off: r.off, len: r.len, chunk: -1, coff: 0 })
+        last = null
+        continue
+      }
+      const part = { flush, off: r.off, pos: r.pos, len: r.len }
+      const tail = last?.parts[last.parts.length - 1]
+      if (last && tail && last.slab === r.slab && last.pos + last.len === r.pos && tail.off + tail.len === r.off) {
+        last.len += r.len
+        last.parts.push(part)
+        continue
+      }
+      last = { slab: r.slab, pos: r.pos, len: r.len, cut: average(flush.size), parts: [part] }
+      small.push(last)
+    }
+    if (small.length === 1) {
+      runs.push(small[0]!)
+      continue
+    }
+    runs.push(...small.filter((r) => r.len >= CUT_FROM_BYTES))
+    const scattered = small.filter((r) => r.len < CUT_FROM_BYTES)
+    scattered.sort((a, b) => (a.slab === b.slab ? a.pos - b.pos : slabOrder(a.slab) - slabOrder(b.slab)))
+    let pack: Run | null = null
+    for (const r of scattered) {
+      if (pack && pack.slab === r.slab && pack.pos + pack.len === r.pos && pack.len + r.len <= PACK_BYTES) {
+        pack.len += r.len
+        pack.parts.push(...r.parts)
+        continue
+      }
+      pack = { ...r, cut: 0 }
+      runs.push(pack)
+    }
+  }
+  return runs
+}
+
+const slabNumbers = new WeakMap<Slab, number>()
+let slabCount = 0
+
+function slabOrder(slab: Slab): number {
+  let n = slabNumbers.get(slab)
+  if (n === undefined) slabNumbers.set(slab, (n = slabCount++))
+  return n
+}
+
+/** Ranges that follow each other in the file as one; `parts` null: a hole. */
+function joined(ranges: DirtyRange<FileFlush>[]): { off: number; len: number; parts: DirtyRange<FileFlush>[] | null }[] {
+  const out: { off: number; len: number; parts: DirtyRange<FileFlush>[] | null }[] = []
+  for (const r of ranges) {
+    const last = out[out.length - 1]
+    if (r.slab && last?.parts && last.off + last.len === r.off) {
+      last.parts.push(r)
+      last.len += r.len
+    } else {
+      out.push({ off: r.off, len: r.len, parts: r.slab ? [r] : null })
+    }
+  }
+  return out
+}
+
+/** The bytes [at, at + len) of joined ranges; a view where they lie in one piece. */
+function gather(parts: DirtyRange<FileFlush>[], at: number, len: number): Buffer {
+  if (parts.length === 1) return parts[0]!.slab!.bytes.subarray(parts[0]!.pos + at, parts[0]!.pos + at + len)
+  const out = Buffer.allocUnsafe(len)
+  const base = parts[0]!.off
+  for (const r of parts) {
+    const from = Math.max(r.off - base, at)
+    const to = Math.min(r.off - base + r.len, at + len)
+    if (from < to) out.set(r.slab!.bytes.subarray(r.pos + from - (r.off - base), r.pos + to - (r.off - base)), from - at)
+  }
+  return out
+}

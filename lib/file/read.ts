@@ -1,0 +1,202 @@
+/**
+ * The bytes of files on their way out.
+ *
+ * Small and scattered reads are served here and now: one pread, one or two
+ * sealed pieces opened on this thread, which costs less than waking another.
+ * Sequential readers are read ahead: whole chunks are read and opened by the
+ * workers into a bounded cache of plaintext, so that disk, opening and the
+ * kernel's copying overlap.
+ */
+import { fail } from '../errors.js'
+import type { Inode } from '../tree/inode.js'
+import type { ReadExtent, Rows } from '../tree/rows.js'
+import type { ChunkTable } from '../store/chunks.js'
+import type { SegmentStore } from '../store/segments.js'
+import type { ChunkSealer } from '../seal/chunk.js'
+import { pieceRange, sealedLength } from '../seal/chunk.js'
+import type { SealPool } from '../seal/pool.js'
+import type { Files } from './files.js'
+import type { OpenFile } from './file.js'
+
+/** Plaintext of whole chunks kept for readers that go on. */
+const CACHE_BYTES = 24 << 20
+/** A reader that goes on sequentially is read ahead by this much at most. */
+const AHEAD_BYTES = 8 << 20
+/** Sequential bytes after which reading ahead starts. */
+const AHEAD_AFTER = 64 << 10
+/** Reads up to this size are served on this thread when nothing is cached. */
+const DIRECT_BYTES = 64 << 10
+
+export interface ReadHost {
+  readonly rows: Rows
+  readonly chunks: ChunkTable
+  readonly store: SegmentStore
+  readonly pool: SealPool
+  readonly sealer: ChunkSealer
+}
+
+export class ReadEngine {
+  readonly #host: ReadHost
+  readonly #files: Files
+  readonly #cache = new Map<number, Buffer>()
+  #cached = 0
+  readonly #loading = new Map<number, Promise<Buffer>>()
+  #scratch = Buffer.allocUnsafe(0)
+
+  constructor(host: ReadHost, files: Files) {
+    this.#host = host
+    this.#files = files
+  }
+
+  /** At most `size` bytes from `off`, in pieces; fewer only at the end of the file. EIO if a chunk is damaged or gone. */
+  read(inode: Inode, off: number, size: number): Buffer[] | Promise<Buffer[]> {
+    const end = Math.min(off + size, inode.size)
+    if (off >= end) return []
+    const file = this.#files.find(inode.ino)
+    let ahead = false
+    if (file) {
+      if (off === file.nextRead) file.ahead += end - off
+      else {
+        file.ahead = 0
+        file.aheadTo = 0
+      }
+      file.nextRead = end
+      ahead = file.ahead >= AHEAD_AFTER
+    }
+    const dirty = file?.dirty.ranges.length ? file : undefined
+    const base = file ? file.base : Infinity
+    const jobs: (Buffer | Promise<Buffer>)[] = []
+    if (dirty) this.#overlay(dirty, inode, off, end, base, jobs)
+    else this.#stored(inode, off, end, base, jobs)
+    if (ahead) this.#readAhead(inode, end, base)
+    for (const j of jobs) if (!Buffer.isBuffer(j)) return Promise.all(jobs)
+    return jobs as Buffer[]
+  }
+
+  /** Forgets plaintext (the chunk was found damaged, or dropped). */
+  forget(chunk: number): void {
+    const known = this.#cache.get(chunk)
+    if (!known) return
+    this.#cached -= known.length
+    this.#cache.delete(chunk)
+  }
+
+  /** Dirty ranges where there are any, the store between them. */
+  #overlay(file: OpenFile, inode: Inode, off: number, end: number, base: number, out: (Buffer | Promise<Buffer>)[]): void {
+    const { ranges } = file.dirty
+    let at = off
+    for (let i = file.dirty.at(off); at < end; i++) {
+      const r = ranges[i]
+      const stop = r ? Math.min(r.off, end) : end
+      if (at < stop) this.#stored(inode, at, stop, base, out)
+      if (!r || r.off >= end) return
+      const from = Math.max(r.off, at)
+      const to = Math.min(r.off + r.len, end)
+      // A copy: the slab may be written or recycled before the reply is out.
+      if (r.slab) out.push(Buffer.from(r.slab.bytes.subarray(r.pos + from - r.off, r.pos + to - r.off)))
+      else out.push(zeros(to - from))
+      at = to
+    }
+  }
+
+  /** What the tree has of [off, end), holes as zeros. */
+  #stored(inode: Inode, off: number, end: number, base: number, out: (Buffer | Promise<Buffer>)[]): void {
+    let at = off
+    const stop = Math.min(end, base)
+    if (at < stop && inode.bytes > 0) {
+      for (const e of this.#host.rows.extents(inode.ino, off, stop)) {
+        const from = Math.max(e.off, off)
+        const to = Math.min(e.off + e.len, stop)
+        if (from > at) out.push(zeros(from - at))
+        out.push(this.#chunkRange(e, e.coff + from - e.off, e.coff + to - e.off))
+        at = to
+      }
+    }
+    if (at < end) out.push(zeros(end - at))
+  }
+
+  /** Plaintext bytes [from, to) of an extent's chunk. */
+  #chunkRange(e: ReadExtent, from: number, to: number): Buffer | Promise<Buffer> {
+    if (e.clen < 0) throw fail('EIO', `chunk ${e.chunk} is not in the index; run dfs fsck`)
+    const whole = this.#cache.get(e.chunk)
+    if (whole) {
+      // The last one used goes last.
+      this.#cache.delete(e.chunk)
+      this.#cache.set(e.chunk, whole)
+      return whole.subarray(from, to)
+    }
+    const loading = this.#loading.get(e.chunk)
+    if (loading) return loading.then((b) => b.subarray(from, to))
+    if (to - from > DIRECT_BYTES && e.seg !== 0) return this.#load(e).then((b) => b.subarray(from, to))
+    return this.#direct(e, from, to)
+  }
+
+  /** Reads and opens just the sealed pieces that hold [from, to), here. */
+  #direct(e: ReadExtent, from: number, to: number): Buffer {
+    const { sealer, store, chunks } = this.#host
+    const p = pieceRange(e.clen, from, to)
+    let sealed: Buffer
+    if (e.seg === 0) {
+      const data = chunks.inlineData(e.chunk)
+      if (!data || data.length !== sealedLength(e.clen)) throw fail('EIO', `chunk ${e.chunk} is damaged; run dfs fsck`)
+      sealed = data.subarray(p.sealedOffset, p.sealedOffset + p.sealedLength)
+    } else {
+      if (this.#scratch.length < p.sealedLength) this.#scratch = Buffer.allocUnsafe(Math.max(p.sealedLength, 128 << 10))
+      sealed = this.#scratch.subarray(0, p.sealedLength)
+      store.readSync(e.seg, e.soff + p.sealedOffset, p.sealedLength, sealed)
+    }
+    const out = Buffer.allocUnsafe(p.plainBytes)
+    sealer.openRange(e.h, e.clen, sealed, p.firstPiece, out)
+    return out.subarray(from - p.plainOffset, to - p.plainOffset)
+  }
+
+  /** Has a worker read and open the whole chunk. */
+  #load(e: ReadExtent): Promise<Buffer> {
+    const { pool, store } = this.#host
+    const job = pool.open({
+      path: store.pathOf(e.seg), reads: [{ offset: e.soff, plainLength: e.clen, h: e.h, from: 0, to: e.clen }],
+    }).then((b) => {
+      const plain = b[0]!
+      this.#loading.delete(e.chunk)
+      this.#keep(e.chunk, plain)
+      return plain
+    }, (error) => {
+      this.#loading.delete(e.chunk)
+      throw error
+    })
+    job.catch(() => {})
+    this.#loading.set(e.chunk, job)
+    return job
+  }
+
+  #keep(chunk: number, plain: Buffer): void {
+    this.#cache.set(chunk, plain)
+    this.#cached += plain.length
+    for (const [old, b] of this.#cache) {
+      if (this.#cached <= CACHE_BYTES) break
+      this.#cached -= b.length
+      this.#cache.delete(old)
+    }
+  }
+
+  /** Starts loading what comes after `from`, up to a window that grows with the run. */
+  #readAhead(inode: Inode, from: number, base: number): void {
+    const file = this.#files.find(inode.ino)!
+    const window = Math.min(AHEAD_BYTES, file.ahead * 4)
+    const to = Math.min(from + window, inode.size, base)
+    // Asked for in steps, not at each read.
+    if (file.aheadTo >= to || (file.aheadTo > from && file.aheadTo < inode.size && to - file.aheadTo < window / 4)) return
+    const start = file.aheadTo > from && file.aheadTo <= to ? file.aheadTo : from
+    file.aheadTo = to
+    for (const e of this.#host.rows.extents(inode.ino, start, to, 256)) {
+      if (e.seg === 0 || e.clen < 0 || this.#cache.has(e.chunk) || this.#loading.has(e.chunk)) continue
+      void this.#load(e)
+    }
+  }
+}
+
+const ZEROS = Buffer.alloc(1 << 20)
+
+function zeros(n: number): Buffer {
+  return n <= ZEROS.length ? ZEROS.subarray(0, n) : Buffer.alloc(n)
+}

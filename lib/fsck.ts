@@ -1,0 +1,121 @@
+/**
+ * `dfs fsck`: is everything there, and does it fit together? The index's own
+ * structure, the tree's invariants, the log's chain and signatures, that each
+ * chunk lies where the index says; with `data`, that every sealed byte is what
+ * was sealed. Problems name the paths that they concern.
+ */
+import { statSync } from 'node:fs'
+import type { FsckProblem, FsckReport, OnProgress } from './api.js'
+import type { Drive } from './drive.js'
+import { chunkId, sealedLength } from './seal/chunk.js'
+import { checkTree } from './tree/check.js'
+import { ROOT_INO } from './tree/inode.js'
+
+/** Chunks verified before progress is told and the loop gets a turn. */
+const BATCH_CHUNKS = 64
+/** Paths named for one damaged chunk. */
+const MAX_PATHS = 20
+
+export async function fsck(drive: Drive, options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport> {
+  const { db, journal, log, store, tree } = drive
+  const problems: FsckProblem[] = []
+  await drive.sync()
+  tree.rows.flush()
+  const count = (table: string) => (db.sql.prepare(`SELECT count(*) AS n FROM ${table}`).get() as { n: number }).n
+
+  onProgress?.({ phase: 'index', done: 0, total: 0, unit: 'rows' })
+  for (const r of db.sql.pragma('quick_check(100)') as { quick_check: string }[]) {
+    if (r.quick_check !== 'ok') problems.push({ kind: 'index', detail: r.quick_check, mended: false })
+  }
+
+  onProgress?.({ phase: 'tree', done: 0, total: 0, unit: 'rows' })
+  for (const f of checkTree(db)) {
+    let mended = false
+    if (options.repair && f.mend) {
+      f.mend()
+      journal.touched()
+      tree.rows.forget()
+      mended = true
+    }
+    problems.push({ kind: f.kind, detail: f.detail, mended, ...(f.ino ? { path: paths(drive, f.ino)[0] ?? `inode ${f.ino}` } : {}) })
+  }
+
+  onProgress?.({ phase: 'log', done: 0, total: 0, unit: 'rows' })
+  let entries = 0
+  try {
+    for (const _ of log.entries(journal.incarnation, 0, drive.device.publicKey)) {
+      if (++entries % 64 === 0) {
+        onProgress?.({ phase: 'log', done: entries, total: 0, unit: 'rows' })
+        await turn()
+      }
+    }
+  } catch (e) {
+    problems.push({ kind: 'log-chain', detail: (e as Error).message, mended: false })
+  }
+
+  // Where chunks lie.
+  const sizes = new Map<number, number>()
+  for (const { seg } of db.sql.prepare('SELECT DISTINCT seg FROM chunk WHERE seg > 0').all() as { seg: number }[]) {
+    try { sizes.set(seg, statSync(store.pathOf(seg)).size) } catch { /* missing: size 0 */ }
+  }
+  const chunks = count('chunk')
+  let bytesRead = 0
+  let seen = 0
+  const list = db.sql.prepare('SELECT num, seg, off, len, id, h FROM chunk WHERE num > ? ORDER BY num LIMIT ?')
+  for (let from = 0; ;) {
+    const rows = list.all(from, BATCH_CHUNKS) as { num: number; seg: number; off: number; len: number; id: Buffer; h: Buffer }[]
+    if (rows.length === 0) break
+    for (const r of rows) {
+      from = r.num
+      seen++
+      const bad = (kind: string, detail: string) => {
+        const named = pathsOfChunk(drive, r.num)
+        for (const path of named.length ? named : [undefined]) problems.push({ kind, detail, mended: false, ...(path ? { path } : {}) })
+      }
+      const length = sealedLength(r.len)
+      if (r.seg > 0 && r.off + length > (sizes.get(r.seg) ?? 0)) {
+        bad('chunk-missing', `chunk ${r.num} should be at ${r.off} of segment ${r.seg}, which ${sizes.has(r.seg) ? 'ends before' : 'is missing'}`)
+        continue
+      }
+      if (!options.data) continue
+      try {
+        const sealed = r.seg === 0 ? drive.chunks.inlineData(r.num) : await store.read(r.seg, r.off, length)
+        bytesRead += length
+        if (!sealed || !chunkId(sealed).equals(r.id)) bad('chunk-damaged', `chunk ${r.num} in segment ${r.seg} is not what was stored`)
+      } catch (e) {
+        if (drive.chunks.get(r.num)) bad('chunk-damaged', `chunk ${r.num} cannot be read: ${(e as Error).message}`)
+      }
+    }
+    onProgress?.({ phase: options.data ? 'chunks' : 'places', done: seen, total: chunks, unit: 'chunks' })
+    await turn()
+  }
+  if (options.repair) await journal.durable()
+  return { inodes: count('inode'), dentries: count('dentry'), extents: count('extent'), chunks, entries, bytesRead, problems }
+}
+
+function pathsOfChunk(drive: Drive, num: number): string[] {
+  const inos = drive.db.sql.prepare('SELECT DISTINCT ino FROM extent WHERE chunk = ? LIMIT ?').all(num, MAX_PATHS) as { ino: number }[]
+  return inos.flatMap(({ ino }) => paths(drive, ino))
+}
+
+/** The names of an inode as paths. Scans the names: there is no index by inode, since nothing else asks. */
+export function paths(drive: Drive, ino: number): string[] {
+  if (ino === ROOT_INO) return ['/']
+  const { tree, db } = drive
+  const rows = db.sql.prepare('SELECT parent FROM dentry WHERE ino = ? LIMIT ?').all(ino, MAX_PATHS) as { parent: number }[]
+  const out: string[] = []
+  for (const { parent } of rows) {
+    const dir = tree.get(parent)
+    if (!dir) continue
+    const at = tree.dirPath(dir)
+    tree.list(dir, 0, (name, child) => {
+      if (child === ino) out.push(`${at === '/' ? '' : at}/${name}`)
+      return out.length < MAX_PATHS
+    })
+  }
+  return [...new Set(out)]
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}

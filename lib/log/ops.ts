@@ -1,0 +1,255 @@
+/**
+ * The operations of a drive, as data. Everything that changes the shared tree is
+ * one of these; a log entry carries a batch of them.
+ *
+ * In memory an op names inodes by their local number (a safe integer); on the
+ * wire by (incarnation, counter). Names are plain bytes here and sealed with the
+ * rest of the entry's ops.
+ *
+ * Each op carries what it saw, so that a replica that applies it later, after
+ * concurrent ops, can tell: `ino` under a name, `base` version of a content.
+ */
+import type { Time } from '../clock.js'
+import { fail } from '../errors.js'
+import { Reader, Writer } from './codec.js'
+
+/** Makes a name and, unless it is a hard link, an inode. */
+export interface CreateOp {
+  type: 'create'
+  parent: number
+  name: Buffer
+  ino: number
+  /** As st_mode, with the file type. */
+  mode: number
+  uid: number
+  gid: number
+  rdev: number
+  time: Time
+  /** Of a symlink. */
+  target?: Buffer
+  /** Inherited ACLs. */
+  xattrs?: [name: Buffer, value: Buffer][]
+}
+
+export interface LinkOp { type: 'link'; ino: number; parent: number; name: Buffer; time: Time }
+
+/** Takes a name away: unlink and rmdir. `ino` is what it named. */
+export interface UnlinkOp { type: 'unlink'; parent: number; name: Buffer; ino: number; dir: boolean; time: Time }
+
+/** `over` is the inode under the new name at the time, 0 if none; with `exchange` the two trade names. */
+export interface RenameOp {
+  type: 'rename'
+  parent: number
+  name: Buffer
+  ino: number
+  newParent: number
+  newName: Buffer
+  over: number
+  exchange: boolean
+  time: Time
+}
+
+/** Only fields that are present change. */
+export interface SetAttrOp {
+  type: 'setattr'
+  ino: number
+  /** Permission bits, without the type. */
+  mode?: number
+  uid?: number
+  gid?: number
+  atime?: Time
+  mtime?: Time
+  ctime: Time
+}
+
+/** A chunk as the op names it: `id` to fetch and check it, `h` to open it. */
+export interface ChunkRef { id: Buffer; h: Buffer; len: number }
+
+/** A run of the file. `chunk` is an index into the op's chunks, -1 for a hole. */
+export interface Piece { off: number; len: number; chunk: number; coff: number }
+
+/**
+ * The content of a file changes: first everything from `cut` on is dropped (cut
+ * = Infinity: nothing is), then the pieces are laid over, then the size is set.
+ */
+export interface ContentOp {
+  type: 'content'
+  ino: number
+  /** Version (op id) that this extends. */
+  base: number
+  cut: number
+  size: number
+  chunks: ChunkRef[]
+  pieces: Piece[]
+  mtime: Time
+  ctime: Time
+}
+
+/** value null: removed. */
+export interface XattrOp { type: 'xattr'; ino: number; name: Buffer; value: Buffer | null; mode?: number; ctime: Time }
+
+export type Op = CreateOp | LinkOp | UnlinkOp | RenameOp | SetAttrOp | ContentOp | XattrOp
+
+const TYPE: Record<Op['type'], number> = { create: 1, link: 2, unlink: 3, rename: 4, setattr: 5, content: 6, xattr: 7 }
+
+/** Bounds that a decoder checks before it allocates. */
+const MAX_NAME = 255
+const MAX_TARGET = 4096
+const MAX_VALUE = 65536
+const MAX_PIECES = 1 << 20
+
+/** Translates inode numbers to what means the same on every device, and back. */
+export interface InodeCodec {
+  /** Index of the incarnation in the entry's table. */
+  outgoing(incarnation: number): number
+  incoming(index: number): number
+}
+
+const HIGH = 4294967296
+
+function putIno(w: Writer, ino: number, codec: InodeCodec): void {
+  w.uint(codec.outgoing(Math.floor(ino / HIGH)))
+  w.uint(ino % HIGH)
+}
+
+function getIno(r: Reader, codec: InodeCodec): number {
+  const idx = codec.incoming(r.uint())
+  const counter = r.uint()
+  if (counter >= HIGH) throw fail('EIO', 'log entry: an inode counter is out of range')
+  return idx * HIGH + counter
+}
+
+function putTime(w: Writer, t: Time): void {
+  w.int(t.sec)
+  w.uint(t.nsec)
+}
+
+function getTime(r: Reader): Time {
+  const sec = r.int()
+  const nsec = r.uint()
+  if (nsec > 999_999_999) throw fail('EIO', 'log entry: a time is out of range')
+  return { sec, nsec }
+}
+
+/** Appends `op` to the batch that `w` holds. */
+export function encodeOp(w: Writer, op: Op, codec: InodeCodec): void {
+  w.byte(TYPE[op.type])
+  switch (op.type) {
+    case 'create':
+      putIno(w, op.parent, codec)
+      w.bytes(op.name)
+      putIno(w, op.ino, codec)
+      w.uint(op.mode); w.uint(op.uid); w.uint(op.gid); w.uint(op.rdev)
+      putTime(w, op.time)
+      w.bytes(op.target ?? EMPTY)
+      w.uint(op.xattrs?.length ?? 0)
+      for (const [name, value] of op.xattrs ?? []) { w.bytes(name); w.bytes(value) }
+      return
+    case 'link':
+      putIno(w, op.ino, codec); putIno(w, op.parent, codec); w.bytes(op.name); putTime(w, op.time)
+      return
+    case 'unlink':
+      putIno(w, op.parent, codec); w.bytes(op.name); putIno(w, op.ino, codec); w.byte(op.dir ? 1 : 0); putTime(w, op.time)
+      return
+    case 'rename':
+      putIno(w, op.parent, codec); w.bytes(op.name); putIno(w, op.ino, codec)
+      putIno(w, op.newParent, codec); w.bytes(op.newName); putIno(w, op.over, codec)
+      w.byte(op.exchange ? 1 : 0); putTime(w, op.time)
+      return
+    case 'setattr': {
+      putIno(w, op.ino, codec)
+      w.byte((op.mode !== undefined ? 1 : 0) | (op.uid !== undefined ? 2 : 0) | (op.gid !== undefined ? 4 : 0) |
+        (op.atime ? 8 : 0) | (op.mtime ? 16 : 0))
+      if (op.mode !== undefined) w.uint(op.mode)
+      if (op.uid !== undefined) w.uint(op.uid)
+      if (op.gid !== undefined) w.uint(op.gid)
+      if (op.atime) putTime(w, op.atime)
+      if (op.mtime) putTime(w, op.mtime)
+      putTime(w, op.ctime)
+      return
+    }
+    case 'content': {
+      putIno(w, op.ino, codec); putIno(w, op.base, codec)
+      w.uint(op.cut === Infinity ? 0 : op.cut + 1)
+      w.uint(op.size)
+      w.uint(op.chunks.length)
+      for (const c of op.chunks) { w.fixed(c.id); w.fixed(c.h); w.uint(c.len) }
+      w.uint(op.pieces.length)
+      let at = 0
+      for (const p of op.pieces) { w.int(p.off - at); w.uint(p.len); w.int(p.chunk); w.uint(p.coff); at = p.off + p.len }
+      putTime(w, op.mtime); putTime(w, op.ctime)
+      return
+    }
+    case 'xattr':
+      putIno(w, op.ino, codec); w.bytes(op.name)
+      w.byte((op.value ? 1 : 0) | (op.mode !== undefined ? 2 : 0))
+      if (op.value) w.bytes(op.value)
+      if (op.mode !== undefined) w.uint(op.mode)
+      putTime(w, op.ctime)
+      return
+  }
+}
+
+/** Reads one op; EIO for anything that no encoder writes. */
+export function decodeOp(r: Reader, codec: InodeCodec): Op {
+  const type = r.byte()
+  switch (type) {
+    case 1: {
+      const parent = getIno(r, codec)
+      const name = r.bytes(MAX_NAME)
+      const ino = getIno(r, codec)
+      const mode = r.uint(), uid = r.uint(), gid = r.uint(), rdev = r.uint()
+      const time = getTime(r)
+      const target = r.bytes(MAX_TARGET)
+      const count = r.count(16)
+      const xattrs: [Buffer, Buffer][] = []
+      for (let i = 0; i < count; i++) xattrs.push([r.bytes(MAX_NAME), r.bytes(MAX_VALUE)])
+      return { type: 'create', parent, name, ino, mode, uid, gid, rdev, time, ...(target.length ? { target } : {}), ...(count ? { xattrs } : {}) }
+    }
+    case 2: return { type: 'link', ino: getIno(r, codec), parent: getIno(r, codec), name: r.bytes(MAX_NAME), time: getTime(r) }
+    case 3: return { type: 'unlink', parent: getIno(r, codec), name: r.bytes(MAX_NAME), ino: getIno(r, codec), dir: r.byte() === 1, time: getTime(r) }
+    case 4: return {
+      type: 'rename', parent: getIno(r, codec), name: r.bytes(MAX_NAME), ino: getIno(r, codec), newParent: getIno(r, codec),
+      newName: r.bytes(MAX_NAME), over: getIno(r, codec), exchange: r.byte() === 1, time: getTime(r),
+    }
+    case 5: {
+      const ino = getIno(r, codec)
+      const mask = r.byte()
+      const op: SetAttrOp = { type: 'setattr', ino, ctime: { sec: 0, nsec: 0 } }
+      if (mask & 1) op.mode = r.uint()
+      if (mask & 2) op.uid = r.uint()
+      if (mask & 4) op.gid = r.uint()
+      if (mask & 8) op.atime = getTime(r)
+      if (mask & 16) op.mtime = getTime(r)
+      op.ctime = getTime(r)
+      return op
+    }
+    case 6: {
+      const ino = getIno(r, codec), base = getIno(r, codec)
+      const cut = r.uint()
+      const size = r.uint()
+      const chunks: ChunkRef[] = []
+      for (let n = r.count(MAX_PIECES); n > 0; n--) chunks.push({ id: r.fixed(32), h: r.fixed(32), len: r.uint() })
+      const pieces: Piece[] = []
+      let at = 0
+      for (let n = r.count(MAX_PIECES); n > 0; n--) {
+        const off = at + r.int(), len = r.uint(), chunk = r.int(), coff = r.uint()
+        if (off < 0 || len === 0 || chunk < -1 || chunk >= chunks.length) throw fail('EIO', 'log entry: a piece is out of range')
+        if (chunk >= 0 && coff + len > chunks[chunk]!.len) throw fail('EIO', 'log entry: a piece lies outside its chunk')
+        pieces.push({ off, len, chunk, coff })
+        at = off + len
+      }
+      return { type: 'content', ino, base, cut: cut === 0 ? Infinity : cut - 1, size, chunks, pieces, mtime: getTime(r), ctime: getTime(r) }
+    }
+    case 7: {
+      const ino = getIno(r, codec), name = r.bytes(MAX_NAME)
+      const mask = r.byte()
+      const value = mask & 1 ? r.bytes(MAX_VALUE) : null
+      const mode = mask & 2 ? r.uint() : undefined
+      return { type: 'xattr', ino, name, value, ...(mode !== undefined ? { mode } : {}), ctime: getTime(r) }
+    }
+    default: throw fail('EIO', `log entry: unknown op type ${type}`)
+  }
+}
+
+const EMPTY = Buffer.alloc(0)

@@ -1,0 +1,318 @@
+/**
+ * The path half of the public API: finds inodes by path, checks nothing about
+ * permissions (whoever holds the store may do everything), and calls lib/posix.
+ */
+import type { Dirent, DriveApi, DriveStatus, FileHandle, FileType, FsckReport, GcReport, OnProgress, Path, Stats } from './api.js'
+import { fromMs, toMs } from './clock.js'
+import { fail, type DfsErrorCode } from './errors.js'
+import type { OpenFile } from './file/file.js'
+import type { Files } from './file/files.js'
+import type { ReadEngine } from './file/read.js'
+import type { Posix, Result, Soon } from './posix.js'
+import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from './tree/inode.js'
+import type { Tree } from './tree/tree.js'
+
+/** As Linux. */
+const MAX_SYMLINKS = 40
+const MAX_NAME_BYTES = 255
+/** Names of a directory fetched at a time. */
+const LIST_BATCH = 512
+
+const TYPES: Record<number, FileType> = {
+  0o100000: 'file', 0o040000: 'directory', 0o120000: 'symlink', 0o010000: 'fifo', 0o140000: 'socket', 0o020000: 'chardev', 0o060000: 'blockdev',
+}
+
+export function typeOf(mode: number): FileType {
+  return TYPES[mode & S_IFMT] ?? 'file'
+}
+
+export function statsOf(i: Inode): Stats {
+  return {
+    ino: i.ino, type: typeOf(i.mode), mode: i.mode, nlink: i.nlink, uid: i.uid, gid: i.gid, rdev: i.rdev, size: i.size,
+    atimeMs: toMs(i.atime, i.atimeNs), mtimeMs: toMs(i.mtime, i.mtimeNs), ctimeMs: toMs(i.ctime, i.ctimeNs),
+  }
+}
+
+interface Found { parent: Inode; name: Buffer; inode: Inode | undefined }
+
+export abstract class PathApi implements DriveApi {
+  abstract readonly tree: Tree
+  abstract readonly posix: Posix
+  abstract readonly files: Files
+  abstract readonly reader: ReadEngine
+  abstract sync(): Promise<void>
+  abstract status(): Promise<DriveStatus>
+  abstract fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
+  abstract gc(onProgress?: OnProgress): Promise<GcReport>
+  abstract key(kind: 'full' | 'read-only' | 'storage'): Promise<string>
+  abstract close(): Promise<void>
+
+  async stat(path: Path): Promise<Stats> { return statsOf(this.#inode(path, true)) }
+  async lstat(path: Path): Promise<Stats> { return statsOf(this.#inode(path, false)) }
+
+  async *opendir(path: Path): AsyncIterable<Dirent> {
+    const dir = this.#inode(path, true)
+    if (!dir.isDir) throw error('ENOTDIR', path)
+    let cookie = 0
+    for (;;) {
+      const batch: Dirent[] = []
+      this.tree.list(dir, cookie, (name, ino, next) => {
+        if (batch.length >= LIST_BATCH) return false
+        const inode = this.tree.get(ino)
+        if (inode) batch.push({ name, ino, type: typeOf(inode.mode), stats: statsOf(inode) })
+        cookie = next
+        return true
+      })
+      yield* batch
+      if (batch.length < LIST_BATCH) return
+    }
+  }
+
+  async open(path: Path, flags = 'r', mode = 0o644): Promise<FileHandle> {
+    const spec = FLAGS[flags]
+    if (!spec) throw fail('EINVAL', `unknown flags "${flags}"`)
+    const found = this.#find(path, true)
+    let { inode } = found
+    if (inode && spec.exclusive) throw error('EEXIST', path)
+    if (!inode) {
+      if (!spec.create) throw error('ENOENT', path)
+      inode = await this.#want(this.posix.make(found.parent.ino, found.name, S_IFREG | (mode & 0o7777), 0, owner()), path)
+    }
+    if (inode.isDir) throw error('EISDIR', path)
+    if (!inode.isFile) throw fail('EOPNOTSUPP', `${text(path)} is not a regular file`)
+    if (spec.truncate && inode.size > 0) await this.#want(this.posix.setattr(inode.ino, { size: 0 }), path)
+    return new Handle(this, this.files.open(inode), path, spec.write)
+  }
+
+  async mkdir(path: Path, options: { recursive?: boolean; mode?: number } = {}): Promise<void> {
+    const mode = S_IFDIR | ((options.mode ?? 0o755) & 0o7777)
+    if (!options.recursive) {
+      const found = this.#find(path, false)
+      if (found.inode) throw error('EEXIST', path)
+      await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), path)
+      return
+    }
+    let at = '/'
+    for (const part of split(path)) {
+      const next = Buffer.concat([Buffer.from(at === '/' ? '/' : at + '/', 'latin1'), part])
+      const found = this.#find(next, true)
+      if (found.inode && !found.inode.isDir) throw error('ENOTDIR', next)
+      if (!found.inode) await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), next)
+      at = next.toString('latin1')
+    }
+  }
+
+  async rm(path: Path, options: { recursive?: boolean; force?: boolean } = {}): Promise<void> {
+    let found: Found
+    try { found = this.#find(path, false) } catch (e) {
+      if (options.force && (e as { code?: string }).code === 'ENOENT') return
+      throw e
+    }
+    if (!found.inode) {
+      if (options.force) return
+      throw error('ENOENT', path)
+    }
+    if (found.inode.ino === ROOT_INO) throw fail('EBUSY', 'the root of a drive cannot be removed')
+    if (found.inode.isDir && !options.recursive) throw error('EISDIR', path)
+    await this.#remove(found.parent, found.name, found.inode, path)
+  }
+
+  async rename(from: Path, to: Path): Promise<void> {
+    const a = this.#find(from, false)
+    if (!a.inode) throw error('ENOENT', from)
+    const b = this.#find(to, false)
+    if (a.inode.ino === ROOT_INO || b.inode?.ino === ROOT_INO) throw fail('EBUSY', 'the root of a drive cannot be renamed')
+    await this.#ok(this.posix.rename(a.parent.ino, a.name, b.parent.ino, b.name, 0), to)
+  }
+
+  async link(existing: Path, path: Path): Promise<void> {
+    const inode = this.#inode(existing, false)
+    const found = this.#find(path, false)
+    if (found.inode) throw error('EEXIST', path)
+    await this.#want(this.posix.link(inode.ino, found.parent.ino, found.name), path)
+  }
+
+  async symlink(target: Path, path: Path): Promise<void> {
+    const found = this.#find(path, false)
+    if (found.inode) throw error('EEXIST', path)
+    await this.#want(this.posix.make(found.parent.ino, found.name, S_IFLNK | 0o777, 0, owner(), { target: bytes(target) }), path)
+  }
+
+  async readlink(path: Path): Promise<Buffer> {
+    const inode = this.#inode(path, false)
+    if (!inode.isLink) throw error('EINVAL', path)
+    return this.tree.readlink(inode)
+  }
+
+  async chmod(path: Path, mode: number): Promise<void> {
+    await this.#want(this.posix.setattr(this.#inode(path, true).ino, { mode: mode & 0o7777 }), path)
+  }
+
+  async chown(path: Path, uid: number, gid: number): Promise<void> {
+    await this.#want(this.posix.setattr(this.#inode(path, false).ino, { uid, gid }), path)
+  }
+
+  async utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void> {
+    await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path)
+  }
+
+  // --- inside -------------------------------------------------------------
+
+  async #remove(parent: Inode, name: Buffer, inode: Inode, path: Path): Promise<void> {
+    if (inode.isDir) {
+      for (;;) {
+        const batch: [Buffer, number][] = []
+        this.tree.list(inode, 0, (n, ino) => batch.length < LIST_BATCH && batch.push([n, ino]) > 0)
+        if (batch.length === 0) break
+        for (const [n, ino] of batch) {
+          const child = this.tree.get(ino)
+          if (child) await this.#remove(inode, n, child, path)
+        }
+      }
+    }
+    await this.#ok(this.posix.unlink(parent.ino, name, inode.isDir), path)
+  }
+
+  #inode(path: Path, follow: boolean): Inode {
+    const { inode } = this.#find(path, follow)
+    if (!inode) throw error('ENOENT', path)
+    return inode
+  }
+
+  /** `inode` undefined: all but the last name is there. */
+  #find(path: Path, follow: boolean): Found {
+    let links = 0
+    const root = this.tree.get(ROOT_INO)!
+    let todo = split(path)
+    let dir = root
+    let found: Found = { parent: root, name: Buffer.from('.'), inode: root }
+    while (todo.length > 0) {
+      const name = todo.shift()!
+      const last = todo.length === 0
+      if (!dir.isDir) throw error('ENOTDIR', path)
+      if (name.length > MAX_NAME_BYTES) throw error('ENAMETOOLONG', path)
+      if (name.equals(DOTDOT)) {
+        dir = this.tree.get(dir.parent) ?? root
+        found = { parent: dir, name: Buffer.from('.'), inode: dir }
+        continue
+      }
+      const ino = this.tree.lookup(dir, name)
+      const inode = ino === 0 ? undefined : this.tree.get(ino)
+      if (!inode) {
+        if (!last) throw error('ENOENT', path)
+        return { parent: dir, name, inode: undefined }
+      }
+      if (inode.isLink && (follow || !last)) {
+        if (++links > MAX_SYMLINKS) throw error('ELOOP', path)
+        const target = this.tree.readlink(inode)
+        if (target[0] === 47) dir = root
+        todo = [...split(target), ...todo]
+        found = { parent: dir, name: Buffer.from('.'), inode: dir }
+        continue
+      }
+      found = { parent: dir, name, inode }
+      dir = inode
+    }
+    return found
+  }
+
+  async #want(result: Soon<Result<Inode>>, path: Path): Promise<Inode> {
+    const r = await result
+    if (typeof r === 'string') throw error(r, path)
+    return r
+  }
+
+  async #ok(outcome: Soon<'' | DfsErrorCode>, path: Path): Promise<void> {
+    const o = await outcome
+    if (o !== '') throw error(o, path)
+  }
+}
+
+class Handle implements FileHandle {
+  readonly #api: PathApi
+  readonly #file: OpenFile
+  readonly #path: Path
+  readonly #writes: boolean
+  #closed = false
+
+  constructor(api: PathApi, file: OpenFile, path: Path, writes: boolean) {
+    this.#api = api
+    this.#file = file
+    this.#path = path
+    this.#writes = writes
+  }
+
+  async stat(): Promise<Stats> { return statsOf(this.#file.inode) }
+
+  async read(offset: number, length: number): Promise<Buffer> {
+    const parts = await this.#api.reader.read(this.#file.inode, offset, length)
+    return parts.length === 1 ? Buffer.from(parts[0]!) : Buffer.concat(parts)
+  }
+
+  async write(offset: number, data: Buffer): Promise<void> {
+    if (!this.#writes) throw fail('EBADF', `${text(this.#path)} is open for reading`)
+    await this.#api.files.write(this.#file.inode, offset, data)
+  }
+
+  async truncate(size: number): Promise<void> {
+    const r = await this.#api.posix.setattr(this.#file.inode.ino, { size })
+    if (typeof r === 'string') throw error(r, this.#path)
+  }
+
+  async sync(): Promise<void> { await this.#api.posix.fsync(this.#file.inode) }
+
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    this.#api.files.closed(this.#file)
+    this.#api.files.release(this.#file)
+    this.#api.posix.forget(this.#file.inode.ino)
+  }
+}
+
+const FLAGS: Record<string, { write: boolean; create: boolean; truncate: boolean; exclusive: boolean }> = {
+  'r': { write: false, create: false, truncate: false, exclusive: false },
+  'r+': { write: true, create: false, truncate: false, exclusive: false },
+  'w': { write: true, create: true, truncate: true, exclusive: false },
+  'wx': { write: true, create: true, truncate: true, exclusive: true },
+  'a': { write: true, create: true, truncate: false, exclusive: false },
+}
+
+const DOTDOT = Buffer.from('..')
+const DOT = Buffer.from('.')
+
+function bytes(path: Path): Buffer {
+  return typeof path === 'string' ? Buffer.from(path) : path
+}
+
+export function text(path: Path): string {
+  return typeof path === 'string' ? path : path.toString()
+}
+
+/** Names of a path, without empty ones and '.'. */
+function split(path: Path): Buffer[] {
+  const b = bytes(path)
+  if (b.includes(0)) throw fail('EINVAL', 'a path cannot contain a NUL byte')
+  const out: Buffer[] = []
+  for (let at = 0; at < b.length;) {
+    let end = b.indexOf(47, at)
+    if (end < 0) end = b.length
+    if (end > at && !DOT.equals(b.subarray(at, end))) out.push(b.subarray(at, end))
+    at = end + 1
+  }
+  return out
+}
+
+function owner(): { uid: number; gid: number } {
+  return { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
+}
+
+const WORDS: Partial<Record<DfsErrorCode, string>> = {
+  ENOENT: 'no such file or directory', EEXIST: 'it exists already', ENOTDIR: 'not a directory', EISDIR: 'it is a directory',
+  ENOTEMPTY: 'the directory is not empty', EINVAL: 'invalid', ELOOP: 'too many symlinks', ENAMETOOLONG: 'a name is longer than 255 bytes',
+  EFBIG: 'the file would be too large', EPERM: 'not permitted', EROFS: 'the drive is read-only here',
+}
+
+function error(code: DfsErrorCode, path: Path) {
+  return fail(code, `${text(path)}: ${WORDS[code] ?? code}`)
+}

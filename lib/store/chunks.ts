@@ -1,0 +1,128 @@
+/**
+ * The chunk table: which chunks are known, where their sealed bytes lie, and how
+ * many extents refer to each.
+ *
+ * Invariant: a row exists only for a chunk whose sealed bytes are durable in a
+ * segment, or inline in the same transaction. `refs` equals the number of
+ * extents that name the chunk once `flush` ran (before each commit); between
+ * commits the differences are gathered here, since a run of random writes
+ * changes one chunk's count many times.
+ */
+import type { Database, Statement } from './database.js'
+
+export interface ChunkRow {
+  num: number
+  /** Plaintext bytes. */
+  len: number
+  /** Segment number; 0 = inline. */
+  seg: number
+  /** Of the sealed bytes in the segment. */
+  off: number
+  h: Buffer
+}
+
+export interface NewChunk {
+  id: Buffer
+  h: Buffer
+  len: number
+  /** In a segment... */
+  seg: number
+  off: number
+  /** ...or inline: the sealed bytes. */
+  data?: Buffer
+}
+
+export class ChunkTable {
+  #next: number
+  readonly #deltas = new Map<number, number>()
+  readonly #byH: Statement
+  readonly #byId: Statement
+  readonly #byNum: Statement
+  readonly #insert: Statement
+  readonly #insertInline: Statement
+  readonly #inline: Statement
+  readonly #idOf: Statement
+  readonly #addRefs: Statement
+  readonly #remove: Statement
+  readonly #removeInline: Statement
+  readonly #move: Statement
+
+  constructor(db: Database) {
+    const sql = db.sql
+    this.#next = ((sql.prepare('SELECT max(num) AS n FROM chunk').get() as { n: number | null }).n ?? 0) + 1
+    this.#byH = sql.prepare('SELECT num, h FROM chunk WHERE h48 = ?').raw(true) as Statement
+    this.#byId = sql.prepare('SELECT num, id FROM chunk WHERE id48 = ?').raw(true) as Statement
+    this.#byNum = sql.prepare('SELECT len, seg, off, h FROM chunk WHERE num = ?').raw(true) as Statement
+    this.#insert = sql.prepare('INSERT INTO chunk(num, id48, h48, len, refs, seg, off, id, h) VALUES (?,?,?,?,0,?,?,?,?)')
+    this.#insertInline = sql.prepare('INSERT INTO chunk_inline VALUES (?,?)')
+    this.#inline = sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true) as Statement
+    this.#idOf = sql.prepare('SELECT id, h, len FROM chunk WHERE num = ?').raw(true) as Statement
+    this.#addRefs = sql.prepare('UPDATE chunk SET refs = refs + ? WHERE num = ?')
+    this.#remove = sql.prepare('DELETE FROM chunk WHERE num = ?')
+    this.#removeInline = sql.prepare('DELETE FROM chunk_inline WHERE num = ?')
+    this.#move = sql.prepare('UPDATE chunk SET seg = ?, off = ? WHERE num = ?')
+  }
+
+  /** Number of the chunk whose plaintext has the keyed hash `h`; 0 if there is none. */
+  findByHash(h: Buffer): number {
+    return this.#find(this.#byH, h)
+  }
+
+  /** Number of the chunk with this id; 0 if there is none. */
+  findById(id: Buffer): number {
+    return this.#find(this.#byId, id)
+  }
+
+  get(num: number): ChunkRow | undefined {
+    const row = this.#byNum.get(num) as [number, number, number, Buffer] | undefined
+    return row && { num, len: row[0], seg: row[1], off: row[2], h: row[3] }
+  }
+
+  identity(num: number): { id: Buffer; h: Buffer; len: number } | undefined {
+    const row = this.#idOf.get(num) as [Buffer, Buffer, number] | undefined
+    return row && { id: row[0], h: row[1], len: row[2] }
+  }
+
+  /** The sealed bytes of an inline chunk. */
+  inlineData(num: number): Buffer | undefined {
+    return (this.#inline.get(num) as [Buffer] | undefined)?.[0]
+  }
+
+  /** Adds a chunk; its refs start at 0 and follow from the extents. */
+  add(chunk: NewChunk): number {
+    const num = this.#next++
+    this.#insert.run(num, chunk.id.readUIntBE(0, 6), chunk.h.readUIntBE(0, 6), chunk.len, chunk.seg, chunk.off, chunk.id, chunk.h)
+    if (chunk.data) this.#insertInline.run(num, chunk.data)
+    return num
+  }
+
+  /** An extent that names `num` came (+1) or went (-1). */
+  ref(num: number, delta: number): void {
+    this.#deltas.set(num, (this.#deltas.get(num) ?? 0) + delta)
+  }
+
+  /** Before each commit. */
+  flush(): void {
+    if (this.#deltas.size === 0) return
+    for (const [num, delta] of this.#deltas) if (delta !== 0) this.#addRefs.run(delta, num)
+    this.#deltas.clear()
+  }
+
+  /** The sealed bytes have moved (compaction, or from inline into a segment). */
+  move(num: number, seg: number, off: number): void {
+    this.#move.run(seg, off, num)
+    this.#removeInline.run(num)
+  }
+
+  remove(num: number): void {
+    this.#remove.run(num)
+    this.#removeInline.run(num)
+  }
+
+  #find(statement: Statement, key: Buffer): number {
+    for (const row of statement.all(key.readUIntBE(0, 6)) as [number, Buffer][]) {
+      if (row[1].equals(key)) return row[0]
+    }
+    return 0
+  }
+}

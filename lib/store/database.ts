@@ -1,0 +1,165 @@
+/**
+ * The index: one SQLite database in WAL mode, shared by tree, log and store.
+ *
+ * Durability (DESIGN 5): this connection is the only writer. COMMIT runs at
+ * synchronous=NORMAL, which writes the WAL but does not sync it; `syncWal`
+ * fdatasyncs the WAL off the event loop, and only then is an fsync answered.
+ * Automatic checkpoints are off: a worker with a connection of its own makes
+ * them (store/checkpoint.ts).
+ *
+ * Nothing in it is readable without the keys but sizes, modes, owners and times.
+ */
+import Sqlite from 'better-sqlite3'
+import { closeSync, existsSync, fdatasync, fsyncSync, openSync, readSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { fail, isDfsError } from '../errors.js'
+
+export type Db = Sqlite.Database
+export type Statement = Sqlite.Statement<unknown[], unknown>
+
+/** Bumped when an older dfs could misread the index. */
+export const INDEX_VERSION = 1
+
+const SCHEMA = `
+CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- Who numbers inodes: ino = idx * 2^32 + counter. Index 0 holds the root alone.
+CREATE TABLE incarnation(idx INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, device BLOB NOT NULL);
+
+-- parent: of directories alone ('..' and the cycle check); 0 for others.
+-- version: id of the op that last changed the content.
+CREATE TABLE inode(ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, nlink INTEGER NOT NULL, uid INTEGER NOT NULL,
+  gid INTEGER NOT NULL, rdev INTEGER NOT NULL, size INTEGER NOT NULL, parent INTEGER NOT NULL, version INTEGER NOT NULL,
+  atime INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+  ctime INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, flags INTEGER NOT NULL, bytes INTEGER NOT NULL);
+
+CREATE TABLE dentry(parent INTEGER NOT NULL, key BLOB NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL,
+  PRIMARY KEY(parent, key)) WITHOUT ROWID;
+
+CREATE TABLE extent(ino INTEGER NOT NULL, off INTEGER NOT NULL, len INTEGER NOT NULL, chunk INTEGER NOT NULL,
+  coff INTEGER NOT NULL, PRIMARY KEY(ino, off)) WITHOUT ROWID;
+
+-- id: BLAKE3 of the sealed bytes; h: keyed hash of the plaintext. id48 and h48, their first 48 bits, keep the indexes small.
+-- seg 0: the sealed bytes are in chunk_inline.
+CREATE TABLE chunk(num INTEGER PRIMARY KEY, id48 INTEGER NOT NULL, h48 INTEGER NOT NULL, len INTEGER NOT NULL,
+  refs INTEGER NOT NULL, seg INTEGER NOT NULL, off INTEGER NOT NULL, id BLOB NOT NULL, h BLOB NOT NULL);
+CREATE INDEX chunk_id ON chunk(id48);
+CREATE INDEX chunk_h ON chunk(h48);
+CREATE INDEX chunk_dead ON chunk(num) WHERE refs = 0;
+CREATE TABLE chunk_inline(num INTEGER PRIMARY KEY, data BLOB NOT NULL);
+
+CREATE TABLE xattr(ino INTEGER NOT NULL, key BLOB NOT NULL, name BLOB NOT NULL, value BLOB NOT NULL,
+  PRIMARY KEY(ino, key)) WITHOUT ROWID;
+CREATE TABLE symlink(ino INTEGER PRIMARY KEY, target BLOB NOT NULL);
+
+-- Inodes without a name: unlinked but open, or never linked (O_TMPFILE). Reaped when the store opens.
+CREATE TABLE orphan(ino INTEGER PRIMARY KEY);
+
+CREATE TABLE log(inc INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, header BLOB NOT NULL, ops BLOB NOT NULL,
+  PRIMARY KEY(inc, seq)) WITHOUT ROWID;
+CREATE TABLE log_head(inc INTEGER PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL, first INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE undo(pos INTEGER PRIMARY KEY, record BLOB NOT NULL);
+`
+
+export class Database {
+  readonly sql: Db
+  readonly path: string
+  #walFd = -1
+  #shmFd = -1
+  readonly #word = Buffer.alloc(4)
+
+  private constructor(sql: Db, path: string) {
+    this.sql = sql
+    this.path = path
+  }
+
+  /** Creates the index at `path`, empty but for its schema. */
+  static create(path: string): Database {
+    if (existsSync(path)) throw fail('STORE_EXISTS', `there is already an index at ${path}`)
+    const sql = new Sqlite(path)
+    sql.pragma('page_size = 4096')
+    pragmas(sql)
+    sql.exec('BEGIN')
+    sql.exec(SCHEMA)
+    sql.prepare('INSERT INTO meta VALUES (?, ?)').run('index_version', INDEX_VERSION)
+    sql.exec('COMMIT')
+    sql.pragma('wal_checkpoint(TRUNCATE)')
+    const db = new Database(sql, path)
+    db.#openWal()
+    return db
+  }
+
+  /** Opens an existing index. STORE_NEWER if a later dfs wrote it, STORE_DAMAGED if SQLite cannot read it. */
+  static open(path: string): Database {
+    let sql: Db | undefined
+    try {
+      sql = new Sqlite(path, { fileMustExist: true })
+      pragmas(sql)
+      const row = sql.prepare('SELECT value FROM meta WHERE key = ?').get('index_version') as { value: number } | undefined
+      if (row === undefined) throw fail('STORE_DAMAGED', `the index ${path} has no version; restore the store from a copy`)
+      if (row.value > INDEX_VERSION) {
+        throw fail('STORE_NEWER', `the index has format ${row.value}, this dfs knows ${INDEX_VERSION}; update dfs`)
+      }
+      const db = new Database(sql, path)
+      db.#openWal()
+      return db
+    } catch (e) {
+      sql?.close()
+      if (isDfsError(e)) throw e
+      const what = e instanceof Error ? e.message : String(e)
+      throw fail('STORE_DAMAGED', `the index ${path} cannot be read (${what}); run dfs fsck`, e)
+    }
+  }
+
+  getMeta(key: string): unknown {
+    return (this.sql.prepare('SELECT value FROM meta WHERE key = ?').get(key) as { value: unknown } | undefined)?.value
+  }
+
+  setMeta(key: string, value: string | number | Buffer): void {
+    this.sql.prepare('INSERT OR REPLACE INTO meta VALUES (?, ?)').run(key, value)
+  }
+
+  /** Makes what was committed durable; resolves off the loop, rejects when the disk says no. */
+  syncWal(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      fdatasync(this.#walFd, (e) => (e ? reject(e) : resolve()))
+    })
+  }
+
+  /** Bytes of frames in the write-ahead log, which starts over without shrinking: mxFrame of the WAL-index header (walformat.html, 2.1). */
+  walBytes(): number {
+    readSync(this.#shmFd, this.#word, 0, 4, 16)
+    return this.#word.readUInt32LE(0) * (4096 + 24)
+  }
+
+  /** Checkpoints everything, and closes. May be called twice. */
+  close(): void {
+    if (!this.sql.open) return
+    this.sql.close()
+    // After SQLite has: closing a descriptor of the WAL-index drops this process's locks on it.
+    for (const fd of [this.#walFd, this.#shmFd]) if (fd >= 0) closeSync(fd)
+    this.#walFd = this.#shmFd = -1
+  }
+
+  /** The WAL is not under POSIX locks, so that a descriptor of our own on it is safe (those on the database are not). */
+  #openWal(): void {
+    // SQLite makes the WAL at the first read or write.
+    this.sql.prepare('SELECT count(*) FROM incarnation').get()
+    if (!existsSync(this.path + '-wal')) this.setMeta('opened', Date.now())
+    this.#walFd = openSync(this.path + '-wal', 'r+')
+    this.#shmFd = openSync(this.path + '-shm', 'r')
+    const dir = openSync(dirname(this.path), 'r')
+    try { fsyncSync(dir) } finally { closeSync(dir) }
+  }
+}
+
+function pragmas(sql: Db): void {
+  sql.pragma('journal_mode = WAL')
+  sql.pragma('synchronous = NORMAL')
+  sql.pragma('wal_autocheckpoint = 0')
+  sql.pragma('foreign_keys = OFF')
+  sql.pragma('temp_store = MEMORY')
+  sql.pragma('cache_size = -32768')
+  // The file is ours alone until the next open: it never needs to shrink at close.
+  sql.pragma('journal_size_limit = 67108864')
+}

@@ -1,0 +1,232 @@
+/**
+ * Giving space back, and keeping the store in good shape when nobody is looking:
+ *
+ *   drop      chunks that no extent names
+ *   spill     content that an fsync left in the index goes into segments
+ *   compact   segments that are mostly dead are copied together
+ *   rewrite   files in many small extents are cut anew (file/compact.ts)
+ *
+ * Order: the index that no longer names a segment is durable before the segment
+ * goes. Nothing is touched that a flush under way may be about to name: chunks
+ * it has found are pinned, and no segment from its first on is judged.
+ */
+import type { GcReport, OnProgress } from '../api.js'
+import type { FlushEngine } from '../file/flush.js'
+import type { Files } from '../file/files.js'
+import type { ReadEngine } from '../file/read.js'
+import { compactFile } from '../file/compact.js'
+import type { Journal } from '../log/journal.js'
+import type { Posix } from '../posix.js'
+import { sealedLength } from '../seal/chunk.js'
+import type { SealPool } from '../seal/pool.js'
+import type { Tree } from '../tree/tree.js'
+import type { ChunkTable } from './chunks.js'
+import type { Database } from './database.js'
+import { HEADER_BYTES, RECORD_BYTES } from './record.js'
+import type { SegmentStore } from './segments.js'
+import { lowestHead } from './heads.js'
+
+/** Rows looked at before the loop gets a turn. */
+const BATCH_ROWS = 2000
+/** Bytes of inline content spilled, or of a segment copied, in one go. */
+const BATCH_BYTES = 4 << 20
+/** A segment with less of it alive is copied together with others. */
+const COMPACT_BELOW = 0.6
+/** Looked whether there is something to do, when nothing was written since the last look. */
+const IDLE_MS = 3000
+/** Without writes for this long, a round is made. */
+const QUIET_MS = 5000
+
+export interface CollectorParts {
+  db: Database
+  tree: Tree
+  chunks: ChunkTable
+  store: SegmentStore
+  journal: Journal
+  flusher: FlushEngine
+  reader: ReadEngine
+  files: Files
+  pool: SealPool
+  posix: Posix
+}
+
+export class Collector {
+  readonly #p: CollectorParts
+  #timer: NodeJS.Timeout | null = null
+  #running: Promise<GcReport> | null = null
+  #stopped = false
+  #seenOp = 0
+  #quietSince = 0
+  #roundAt = 0
+
+  constructor(parts: CollectorParts) {
+    this.#p = parts
+  }
+
+  start(): void {
+    this.#seenOp = this.#roundAt = this.#p.journal.nextOpCounter
+    this.#quietSince = performance.now()
+    this.#timer = setInterval(() => this.#look(), IDLE_MS)
+    this.#timer.unref()
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true
+    if (this.#timer) clearInterval(this.#timer)
+    this.#timer = null
+    await this.#running?.catch(() => {})
+  }
+
+  /** One full round; a second call while one runs shares it. */
+  run(onProgress?: OnProgress): Promise<GcReport> {
+    return (this.#running ??= this.#round(true, onProgress).finally(() => { this.#running = null }))
+  }
+
+  #look(): void {
+    const { journal, files } = this.#p
+    const now = performance.now()
+    const op = journal.nextOpCounter
+    if (op !== this.#seenOp || files.dirtyBytes > 0) {
+      this.#seenOp = op
+      this.#quietSince = now
+      return
+    }
+    if (this.#running || now - this.#quietSince < QUIET_MS || op === this.#roundAt || journal.stopped) return
+    this.#roundAt = op
+    this.#running = this.#round(false).finally(() => {
+      this.#running = null
+      // What the round itself changed is no reason for the next.
+      this.#roundAt = this.#seenOp = journal.nextOpCounter
+    })
+    this.#running.catch((e: Error) => process.emitWarning(`gc: ${e.message}`))
+  }
+
+  async #round(full: boolean, onProgress?: OnProgress): Promise<GcReport> {
+    const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
+    const before = total(this.#p.store)
+    if (full) await this.#p.posix.sync()
+    await this.#drop(report, onProgress)
+    await this.#spill(full, onProgress)
+    for (const ino of [...this.#p.flusher.scattered]) {
+      if (this.#stopped) return report
+      this.#p.flusher.scattered.delete(ino)
+      const inode = this.#p.tree.get(ino)
+      if (inode) await compactFile(this.#p, inode)
+    }
+    await this.#drop(report, onProgress)
+    await this.#segments(report, onProgress)
+    report.bytesFreed = Math.max(0, before - total(this.#p.store))
+    return report
+  }
+
+  /** Chunks that nothing names. */
+  async #drop(report: GcReport, onProgress?: OnProgress): Promise<void> {
+    const { db, tree, chunks, journal, flusher, reader } = this.#p
+    const dead = db.sql.prepare('SELECT num FROM chunk WHERE refs = 0 AND num > ? ORDER BY num LIMIT ?').raw(true)
+    for (let from = 0; !this.#stopped;) {
+      tree.rows.flush()
+      const rows = dead.all(from, BATCH_ROWS) as [number][]
+      for (const [num] of rows) {
+        from = num
+        if (flusher.pinned.has(num)) continue
+        chunks.remove(num)
+        reader.forget(num)
+        report.chunksDropped++
+      }
+      if (rows.length > 0) journal.touched()
+      onProgress?.({ phase: 'dead chunks', done: report.chunksDropped, total: 0, unit: 'chunks' })
+      if (rows.length < BATCH_ROWS) return
+      await turn()
+    }
+  }
+
+  /** From the index into segments. */
+  async #spill(full: boolean, onProgress?: OnProgress): Promise<void> {
+    const { db, chunks, store, journal } = this.#p
+    if (!full) {
+      const { n } = db.sql.prepare('SELECT ifnull(sum(length(data)),0) AS n FROM chunk_inline').get() as { n: number }
+      if (n < 1 << 20) return
+    }
+    const list = db.sql.prepare('SELECT i.num, c.id, c.len, i.data FROM chunk_inline i JOIN chunk c ON c.num = i.num WHERE i.num > ? ORDER BY i.num LIMIT 256')
+    let from = 0
+    let done = 0
+    while (!this.#stopped) {
+      const rows = list.all(from) as { num: number; id: Buffer; len: number; data: Buffer }[]
+      if (rows.length === 0) return
+      let bytes = 0
+      const batch = rows.filter((r) => (bytes += r.data.length) <= BATCH_BYTES || r === rows[0])
+      from = batch[batch.length - 1]!.num
+      const places = await store.appendAsync(batch.map((r) => ({ id: r.id, plainLength: r.len, sealed: r.data })))
+      await store.sync()
+      batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === 0) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
+      journal.touched()
+      done += batch.length
+      onProgress?.({ phase: 'small content', done, total: 0, unit: 'chunks' })
+    }
+  }
+
+  async #segments(report: GcReport, onProgress?: OnProgress): Promise<void> {
+    const { db, chunks, store, journal, flusher } = this.#p
+    if (!this.#p.tree.rows.dirtyCount) await turn()
+    // Before the scan: what a flush starts to write from here on lies in these or later ones.
+    const limit = Math.min(flusher.firstSegment(), lowestHead(store))
+    const sizes = new Map([...store.usage()].filter(([n]) => n < limit && !store.isHead(n)))
+    const live = new Map<number, number>()
+    const scan = db.sql.prepare('SELECT num, seg, len FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true)
+    for (let from = 0; ;) {
+      const rows = scan.all(from, BATCH_ROWS * 4) as [number, number, number][]
+      for (const [num, seg, len] of rows) {
+        from = num
+        live.set(seg, (live.get(seg) ?? 0) + sealedLength(len) + RECORD_BYTES)
+      }
+      if (rows.length < BATCH_ROWS * 4) break
+      await turn()
+      if (this.#stopped) return
+    }
+    const empty: number[] = []
+    const thin: number[] = []
+    for (const [n, size] of sizes) {
+      const alive = live.get(n) ?? 0
+      if (alive === 0) empty.push(n)
+      else if (alive < (size - HEADER_BYTES) * COMPACT_BELOW) thin.push(n)
+    }
+    const inSegments = db.sql.prepare('SELECT num, off, len, id FROM chunk WHERE seg = ? AND num > ? ORDER BY num LIMIT 512')
+    let done = 0
+    for (const n of thin) {
+      for (let from = 0; ;) {
+        if (this.#stopped) return
+        const rows = inSegments.all(n, from) as { num: number; off: number; len: number; id: Buffer }[]
+        if (rows.length === 0) break
+        let bytes = 0
+        const batch = rows.filter((r) => (bytes += r.len) <= BATCH_BYTES || r === rows[0])
+        from = batch[batch.length - 1]!.num
+        const records = await Promise.all(batch.map(async (r) => ({
+          id: r.id, plainLength: r.len, sealed: await store.read(n, r.off, sealedLength(r.len)),
+        })))
+        const places = await store.appendAsync(records)
+        await store.sync()
+        batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === n) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
+        journal.touched()
+      }
+      empty.push(n)
+      report.segmentsRewritten++
+      onProgress?.({ phase: 'segments', done: ++done, total: thin.length, unit: 'chunks' })
+    }
+    if (empty.length === 0) return
+    await journal.durable()
+    for (const n of empty) {
+      store.remove(n)
+      report.segmentsDropped++
+    }
+  }
+}
+
+function total(store: SegmentStore): number {
+  let n = 0
+  for (const size of store.usage().values()) n += size
+  return n
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}

@@ -1,0 +1,320 @@
+/**
+ * Every operation of a mount, by inode, over a drive. Translates codes to errno
+ * and knows what the kernel holds; what the operations mean is in lib/posix.ts.
+ */
+import type { Drive } from '../lib/drive.js'
+import type { DfsErrorCode } from '../lib/errors.js'
+import { DfsError, fail } from '../lib/errors.js'
+import type { OpenFile } from '../lib/file/file.js'
+import type { Result, Soon } from '../lib/posix.js'
+import { Inode, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
+import * as E from './errno.js'
+import { HeldInodes } from './held.js'
+import type {
+  Attr, Caller, Created, DirSink, Errno, Interrupt, Notifier, Opened, Operations, Reply, SetAttr, StatFs,
+} from './operations.js'
+
+const O_TRUNC = 0o1000, O_ACCMODE = 3
+const FALLOC_KEEP_SIZE = 1, FALLOC_PUNCH_HOLE = 2, FALLOC_ZERO_RANGE = 16
+const SEEK_DATA = 3
+const DOT = Buffer.from('.'), DOTDOT = Buffer.from('..')
+/** Cookies of a directory: 1 after '.', 2 after '..', then the tree's own + 2. */
+const COOKIE_BASE = 2
+const STATFS_BLOCK = 4096
+
+export class Filesystem implements Operations {
+  readonly #drive: Drive
+  /** What the kernel knows: lookups not yet forgotten. */
+  readonly #held = new HeldInodes()
+  readonly #handles = new Map<number, OpenFile>()
+  readonly #handlesFree: number[] = []
+  #handleNext = 1
+  readonly #holder = (ino: number) => this.#held.has(ino)
+
+  constructor(drive: Drive) {
+    this.#drive = drive
+  }
+
+  init(_notifier: Notifier | undefined): void {
+    this.#drive.posix.holders.add(this.#holder)
+  }
+
+  async destroy(): Promise<void> {
+    this.#drive.posix.holders.delete(this.#holder)
+    for (const file of this.#handles.values()) this.#drive.files.release(file)
+    this.#handles.clear()
+    await this.#drive.sync()
+    for (const ino of this.#drive.tree.rows.orphans()) this.#drive.posix.forget(ino)
+  }
+
+  // --- names --------------------------------------------------------------
+
+  lookup(parent: number, name: Buffer, _caller: Caller): Reply<Attr> {
+    if (name.length <= 2 && name[0] === 46) {
+      if (name.length === 1) return this.#attr(parent)
+      if (name[1] === 46) {
+        const dir = this.#drive.tree.get(parent)
+        return dir ? this.#attr(dir.parent) : E.ENOENT
+      }
+    }
+    return this.#entry(this.#drive.posix.lookup(parent, name))
+  }
+
+  forget(ino: number, nlookup: number): void {
+    if (this.#held.drop(ino, nlookup)) this.#drive.posix.forget(ino)
+  }
+
+  mknod(parent: number, name: Buffer, mode: number, rdev: number, umask: number, caller: Caller): Reply<Attr> {
+    if ((mode & S_IFMT) === 0) mode |= S_IFREG
+    return this.#entry(this.#drive.posix.make(parent, name, mode, umask, caller, { rdev }))
+  }
+
+  mkdir(parent: number, name: Buffer, mode: number, umask: number, caller: Caller): Reply<Attr> {
+    return this.#entry(this.#drive.posix.make(parent, name, S_IFDIR | (mode & 0o7777), umask, caller))
+  }
+
+  symlink(parent: number, name: Buffer, target: Buffer, caller: Caller): Reply<Attr> {
+    return this.#entry(this.#drive.posix.make(parent, name, S_IFLNK | 0o777, 0, caller, { target }))
+  }
+
+  link(ino: number, parent: number, name: Buffer, _caller: Caller): Reply<Attr> {
+    return this.#entry(this.#drive.posix.link(ino, parent, name))
+  }
+
+  unlink(parent: number, name: Buffer, _caller: Caller): Reply<0> {
+    return errno(this.#drive.posix.unlink(parent, name, false))
+  }
+
+  rmdir(parent: number, name: Buffer, _caller: Caller): Reply<0> {
+    return errno(this.#drive.posix.unlink(parent, name, true))
+  }
+
+  rename(parent: number, name: Buffer, newParent: number, newName: Buffer, flags: number, _caller: Caller): Reply<0> {
+    return errno(this.#drive.posix.rename(parent, name, newParent, newName, flags))
+  }
+
+  // --- attributes ---------------------------------------------------------
+
+  getattr(ino: number, _fh: number | undefined, _caller: Caller): Reply<Attr> {
+    return this.#attr(ino)
+  }
+
+  setattr(ino: number, set: SetAttr, _caller: Caller): Reply<Attr> {
+    const time = (t: SetAttr['atime']) => (t === 'now' ? this.#drive.clock.now() : t)
+    const { mode, uid, gid, size, killSuidGid } = set
+    const atime = time(set.atime)
+    const mtime = time(set.mtime)
+    return node(this.#drive.posix.setattr(ino, {
+      ...(mode !== undefined ? { mode } : {}), ...(uid !== undefined ? { uid } : {}), ...(gid !== undefined ? { gid } : {}),
+      ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}),
+    }))
+  }
+
+  readlink(ino: number): Reply<Buffer> {
+    const inode = this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    return inode.isLink ? this.#drive.tree.readlink(inode) : E.EINVAL
+  }
+
+  setxattr(ino: number, name: Buffer, value: Buffer, flags: number, killSgid: boolean, _caller: Caller): Reply<0> {
+    if (!isKnownNamespace(name)) return E.ENOTSUP
+    return errno(this.#drive.posix.setXattr(ino, name, value, flags, killSgid))
+  }
+
+  getxattr(ino: number, name: Buffer, _caller: Caller): Reply<Buffer> {
+    const inode = this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    return this.#drive.tree.getXattr(inode, name) ?? (isKnownNamespace(name) ? E.ENODATA : E.ENOTSUP)
+  }
+
+  listxattr(ino: number): Reply<Buffer> {
+    const inode = this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    return Buffer.concat(this.#drive.tree.xattrNames(inode).flatMap((n) => [n, NUL]))
+  }
+
+  removexattr(ino: number, name: Buffer, _caller: Caller): Reply<0> {
+    if (!isKnownNamespace(name)) return E.ENOTSUP
+    return errno(this.#drive.posix.setXattr(ino, name, null, 0, false))
+  }
+
+  // --- open files ---------------------------------------------------------
+
+  open(ino: number, flags: number, killSuidGid: boolean, _caller: Caller): Reply<Opened> {
+    const inode = this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    if (inode.isDir && (flags & O_ACCMODE) !== 0) return E.EISDIR
+    // Invalidation is explicit: what the kernel still has is true.
+    const opened = () => ({ fh: this.#handle(inode), keepCache: true })
+    if (!(flags & O_TRUNC) || (inode.size === 0 && !killSuidGid)) return opened()
+    return mapped(this.#drive.posix.setattr(ino, { size: 0, ...(killSuidGid ? { killSuidGid } : {}) }), opened)
+  }
+
+  create(parent: number, name: Buffer, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
+    return mapped(this.#drive.posix.make(parent, name, S_IFREG | (mode & 0o7777), umask, caller), (i) => this.#created(i))
+  }
+
+  tmpfile(parent: number, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
+    return mapped(this.#drive.posix.makeUnlinked(parent, mode, umask, caller), (i) => this.#created(i))
+  }
+
+  release(ino: number, fh: number): Reply<0> {
+    const file = this.#handles.get(fh)
+    if (!file) return 0
+    this.#handles.delete(fh)
+    this.#handlesFree.push(fh)
+    if (file.opens === 1) this.#drive.files.closed(file)
+    this.#drive.files.release(file)
+    if (file.inode.nlink === 0) this.#drive.posix.forget(ino)
+    return 0
+  }
+
+  read(ino: number, _fh: number, offset: number, size: number, _signal: Interrupt): Reply<Buffer | Buffer[]> {
+    const inode = this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    return this.#drive.reader.read(inode, offset, size)
+  }
+
+  write(ino: number, fh: number, offset: number, data: Buffer, killSuidGid: boolean, _cached: boolean): Reply<0> {
+    const inode = this.#handles.get(fh)?.inode ?? this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    if (this.#drive.journal.stopped) this.#drive.journal.check()
+    if (killSuidGid) {
+      const killed = this.#drive.posix.killSuid(inode)
+      if (killed !== '') {
+        if (typeof killed === 'string') return toErrno(killed)
+        const copy = Buffer.from(data)
+        return killed.then(async (o) => (o === '' ? ((await this.#drive.files.write(inode, offset, copy)), 0) : toErrno(o)))
+      }
+    }
+    const wait = this.#drive.files.write(inode, offset, data)
+    return wait === undefined ? 0 : wait.then(() => 0)
+  }
+
+  flush(_ino: number, _fh: number): Reply<0> {
+    return 0
+  }
+
+  fsync(ino: number, fh: number, _dataOnly: boolean): Reply<0> {
+    const inode = this.#handles.get(fh)?.inode ?? this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    return this.#drive.posix.fsync(inode).then(() => 0)
+  }
+
+  fsyncdir(_ino: number): Reply<0> {
+    return this.#drive.sync().then(() => 0)
+  }
+
+  fallocate(ino: number, _fh: number, offset: number, length: number, mode: number): Reply<0> {
+    const { posix, files, tree, space } = this.#drive
+    const inode = tree.get(ino)
+    if (!inode) return E.ENOENT
+    if (!inode.isFile) return E.ENODEV
+    const end = offset + length
+    const keep = (mode & FALLOC_KEEP_SIZE) !== 0
+    switch (mode & ~FALLOC_KEEP_SIZE) {
+      case 0:
+        // Nothing is set aside ahead: content is stored where it is sealed, not where it was. The room is checked.
+        space.take(length, files.dirtyBytes)
+        break
+      case FALLOC_PUNCH_HOLE:
+        if (!keep) return E.ENOTSUP
+        files.punch(inode, offset, end)
+        return 0
+      case FALLOC_ZERO_RANGE:
+        files.punch(inode, offset, end)
+        break
+      default: return E.ENOTSUP
+    }
+    if (keep || end <= inode.size) return 0
+    return mapped(posix.setattr(ino, { size: end }), () => 0 as const)
+  }
+
+  lseek(ino: number, _fh: number, offset: number, whence: number): Reply<{ offset: number }> {
+    const inode = this.#drive.tree.get(ino)
+    if (!inode) return E.ENOENT
+    return this.#drive.posix.seek(inode, offset, whence === SEEK_DATA).then((o) => ({ offset: o }))
+  }
+
+  copyFileRange(inoIn: number, _fhIn: number, offsetIn: number, inoOut: number, _fhOut: number, offsetOut: number, length: number): Reply<{ bytes: number }> {
+    const from = this.#drive.tree.get(inoIn)
+    const to = this.#drive.tree.get(inoOut)
+    if (!from || !to) return E.ENOENT
+    return this.#drive.posix.copy(from, offsetIn, to, offsetOut, length).then((bytes) => ({ bytes }))
+  }
+
+  // --- directories and the whole ------------------------------------------
+
+  readdir(ino: number, cookie: number, sink: DirSink): Reply<0> {
+    const { tree } = this.#drive
+    const dir = tree.get(ino)
+    if (!dir) return E.ENOENT
+    if (!dir.isDir) return E.ENOTDIR
+    if (cookie < 1 && !sink.add(DOT, ino, dir.mode, 1, dir)) return 0
+    if (cookie < 2 && !sink.add(DOTDOT, dir.parent, S_IFDIR, 2, tree.get(dir.parent))) return 0
+    tree.list(dir, Math.max(0, cookie - COOKIE_BASE), (name, child, next) => {
+      const inode = tree.get(child)
+      if (!inode) throw fail('EIO', `inode ${child} is missing; run dfs fsck`)
+      if (!sink.add(name, child, inode.mode, next + COOKIE_BASE, inode)) return false
+      if (sink.plus) this.#held.add(child)
+      return true
+    })
+    return 0
+  }
+
+  statfs(): Reply<StatFs> {
+    const { space, files, journal } = this.#drive
+    const total = Math.floor(space.totalBytes() / STATFS_BLOCK)
+    const free = Math.min(total, Math.floor(space.freeBytes(files.dirtyBytes) / STATFS_BLOCK))
+    const made = journal.inodesMade
+    return { blocks: total, bfree: free, bavail: free, files: 2 ** 32, ffree: 2 ** 32 - made, bsize: STATFS_BLOCK, namelen: 255, frsize: STATFS_BLOCK }
+  }
+
+  // --- inside -------------------------------------------------------------
+
+  #attr(ino: number): Attr | Errno {
+    return this.#drive.tree.get(ino) ?? E.ENOENT
+  }
+
+  /** An answer that makes the kernel know the inode. */
+  #entry(result: Soon<Result<Inode>>): Reply<Attr> {
+    return mapped(result, (inode) => {
+      this.#held.add(inode.ino)
+      return inode
+    })
+  }
+
+  #created(inode: Inode): Created {
+    this.#held.add(inode.ino)
+    return { attr: inode, fh: this.#handle(inode), keepCache: true }
+  }
+
+  #handle(inode: Inode): number {
+    const fh = this.#handlesFree.pop() ?? this.#handleNext++
+    this.#handles.set(fh, this.#drive.files.open(inode))
+    return fh
+  }
+}
+
+const NUL = Buffer.from([0])
+
+function toErrno(code: DfsErrorCode): Errno {
+  return E.errnoOf(new DfsError(code, code))
+}
+
+function errno(outcome: Soon<'' | DfsErrorCode>): Reply<0> {
+  if (typeof outcome === 'string') return outcome === '' ? 0 : toErrno(outcome)
+  return outcome.then((o) => (o === '' ? 0 : toErrno(o)))
+}
+
+function mapped<T, R>(result: Soon<Result<T>>, then: (value: T) => R): Reply<R> {
+  if (result instanceof Promise) return result.then((r) => (typeof r === 'string' ? toErrno(r as DfsErrorCode) : then(r)))
+  return typeof result === 'string' ? toErrno(result as DfsErrorCode) : then(result)
+}
+
+const node = (result: Soon<Result<Inode>>): Reply<Attr> => mapped(result, (i) => i)
+
+function isKnownNamespace(name: Buffer): boolean {
+  const text = name.toString('latin1')
+  return /^(user|trusted|security)\../.test(text) || text === 'system.posix_acl_access' || text === 'system.posix_acl_default'
+}
