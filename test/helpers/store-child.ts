@@ -1,0 +1,27 @@
+/** A process to be killed: appends and prints what was synced, or holds (or tries) the lock of a store. Arguments: what, directory. */
+import { randomBytes } from 'node:crypto'
+import { chunkId } from '../../lib/seal/chunk.js'
+import { StoreLock } from '../../lib/store/lock.js'
+import { SegmentStore } from '../../lib/store/segments.js'
+import { codeOf } from './scratch.js'
+
+const [what, dir] = process.argv.slice(2) as [string, string]
+
+if (what === 'append') {
+  const store = SegmentStore.open(dir, { driveId: Buffer.alloc(32, 5), segmentBytes: 300_000 })
+  for (;;) {
+    const records = Array.from({ length: 5 }, () => {
+      const sealed = randomBytes(1 + Math.floor(Math.random() * 50_000))
+      return { id: chunkId(sealed), plainLength: sealed.length, sealed }
+    })
+    const places = [...store.append(records.slice(0, 2)), ...await store.appendAsync(records.slice(2))]
+    await store.sync()
+    process.stdout.write(places.map((p, i) => JSON.stringify({ ...p, length: records[i]!.sealed.length, id: records[i]!.id.toString('hex') }) + '\n').join(''))
+  }
+} else if (what === 'try-lock') {
+  process.stdout.write(await codeOf(() => StoreLock.acquire(dir).release()))
+} else {
+  const lock = StoreLock.acquire(dir)
+  process.stdout.write('held\n')
+  setInterval(() => lock.dir, 1000)
+}
