@@ -31,6 +31,7 @@ import { Log } from './log/log.js'
 import type { ChunkRef, Op } from './log/ops.js'
 import { CausalEngine } from './order/causal/engine.js'
 import type { EngineMaker, OrderEngine } from './order/engine.js'
+import { Replica } from './order/replica.js'
 import { PathApi } from './paths.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
@@ -51,7 +52,7 @@ import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
 
 /** What `create --order` takes. */
 export const ENGINES: Record<string, EngineMaker> = {
-  causal: (host) => new CausalEngine(host),
+  causal: { revises: CausalEngine.revises, make: (host) => new CausalEngine(host) },
 }
 
 export interface CreateOptions {
@@ -197,15 +198,12 @@ export class Drive extends PathApi {
     this.#checkpointer = new Checkpointer(p.db, this.journal)
 
     const order = p.db.getMeta('order') as string
-    const make = ENGINES[order]
-    if (!make) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
+    const maker = ENGINES[order]
+    if (!maker) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
     const chunkNumber = (ref: ChunkRef) => this.#chunkNumber(ref)
-    this.engine = make({
-      newId: () => this.journal.newOpId(),
-      apply: (id, op) => this.tree.apply(op, id, chunkNumber),
-      undo: () => { throw new Error('an engine that does not revise has called undo') },
-      log: (op) => this.journal.append(op),
-    })
+    this.engine = maker.make(new Replica({
+      tree: this.tree, newId: () => this.journal.newOpId(), log: (op) => this.journal.append(op), chunkNumber, revises: maker.revises,
+    }))
 
     this.files = new Files({ clock: p.clock, space: this.space })
     const host = { rows, chunks: this.chunks, store: p.store, pool: this.pool, sealer }
@@ -315,7 +313,8 @@ export class Drive extends PathApi {
   get rootIno(): number { return ROOT_INO }
 }
 
-function treeSealer(keys: DriveKeys): TreeSealer {
+/** Names and small values under the keys of a drive. */
+export function treeSealer(keys: DriveKeys): TreeSealer {
   const names = new NameSealer(keys)
   const values = new ValueSealer(keys)
   const scratch = Buffer.alloc(16)

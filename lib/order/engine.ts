@@ -16,6 +16,8 @@ export interface OrderHost {
   apply(id: number, op: Op): Outcome
   /** Takes back the op that was applied last, which must be `id`. Only with an engine that `revises`. */
   undo(id: number): void
+  /** The place of everything up to and including `id` will not change any more: its undo records may go. */
+  final(id: number): void
   /** Puts an op of our own into the device's signed log. Once, and in the order of the ids. */
   log(op: Op): void
 }
@@ -33,5 +35,8 @@ export interface OrderEngine {
   close(): Promise<void>
 }
 
-/** Names that `create --order` takes, each with its maker. */
-export type EngineMaker = (host: OrderHost) => OrderEngine
+/** How a drive makes its engine. */
+export interface EngineMaker {
+  readonly revises: boolean
+  make(host: OrderHost): OrderEngine
+}

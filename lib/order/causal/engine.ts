@@ -8,6 +8,7 @@ import type { OrderEngine, OrderHost } from '../engine.js'
 
 export class CausalEngine implements OrderEngine {
   readonly name = 'causal'
+  static readonly revises = false
   readonly revises = false
   readonly #host: OrderHost
 
