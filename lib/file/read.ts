@@ -152,11 +152,7 @@ export class ReadEngine {
 
   /** Has a worker read and open the whole chunk. */
   #load(e: ReadExtent): Promise<Buffer> {
-    const { pool, store } = this.#host
-    const job = pool.open({
-      path: store.pathOf(e.seg), reads: [{ offset: e.soff, plainLength: e.clen, h: e.h, from: 0, to: e.clen }],
-    }).then((b) => {
-      const plain = b[0]!
+    const job = this.#open(e.chunk, e.seg, e.soff, e.clen, e.h).then((plain) => {
       this.#loading.delete(e.chunk)
       this.#keep(e.chunk, plain)
       return plain
@@ -167,6 +163,18 @@ export class ReadEngine {
     job.catch(() => {})
     this.#loading.set(e.chunk, job)
     return job
+  }
+
+  async #open(num: number, seg: number, off: number, len: number, h: Buffer): Promise<Buffer> {
+    const { pool, store, chunks } = this.#host
+    try {
+      return (await pool.open({ path: store.pathOf(seg), reads: [{ offset: off, plainLength: len, h, from: 0, to: len }] }))[0]!
+    } catch (error) {
+      // Compaction may have moved it between the look-up and the read.
+      const now = chunks.get(num)
+      if (!now || now.seg === 0 || (now.seg === seg && now.off === off)) throw error
+      return this.#open(num, now.seg, now.off, len, h)
+    }
   }
 
   #keep(chunk: number, plain: Buffer): void {
