@@ -17,19 +17,17 @@
  * - After a failed sync nothing is written any more: the kernel may have dropped
  *   the dirty pages, and a second fdatasync would report success (fsyncgate).
  */
-import {
-  closeSync, constants, fdatasync, fsync, ftruncateSync, mkdirSync, openSync, read, readSync, readdirSync, unlinkSync,
-  writevSync, writev
-} from 'node:fs'
-import { join } from 'node:path'
+import { closeSync, constants, fdatasync, fsync, fsyncSync, ftruncateSync, mkdirSync, openSync, readdirSync, unlinkSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { DfsError, fail, isDfsError } from '../errors.js'
-import { MAX_CHUNK_BYTES, MAX_WRITEV_BUFFERS, OPEN_SEGMENTS, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
+import { MAX_CHUNK_BYTES, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
 import { readMark, writeMark } from './mark.js'
+import { SegmentReaders } from './readers.js'
 import { HEADER_BYTES, RECORD_BYTES, recordHeader, segmentHeader } from './record.js'
 import { checkHeader, scanSegment, trueEnd, type ScannedRecord } from './scan.js'
+import { asFull, codeOf, writeAll, writeAllSync } from './write.js'
 
-const readAsync = promisify(read)
 const fdatasyncAsync = promisify(fdatasync)
 const fsyncAsync = promisify(fsync)
 
@@ -76,8 +74,7 @@ export class SegmentStore {
   readonly #startWriteback: SegmentOptions['startWriteback']
   readonly #segments = new Map<number, Segment>()
   readonly #heads: Partial<Record<Head, Segment>> = {}
-  /** For reading; least recently used first. */
-  readonly #readers = new Map<number, number>()
+  readonly #readers = new SegmentReaders((segment) => this.pathOf(segment))
   #nextNumber = 1
   #dirFd: number
   #dirDirty = false
@@ -107,7 +104,7 @@ export class SegmentStore {
    * STORE_NEWER for segments of a later format, STORE_DAMAGED for a foreign one.
    */
   static open(dir: string, options: SegmentOptions): SegmentStore {
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    if (mkdirSync(dir, { recursive: true, mode: 0o700 }) !== undefined) syncDirectory(dirname(dir))
     const store = new SegmentStore(dir, options)
     try {
       store.#load()
@@ -176,30 +173,12 @@ export class SegmentStore {
 
   /** Fills `out[0..length)` from a segment. EIO if the segment is gone or ends before. */
   readSync(segment: number, offset: number, length: number, out: Buffer): void {
-    const fd = this.#reader(segment)
-    for (let done = 0; done < length;) {
-      const n = attempt(() => readSync(fd, out, done, length - done, offset + done), segment)
-      if (n === 0) throw fail('EIO', `segment ${segment} ends before byte ${offset + length}`)
-      done += n
-    }
+    this.#readers.readSync(segment, offset, length, out)
   }
 
-  /** As readSync, off the loop. */
-  async read(segment: number, offset: number, length: number, out: Buffer = Buffer.allocUnsafeSlow(length)): Promise<Buffer> {
-    // A descriptor of its own: one from the shared set could be closed, and its number reused, while the read waits.
-    const fd = attempt(() => openSync(this.pathOf(segment), 'r'), segment)
-    try {
-      for (let done = 0; done < length;) {
-        const { bytesRead } = await readAsync(fd, out, done, length - done, offset + done)
-        if (bytesRead === 0) throw fail('EIO', `segment ${segment} ends before byte ${offset + length}`)
-        done += bytesRead
-      }
-      return out
-    } catch (e) {
-      throw isDfsError(e) ? e : fail('EIO', `segment ${segment} cannot be read (${codeOf(e)})`, e)
-    } finally {
-      closeSync(fd)
-    }
+  /** As readSync, off the loop; gives `out`. */
+  read(segment: number, offset: number, length: number, out: Buffer = Buffer.allocUnsafeSlow(length)): Promise<Buffer> {
+    return this.#readers.read(segment, offset, length, out)
   }
 
   /**
@@ -238,7 +217,7 @@ export class SegmentStore {
     if (this.#heads.bulk === s && this.#inFlight) throw fail('EBUSY', `segment ${segment} is being written`)
     for (const head of ['small', 'bulk'] as const) if (this.#heads[head] === s) delete this.#heads[head]
     this.#segments.delete(segment)
-    this.#closeReader(segment)
+    this.#readers.forget(segment)
     this.#retired.push(s)
     this.#closeIdle()
     try {
@@ -347,7 +326,13 @@ export class SegmentStore {
   #create(): Segment {
     const number = this.#nextNumber
     const path = this.pathOf(number)
-    const fd = attempt(() => openSync(path, 'wx+', 0o600), number)
+    let fd: number
+    try {
+      fd = openSync(path, 'wx+', 0o600)
+    } catch (e) {
+      // Too many descriptors, say: nothing is written, the store can go on.
+      throw asFull(e) ?? fail('EIO', `segment ${number} cannot be made (${codeOf(e)})`, e)
+    }
     try {
       writeAllSync(fd, [segmentHeader(number, this.#driveId)], 0)
     } catch (e) {
@@ -392,9 +377,7 @@ export class SegmentStore {
       }
     }
     if (isDfsError(cause)) return cause
-    const code = codeOf(cause)
-    if (code === 'ENOSPC' || code === 'EDQUOT') return fail('ENOSPC', 'the disk that holds the store is full', cause)
-    return this.#stop(`the store cannot be written (${code})`, cause)
+    return asFull(cause) ?? this.#stop(`the store cannot be written (${codeOf(cause)})`, cause)
   }
 
   // --- syncing ---
@@ -445,25 +428,6 @@ export class SegmentStore {
 
   // --- descriptors and state ---
 
-  #reader(segment: number): number {
-    let fd = this.#readers.get(segment)
-    if (fd !== undefined) {
-      this.#readers.delete(segment)
-    } else {
-      fd = attempt(() => openSync(this.pathOf(segment), 'r'), segment)
-      if (this.#readers.size >= OPEN_SEGMENTS) this.#closeReader(this.#readers.keys().next().value!)
-    }
-    this.#readers.set(segment, fd)
-    return fd
-  }
-
-  #closeReader(segment: number): void {
-    const fd = this.#readers.get(segment)
-    if (fd === undefined) return
-    this.#readers.delete(segment)
-    closeSync(fd)
-  }
-
   /** Full and synced segments need no descriptor for writing any more, deleted ones none at all. */
   #closeIdle(): void {
     if (this.#syncing || this.#writingBack) return
@@ -474,7 +438,7 @@ export class SegmentStore {
   #closeAll(): void {
     for (const s of this.#retired.splice(0)) closeFd(s)
     for (const s of this.#segments.values()) closeFd(s)
-    for (const segment of [...this.#readers.keys()]) this.#closeReader(segment)
+    this.#readers.close()
     if (this.#dirFd >= 0) closeSync(this.#dirFd)
     this.#dirFd = -1
   }
@@ -498,48 +462,16 @@ function checkRecord(record: SegmentRecord): void {
   }
 }
 
+function syncDirectory(path: string): void {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    fsyncSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
 function closeFd(s: Segment): void {
   if (s.fd >= 0) closeSync(s.fd)
   s.fd = -1
-}
-
-/** pwritev of all buffers, however many calls it takes. */
-function writeAllSync(fd: number, buffers: Buffer[], position: number): void {
-  for (let queue = buffers; queue.length > 0;) {
-    const written = writevSync(fd, queue.slice(0, MAX_WRITEV_BUFFERS), position)
-    position += written
-    queue = dropWritten(queue, written)
-  }
-}
-
-async function writeAll(fd: number, buffers: Buffer[], position: number): Promise<void> {
-  for (let queue = buffers; queue.length > 0;) {
-    const part = queue.slice(0, MAX_WRITEV_BUFFERS)
-    const at = position
-    const written = await new Promise<number>((resolve, reject) => writev(fd, part, at, (e, n) => (e ? reject(e) : resolve(n))))
-    position += written
-    queue = dropWritten(queue, written)
-  }
-}
-
-function dropWritten(queue: Buffer[], written: number): Buffer[] {
-  let i = 0
-  while (i < queue.length && written >= queue[i]!.length) written -= queue[i++]!.length
-  const rest = queue.slice(i)
-  if (written > 0) rest[0] = rest[0]!.subarray(written)
-  return rest
-}
-
-function attempt<T>(action: () => T, segment: number): T {
-  try {
-    return action()
-  } catch (e) {
-    const code = codeOf(e)
-    if (code === 'ENOSPC' || code === 'EDQUOT') throw fail('ENOSPC', 'the disk that holds the store is full', e)
-    throw fail('EIO', `segment ${segment} cannot be opened or read (${code})`, e)
-  }
-}
-
-function codeOf(e: unknown): string {
-  return (e as NodeJS.ErrnoException).code ?? String(e)
 }
