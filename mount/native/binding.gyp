@@ -1,0 +1,7 @@
+{
+  "targets": [{
+    "target_name": "dfs",
+    "sources": ["session.c", "notify.c", "system.c"],
+    "cflags": ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
+  }]
+}

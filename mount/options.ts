@@ -1,0 +1,98 @@
+/** The -o options of a mount: one table, from which they are parsed and explained. */
+import { fail } from '../lib/errors.js'
+
+export interface MountOptions {
+  /** Other users than the mounting one may enter. */
+  allowOther: boolean
+  suid: boolean
+  dev: boolean
+  readOnly: boolean
+  noExec: boolean
+  noAtime: boolean
+  /** The kernel gathers writes; only for a mount that is the drive's only writer. */
+  writeback: boolean
+  /** KiB. */
+  readahead: number
+  /** Show the creator's uid and gid as the mounting user's. Read by the file system, not by the driver. */
+  idmap: boolean
+  /** Ask the kernel for a FLUSH at each close(2). */
+  flush: boolean
+  /** How long to look for the next request before sleeping, microseconds. */
+  spin: number
+}
+
+interface Option {
+  name: string
+  meaning: string
+  /** As a person would write it. */
+  default: string
+  apply(options: MountOptions, value: string | undefined): void
+}
+
+const flag = (name: string, meaning: string, on: string, set: (o: MountOptions) => void): Option =>
+  ({ name, meaning, default: on, apply: set })
+
+const number = (name: string, meaning: string, initial: number, most: number, set: (o: MountOptions, value: number) => void): Option => ({
+  name: `${name}=N`, meaning, default: String(initial),
+  apply(options, value) {
+    if (value === undefined || !/^\d{1,9}$/.test(value) || Number(value) > most) {
+      throw fail('USAGE', `mount option ${name} wants a number from 0 to ${most}`)
+    }
+    set(options, Number(value))
+  },
+})
+
+const READAHEAD_KIB = 1024
+const SPIN_US = 50
+
+/** In the order in which help shows them. */
+export const mountOptionTable: readonly Option[] = [
+  flag('ro', 'no changes through this mount', 'rw', o => (o.readOnly = true)),
+  flag('rw', 'changes allowed', 'rw', o => (o.readOnly = false)),
+  flag('allow_other', 'other users may enter, as file modes allow', 'for root', o => (o.allowOther = true)),
+  flag('noallow_other', 'only the mounting user may enter', 'for others', o => (o.allowOther = false)),
+  flag('suid', 'obey set-user-id and set-group-id bits', 'nosuid', o => (o.suid = true)),
+  flag('nosuid', 'ignore them', 'nosuid', o => (o.suid = false)),
+  flag('dev', 'device files work', 'nodev', o => (o.dev = true)),
+  flag('nodev', 'device files do not', 'nodev', o => (o.dev = false)),
+  flag('exec', 'programs may be run', 'exec', o => (o.noExec = false)),
+  flag('noexec', 'no programs may be run', 'exec', o => (o.noExec = true)),
+  flag('noatime', 'reading leaves access times alone', 'relatime', o => (o.noAtime = true)),
+  flag('writeback', 'the kernel gathers writes: fast small writes, but only when no other device writes to the drive', 'off', o => (o.writeback = true)),
+  number('readahead', 'how far the kernel reads ahead, KiB', READAHEAD_KIB, 1 << 20, (o, value) => (o.readahead = value)),
+  {
+    name: 'idmap=on|off', meaning: "show the creator's user and group as the mounting user's; off: raw ids", default: 'on',
+    apply(options, value) {
+      if (value !== 'on' && value !== 'off') throw fail('USAGE', 'mount option idmap wants on or off')
+      options.idmap = value === 'on'
+    },
+  },
+  flag('flush', 'ask at each close(2) whether writing went well; costs a round trip', 'off', o => (o.flush = true)),
+  number('spin', 'how long to look for the next request before sleeping, microseconds', SPIN_US, 10_000, (o, value) => (o.spin = value)),
+]
+
+/** What holds without any option, for the user who mounts. */
+export function defaultMountOptions(uid = process.getuid?.() ?? 0): MountOptions {
+  return {
+    allowOther: uid === 0, suid: false, dev: false, readOnly: false, noExec: false, noAtime: false, writeback: false,
+    readahead: READAHEAD_KIB, idmap: true, flush: false, spin: SPIN_US,
+  }
+}
+
+/**
+ * Reads `-o` values: each a list separated by commas; a later option wins.
+ * Throws USAGE for an unknown option or a bad value.
+ */
+export function parseMountOptions(values: string | readonly string[], uid?: number): MountOptions {
+  const options = defaultMountOptions(uid)
+  for (const text of (typeof values === 'string' ? [values] : values).flatMap(value => value.split(','))) {
+    if (text === '') continue
+    const [name = '', ...rest] = text.split('=')
+    const value = rest.length > 0 ? rest.join('=') : undefined
+    const option = mountOptionTable.find(o => o.name.split('=')[0] === name)
+    if (option === undefined) throw fail('USAGE', `unknown mount option '${name}'; 'dfs mount --help' lists them`)
+    if (value !== undefined && !option.name.includes('=')) throw fail('USAGE', `mount option ${name} takes no value`)
+    option.apply(options, value)
+  }
+  return options
+}
