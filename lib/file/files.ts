@@ -100,7 +100,6 @@ export class Files {
     const file = this.#state(inode)
     this.#begin(file)
     this.#put(file, off, data)
-    if (end > inode.size) inode.size = end
     this.#stamp(file)
     file.nextWrite = end
     const dirty = file.dirty
@@ -259,7 +258,6 @@ export class Files {
   #begin(file: OpenFile): void {
     const i = file.inode
     i.pending ??= { size: i.size, mtime: i.mtime, mtimeNs: i.mtimeNs, ctime: i.ctime, ctimeNs: i.ctimeNs }
-    this.#markFresh(file)
   }
 
   #markFresh(file: OpenFile): void {
@@ -277,7 +275,9 @@ export class Files {
     if (!file.isDirty) file.inode.pending = null
   }
 
+  /** The change is made: the times, and the file is due for a flush (one may have been taken half-way). */
   #stamp(file: OpenFile): void {
+    this.#markFresh(file)
     const t = this.#clock.now()
     const i = file.inode
     i.mtime = t.sec
@@ -343,6 +343,8 @@ export class Files {
       }
       this.#dirtyBytes += n
       from += n
+      // Part by part: a flush that the next part sets off takes the size along.
+      if (at + n > file.inode.size) file.inode.size = at + n
     }
   }
 

@@ -259,10 +259,11 @@ export class FlushEngine implements Flusher {
     }
     if (fresh.length) {
       try {
-        const { sealed, chunks } = await pool.seal({ arena, chunks: fresh })
+        const { sealed, chunks, release } = await pool.seal({ arena, chunks: fresh })
         const places = await store.appendAsync(chunks.map((c, i) => ({
           id: c.id, plainLength: fresh[i]!.length, sealed: sealed.subarray(c.offset, c.offset + c.length),
         })))
+        release()
         for (let i = 0; i < fresh.length; i++) {
           const f = fresh[i]!
           f.settle({ id: chunks[i]!.id, h: f.h, len: f.length, num: 0, seg: places[i]!.segment, off: places[i]!.offset })

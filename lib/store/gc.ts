@@ -216,6 +216,7 @@ export class Collector {
     await journal.durable()
     for (const n of empty) {
       store.remove(n)
+      this.#p.pool.forget(store.pathOf(n))
       report.segmentsDropped++
     }
   }

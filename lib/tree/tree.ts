@@ -355,6 +355,8 @@ export class Tree {
     const inode = this.rows.get(op.ino)
     if (!inode) return 'ENOENT'
     if (!inode.isFile) return 'EINVAL'
+    // Extents past the size would be missed by the next op's look-up.
+    for (const p of op.pieces) if (p.off + p.len > op.size) return 'EINVAL'
     this.rows.touch(inode)
     const view = inode.pending ?? inode
     if (op.cut < view.size) {
