@@ -1,0 +1,39 @@
+/** All commands, in the order in which help shows them. A command's module is loaded only when it is asked for. */
+import type { Command } from 'commander'
+
+export interface CommandEntry {
+  name: string
+  /** As commander writes arguments. */
+  arguments: string
+  summary: string
+  group: keyof typeof GROUPS
+  load(): Promise<{ define(command: Command): void }>
+}
+
+export const GROUPS = {
+  drive: 'The drive:',
+  files: 'Files, mounted or not:',
+  care: 'Care:',
+  service: 'Service:',
+} as const
+
+export const COMMANDS: readonly CommandEntry[] = [
+  { name: 'create', arguments: '', group: 'drive', summary: 'make a new drive', load: () => import('./create.js') },
+  { name: 'mount', arguments: '<dir>', group: 'drive', summary: 'mount the drive on a folder', load: () => import('./mount.js') },
+  { name: 'unmount', arguments: '<dir>', group: 'drive', summary: 'unmount; waits until all is flushed', load: () => import('./unmount.js') },
+  { name: 'status', arguments: '[path]', group: 'drive', summary: 'the drive and its mounts, or one file', load: () => import('./status.js') },
+  { name: 'key', arguments: '', group: 'drive', summary: 'show the key of the drive', load: () => import('./key.js') },
+  { name: 'ls', arguments: '[paths...]', group: 'files', summary: 'list files', load: () => import('./ls.js') },
+  { name: 'cat', arguments: '<paths...>', group: 'files', summary: 'write files to standard output', load: () => import('./cat.js') },
+  { name: 'put', arguments: '<sources...>', group: 'files', summary: 'copy files into the drive', load: () => import('./put.js') },
+  { name: 'get', arguments: '<sources...>', group: 'files', summary: 'copy files out of the drive', load: () => import('./get.js') },
+  { name: 'rm', arguments: '<paths...>', group: 'files', summary: 'remove files', load: () => import('./rm.js') },
+  { name: 'mv', arguments: '<sources...>', group: 'files', summary: 'move or rename files', load: () => import('./mv.js') },
+  { name: 'mkdir', arguments: '<paths...>', group: 'files', summary: 'make folders', load: () => import('./mkdir.js') },
+  { name: 'sync', arguments: '', group: 'care', summary: 'make sure that everything survives a power cut', load: () => import('./sync.js') },
+  { name: 'fsck', arguments: '', group: 'care', summary: 'check the drive', load: () => import('./fsck.js') },
+  { name: 'gc', arguments: '', group: 'care', summary: 'give the space of deleted data back now', load: () => import('./gc.js') },
+  { name: 'serve', arguments: '', group: 'service', summary: 'run the daemon without a mount, in the foreground', load: () => import('./serve.js') },
+  { name: 'stop', arguments: '', group: 'service', summary: 'unmount everything and end the daemon', load: () => import('./stop.js') },
+  { name: 'completion', arguments: '<shell>', group: 'service', summary: 'print the completion script for bash, zsh or fish', load: () => import('./completion.js') },
+]

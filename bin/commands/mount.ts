@@ -1,0 +1,65 @@
+import { Option, type Command } from 'commander'
+import { Client } from '../../lib/client.js'
+import { fail } from '../../lib/errors.js'
+import type { MountRequest } from '../../lib/service/calls.js'
+import { canonicalDir } from '../../lib/service/mountpoint.js'
+import { mountOptionTable } from '../../mount/options.js'
+import { run, type Context, type GlobalOptions } from '../context.js'
+import { startDaemon, waitForForeground } from '../launch.js'
+import { writeJson } from '../output.js'
+
+interface Options extends GlobalOptions { foreground?: boolean; options: string[]; driver: string; passphrase?: boolean; json?: boolean }
+
+export function define(command: Command): void {
+  command
+    .description(`Mounts the drive of the store on the folder DIR. Makes a drive if the store has none, starts the
+daemon if none runs (it ends with its last mount), and clears away a mount whose daemon died.
+Mounting where the drive is mounted already is no error.`)
+    .option('-f, --foreground', 'stay; ctrl-C unmounts')
+    .addOption(new Option('-o, --options <options>', 'mount options, separated by commas (below)').argParser((value, all: string[]) => [...all, ...value.split(',').filter(Boolean)]).default([], 'none'))
+    .addOption(new Option('--driver <driver>', 'how to speak to the kernel').choices(['kernel', 'fuse-native']).default('kernel'))
+    .option('--passphrase', 'a drive that is made now gets a passphrase, asked for twice')
+    .option('--json', 'print one JSON object')
+    .addHelpText('after', () => `
+Mount options:
+${mountOptionTable.map(({ name, meaning, default: standard }) => `  ${name.padEnd(14)} ${meaning} (default: ${standard})`).join('\n')}
+
+Examples:
+  dfs mount /mnt/dfs
+  dfs mount -o ro,noexec ~/drive
+  dfs --store /srv/second mount -f /mnt/second`)
+    .action((dir: string, options: Options) => run(command, (context) => mount(context, dir, options), { onInterrupt: 'command' }))
+}
+
+async function mount(context: Context, path: string, options: Options): Promise<number | void> {
+  const request: MountRequest = { dir: await canonicalDir(path), driver: options.driver, options: options.options }
+  const foreground = options.foreground ?? false
+  const reached = await startDaemon(context, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false })
+  const already = reached.state === 'running' && (await reached.client.mount(request)).already
+  const created = reached.state === 'started' && reached.created
+  await tell(context, request, { already, created, json: options.json ?? false })
+  if (!foreground) return reached.state === 'running' ? reached.client.close() : undefined
+  if (reached.state === 'started') return waitForForeground(context, reached.child)
+  return waitForUnmount(context, reached.client, request.dir)
+}
+
+async function tell(context: Context, { dir, driver }: MountRequest, { already, created, json }: { already: boolean; created: boolean; json: boolean }): Promise<void> {
+  const { store } = context.config
+  if (json) return writeJson({ dir, driver, store, created, already })
+  context.say(already ? `The drive is mounted on ${dir} already.` : `Mounted on ${dir}.`)
+  context.say(`It is kept in ${store}${created ? ', made just now' : ''}; \`dfs unmount ${dir}\` unmounts.`)
+  if (created) context.say('Its key opens it to whoever you give it to: `dfs key` shows it. Keep a copy, in a safe place.')
+}
+
+/** The daemon was there before us and stays after us. */
+async function waitForUnmount(context: Context, client: Client, dir: string): Promise<void> {
+  const interrupted = new Promise<true>((resolve) => context.signal.addEventListener('abort', () => resolve(true)))
+  const over = client.unmounted(dir).then(() => false, () => false)
+  try {
+    if (!(await Promise.race([interrupted, over]))) return
+    await client.unmount(dir)
+  } finally {
+    await client.close()
+  }
+  throw fail('EINTR', 'interrupted')
+}

@@ -1,0 +1,181 @@
+/** What every command needs: its settings, the drive by whichever way, and an orderly end. */
+import type { Command } from 'commander'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { DriveApi } from '../lib/api.js'
+import { Client } from '../lib/client.js'
+import { loadConfig, type Config } from '../lib/config.js'
+import { DfsError, fail, isDfsError } from '../lib/errors.js'
+import { ADVICE, EXIT, exitCodeOf } from './exit-codes.js'
+import { visible } from './output.js'
+
+/** Another command that holds the store is over soon; a long one is reported. */
+const LOCKED_TIMEOUT_MS = 3000
+const RETRY_INTERVAL_MS = 50
+
+export interface GlobalOptions { store?: string; quiet?: boolean; passphraseFile?: string }
+
+export class Context {
+  readonly config: Config
+  readonly quiet: boolean
+  readonly #interrupt = new AbortController()
+  #opened: DriveApi | undefined
+  #warnings = false
+
+  constructor(options: GlobalOptions) {
+    this.config = loadConfig({ options })
+    this.quiet = options.quiet ?? false
+  }
+
+  /** Aborted by the first ctrl-C, SIGTERM or SIGHUP. */
+  get signal(): AbortSignal {
+    return this.#interrupt.signal
+  }
+
+  interrupt(exitCode: number): void {
+    this.#interrupt.abort(exitCode)
+  }
+
+  /** Through the daemon of the store if one runs, else by opening the store. Closed when the command ends. */
+  async drive(): Promise<DriveApi> {
+    return (this.#opened ??= await this.#open())
+  }
+
+  /** The daemon, for commands that cannot do without. */
+  async daemon(): Promise<Client | undefined> {
+    const client = await Client.connect(this.config.store)
+    if (client) this.#opened ??= client
+    return client
+  }
+
+  async #open(): Promise<DriveApi> {
+    const deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
+    for (;;) {
+      const client = await Client.connect(this.config.store)
+      if (client) return client
+      const { Drive } = await import('../lib/drive.js')
+      // The store's files are for its user alone, also in a directory that others may enter.
+      process.umask(0o077)
+      try {
+        return await Drive.open(this.config.store, { passphrase: () => this.passphrase() })
+      } catch (error) {
+        if (!isDfsError(error, 'STORE_LOCKED') || performance.now() > deadlineMs) throw error
+      }
+      await sleep(RETRY_INTERVAL_MS)
+    }
+  }
+
+  /** Of an existing drive: from the file that the settings name, else from the terminal. */
+  async passphrase(): Promise<Buffer> {
+    const { readPassphrase } = await import('../lib/keys/passphrase.js')
+    const path = this.config.passphraseFile
+    if (path === '-') return readPassphrase({ from: 'stdin' })
+    if (path) return readPassphrase({ from: 'file', path })
+    return readPassphrase({ from: 'prompt', prompt: `Passphrase of ${this.config.store}: ` })
+  }
+
+  /** For a new drive: undefined if none is wanted. A file given is a wish. */
+  async newPassphrase(isWanted: boolean): Promise<Buffer | undefined> {
+    if (this.config.passphraseFile) return this.passphrase()
+    if (!isWanted) return undefined
+    const { readPassphrase } = await import('../lib/keys/passphrase.js')
+    return readPassphrase({ from: 'prompt', prompt: 'New passphrase: ', confirm: true })
+  }
+
+  /** The work goes on; the command ends with a failure. */
+  warn(text: string): void {
+    this.#warnings = true
+    process.stderr.write(`dfs: ${visible(text)}\n`)
+  }
+
+  get exitCode(): number {
+    return this.#warnings ? EXIT.failure : EXIT.ok
+  }
+
+  /** Tells people, not programs. */
+  say(text: string): void {
+    if (!this.quiet) process.stdout.write(`${text}\n`)
+  }
+
+  async close(): Promise<void> {
+    const opened = this.#opened
+    this.#opened = undefined
+    await opened?.close()
+  }
+}
+
+/** `ends`: on ctrl-C at once (nothing to undo), or by the command itself, which watches `signal`. */
+export interface RunOptions { onInterrupt?: 'end' | 'command' }
+
+/** Runs a command's work and ends the process. */
+export async function run(command: Command, work: (context: Context) => Promise<number | void>, { onInterrupt = 'end' }: RunOptions = {}): Promise<void> {
+  let context: Context | undefined
+  let code: number
+  try {
+    context = new Context(command.optsWithGlobals<GlobalOptions>())
+    const interrupted = watchSignals(context)
+    const working = work(context)
+    code = (await (onInterrupt === 'end' ? Promise.race([working, interrupted]) : working)) ?? context.exitCode
+  } catch (error) {
+    code = report(error, context)
+  }
+  try {
+    // Through a direct drive, this is what makes everything durable: its failure is the command's.
+    await context?.close()
+  } catch (error) {
+    code = report(error, context)
+  }
+  await end(code)
+}
+
+function report(error: unknown, context: Context | undefined): number {
+  const signal = context?.signal
+  if (signal?.aborted) {
+    const code = signal.reason as number
+    if (code !== EXIT.outputGone && !(error instanceof Interrupted)) process.stderr.write('dfs: interrupted\n')
+    return code
+  }
+  process.stderr.write(`${errorLine(error)}\n`)
+  return error instanceof DfsError ? exitCodeOf(error.code) : EXIT.failure
+}
+
+/** `dfs: what happened; what to do` */
+export function errorLine(error: unknown): string {
+  if (!(error instanceof DfsError)) {
+    const text = error instanceof Error ? (process.env.DFS_DEBUG ? (error.stack ?? error.message) : error.message) : String(error)
+    return `dfs: this should not have happened: ${process.env.DFS_DEBUG ? text : visible(text)}; run it again with DFS_DEBUG=1 and report what it says`
+  }
+  const advice = error.message.includes(';') ? undefined : ADVICE[error.code]
+  return `dfs: ${visible(error.message)}${advice ? `; ${advice}` : ''}`
+}
+
+class Interrupted extends Error {}
+
+function watchSignals(context: Context): Promise<never> {
+  return new Promise((_, reject) => {
+    const interrupt = (code: number) => {
+      // A second ctrl-C: whatever hangs, leave.
+      if (context.signal.aborted) process.exit(code)
+      context.interrupt(code)
+      reject(new Interrupted())
+    }
+    process.on('SIGINT', () => interrupt(EXIT.interrupted))
+    process.on('SIGTERM', () => interrupt(EXIT.terminated))
+    process.on('SIGHUP', () => interrupt(EXIT.terminated))
+    process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+      if (error.code === 'EPIPE') interrupt(EXIT.outputGone)
+    })
+  })
+}
+
+async function end(code: number): Promise<never> {
+  // What is still in the pipe must get out first.
+  await Promise.all([process.stdout, process.stderr].map((stream) => new Promise<void>((resolve) => {
+    if (stream.destroyed || stream.writableLength === 0) return resolve()
+    stream.write('', () => resolve())
+  })))
+  process.exit(code)
+}
+
+export function usage(message: string): DfsError {
+  return fail('USAGE', message)
+}

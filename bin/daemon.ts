@@ -1,0 +1,58 @@
+/**
+ * The process of the daemon. Started by dfs mount and dfs serve, never by hand:
+ * its order comes over standard input, its answer goes out over descriptor 3
+ * (lib/service/launch.ts).
+ */
+import { logPath, socketPath } from '../lib/config.js'
+import { Drive } from '../lib/drive.js'
+import { Daemon } from '../lib/service/daemon.js'
+import { answerStart, readOrder, startFailure, type Order } from '../lib/service/launch.js'
+import { DaemonLog } from '../lib/service/log.js'
+import { mounterOf } from './mounter.js'
+
+// Whatever the daemon makes is its user's alone; the modes of files in the drive are given in full.
+process.umask(0o077)
+// Must not keep any file system busy.
+process.chdir('/')
+
+try {
+  const { order, ended } = await readOrder(process.stdin)
+  await serve(order, ended)
+} catch (error) {
+  answerStart(startFailure(error))
+  process.exit(1)
+}
+
+async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
+  const passphrase = order.passphrase === undefined ? undefined : Buffer.from(order.passphrase, 'base64')
+  delete order.passphrase
+  const created = order.create && !Drive.exists(order.store)
+  const drive = created
+    ? await Drive.create(order.store, passphrase ? { passphrase } : {})
+    : await Drive.open(order.store, passphrase ? { passphrase: () => Promise.resolve(passphrase) } : {})
+  const log = new DaemonLog(logPath(order.store), order.foreground ? process.stderr : undefined)
+  const daemon = await Daemon.start({ drive, mounter: mounterOf(drive), socket: socketPath(order.store), log, lifetime: order.lifetime })
+
+  drive.onStop = (error) => {
+    log.fault('syncing the store', error)
+    void daemon.shutdown('the store cannot go on', error)
+  }
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void daemon.shutdown(signal))
+  if (order.foreground) void starterEnded.then(() => daemon.shutdown('its command has ended'))
+  const onFault = (error: unknown) => {
+    log.fault('the work of the daemon', error)
+    void daemon.shutdown('a fault', error)
+  }
+  process.on('uncaughtException', onFault)
+  process.on('unhandledRejection', onFault)
+
+  try {
+    if (order.mount) await daemon.mount(order.mount)
+    answerStart({ ok: true, pid: process.pid, created })
+  } catch (error) {
+    answerStart(startFailure(error))
+    await daemon.shutdown('its start failed', error)
+  }
+  // Sessions whose users would not go keep the event loop alive: they end here.
+  await daemon.closed.then(() => process.exit(0), () => process.exit(1))
+}

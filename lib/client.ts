@@ -1,0 +1,374 @@
+/**
+ * The API of a drive against a running daemon, for programs that hold no store;
+ * and what the daemon offers beside it: mounting, and its own end.
+ *
+ * Owns one connection. When that ends, whatever waits fails with
+ * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
+ */
+import { createConnection, type Socket } from 'node:net'
+import type { Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, OnProgress, Path, Progress, Stats } from './api.js'
+import { socketPath } from './config.js'
+import { DfsError, fail } from './errors.js'
+import type { MountRequest } from './service/calls.js'
+import {
+  encodeFrame, FrameReader, MAX_BATCH_ENTRIES, MAX_CALLS, MAX_PAYLOAD_BYTES, MAX_VALUE_BYTES, packPath, PROTOCOL_VERSION, unpackError, type Frame,
+} from './service/protocol.js'
+import { socketAddress } from './service/socket.js'
+
+/** A daemon that is busy with a large commit answers late; one that is stopped (SIGSTOP) never. */
+const GREETING_TIMEOUT_MS = 10_000
+/** Pieces of one large read or write under way at once: hides the round trip, holds 2 MiB. */
+const PIECES = 8
+/** Small at first, so that `ls | head` is quick. */
+const FIRST_BATCH_ENTRIES = 64
+
+/** As in calls.ts: the name's bytes as Latin-1. */
+type WireDirent = Omit<Dirent, 'name'> & { name: string }
+
+interface Waiting {
+  resolve(answer: { value: unknown; payload: Buffer }): void
+  reject(error: Error): void
+  onProgress: OnProgress | undefined
+  pieces: Buffer[]
+  piecesBytes: number
+}
+
+export class Client implements DriveApi {
+  /** The daemon's process id. */
+  readonly pid: number
+  /** Resolves when the connection has ended, for whatever reason. A daemon that stops ends it last, with its store free. */
+  readonly closed: Promise<void>
+  #socket: Socket
+  #reader = new FrameReader()
+  #waiting = new Map<number, Waiting>()
+  #queue: (() => void)[] = []
+  #nextId = 1
+  #end: DfsError | undefined
+
+  /**
+   * Connects to the daemon of the store in `storeDir`; undefined if none runs.
+   * DAEMON_UNREACHABLE if one is there but does not answer or is of another version.
+   */
+  static async connect(storeDir: string): Promise<Client | undefined> {
+    const path = socketPath(storeDir)
+    let socket: Socket
+    let release = () => {}
+    try {
+      const address = socketAddress(path)
+      release = address.release
+      socket = await open(address.path)
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException
+      // Nobody listens on what a killed daemon left behind: ECONNREFUSED.
+      if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ENOTDIR') return undefined
+      if (error instanceof DfsError) throw error
+      const why = code === 'EACCES' || code === 'EPERM' ? 'it belongs to another user' : (code ?? String(error))
+      throw fail('DAEMON_UNREACHABLE', `cannot reach the daemon at ${path}: ${why}`, error)
+    } finally {
+      release()
+    }
+    const pid = await greeting(socket)
+    return new Client(socket, pid)
+  }
+
+  private constructor(socket: Socket, pid: number) {
+    this.#socket = socket
+    this.pid = pid
+    socket.on('data', (bytes) => this.#receive(bytes))
+    socket.on('error', () => socket.destroy())
+    this.closed = new Promise((resolve) => socket.on('close', () => {
+      this.#fail(fail('DAEMON_UNREACHABLE', 'the daemon ended before it answered; its log daemon.log in the store may say why'))
+      resolve()
+    }))
+    socket.resume()
+  }
+
+  // --- the drive ------------------------------------------------------------
+
+  async stat(path: Path): Promise<Stats> {
+    return (await this.#value('stat', { path: packPath(path) })) as Stats
+  }
+
+  async lstat(path: Path): Promise<Stats> {
+    return (await this.#value('lstat', { path: packPath(path) })) as Stats
+  }
+
+  async *opendir(path: Path): AsyncIterable<Dirent> {
+    const handle = await this.#value('opendir', { path: packPath(path) })
+    const next = (limit: number) => this.#value('readdir', { handle, limit }) as Promise<{ batch: WireDirent[]; done: boolean }>
+    let pending: ReturnType<typeof next> | undefined
+    try {
+      pending = next(FIRST_BATCH_ENTRIES)
+      for (;;) {
+        const { batch, done }: { batch: WireDirent[]; done: boolean } = await pending
+        // One batch ahead of the reader, no more.
+        pending = done ? undefined : next(MAX_BATCH_ENTRIES)
+        pending?.catch(() => {})
+        for (const { name, ...rest } of batch) yield { name: Buffer.from(name, 'latin1'), ...rest }
+        if (!pending) return
+      }
+    } finally {
+      await pending?.catch(() => {})
+      if (!this.#end) await this.#value('close', { handle })
+    }
+  }
+
+  async open(path: Path, flags?: string, mode?: number): Promise<FileHandle> {
+    const handle = await this.#value('open', { path: packPath(path), ...(flags !== undefined && { flags }), ...(mode !== undefined && { mode }) })
+    return new RemoteFile((call, args, payload) => this.#call(call, { handle, ...args }, payload))
+  }
+
+  async mkdir(path: Path, options: { recursive?: boolean; mode?: number } = {}): Promise<void> {
+    await this.#value('mkdir', { path: packPath(path), ...options })
+  }
+
+  async rm(path: Path, options: { recursive?: boolean; force?: boolean } = {}): Promise<void> {
+    await this.#value('rm', { path: packPath(path), ...options })
+  }
+
+  async rename(from: Path, to: Path): Promise<void> {
+    await this.#value('rename', { from: packPath(from), to: packPath(to) })
+  }
+
+  async link(existing: Path, path: Path): Promise<void> {
+    await this.#value('link', { existing: packPath(existing), path: packPath(path) })
+  }
+
+  async symlink(target: Path, path: Path): Promise<void> {
+    await this.#value('symlink', { target: packPath(target), path: packPath(path) })
+  }
+
+  async readlink(path: Path): Promise<Buffer> {
+    return (await this.#call('readlink', { path: packPath(path) })).payload
+  }
+
+  async chmod(path: Path, mode: number): Promise<void> {
+    await this.#value('chmod', { path: packPath(path), mode })
+  }
+
+  async chown(path: Path, uid: number, gid: number): Promise<void> {
+    await this.#value('chown', { path: packPath(path), uid, gid })
+  }
+
+  async utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void> {
+    await this.#value('utimes', { path: packPath(path), atimeMs, mtimeMs })
+  }
+
+  async sync(): Promise<void> {
+    await this.#value('sync')
+  }
+
+  async status(): Promise<DriveStatus> {
+    return (await this.#value('status')) as DriveStatus
+  }
+
+  /** Cancelled by an `onProgress` that throws; a repair then goes on in the daemon. */
+  async fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport> {
+    return (await this.#value('fsck', { ...options }, onProgress)) as FsckReport
+  }
+
+  async gc(onProgress?: OnProgress): Promise<GcReport> {
+    return (await this.#value('gc', {}, onProgress)) as GcReport
+  }
+
+  async key(kind: 'full' | 'read-only' | 'storage'): Promise<string> {
+    return (await this.#value('key', { kind })) as string
+  }
+
+  // --- the daemon -----------------------------------------------------------
+
+  /** `dir` absolute and without symlinks. `already`: it was mounted there before. */
+  async mount(request: MountRequest): Promise<{ dir: string; already: boolean }> {
+    return (await this.#value('mount', { ...request })) as { dir: string; already: boolean }
+  }
+
+  /** Resolves when all is flushed. NOT_MOUNTED, MOUNTPOINT_BUSY (naming who holds it). `ended`: the daemon stops now, `closed` follows. */
+  async unmount(dir: string, options: { lazy?: boolean } = {}): Promise<{ ended: boolean }> {
+    return (await this.#value('unmount', { dir, ...options })) as { ended: boolean }
+  }
+
+  /** Resolves when `dir` is mounted no more. */
+  async unmounted(dir: string): Promise<void> {
+    await this.#value('unmounted', { dir })
+  }
+
+  /** Unmounts everything and ends the daemon; `closed` resolves when the store is free. MOUNTPOINT_BUSY unless `lazy`. */
+  async stop(options: { lazy?: boolean } = {}): Promise<void> {
+    await this.#value('stop', options)
+  }
+
+  /** May be called twice. */
+  async close(): Promise<void> {
+    this.#socket.destroy()
+    await this.closed
+  }
+
+  // --- calls ----------------------------------------------------------------
+
+  async #value(call: string, args: object = {}, onProgress?: OnProgress): Promise<unknown> {
+    return (await this.#call(call, args, undefined, onProgress)).value
+  }
+
+  async #call(call: string, args: object, payload?: Buffer, onProgress?: OnProgress): Promise<{ value: unknown; payload: Buffer }> {
+    while (this.#waiting.size >= MAX_CALLS && !this.#end) await new Promise<void>((resolve) => this.#queue.push(resolve))
+    if (this.#end) throw this.#end
+    const id = this.#nextId++
+    return new Promise((resolve, reject) => {
+      const parts = encodeFrame({ id, call, args }, payload)
+      this.#waiting.set(id, { resolve, reject, onProgress, pieces: [], piecesBytes: 0 })
+      this.#socket.cork()
+      for (const part of parts) this.#socket.write(part)
+      this.#socket.uncork()
+    })
+  }
+
+  #receive(bytes: Buffer): void {
+    try {
+      for (const frame of this.#reader.push(bytes)) this.#take(frame)
+    } catch (error) {
+      this.#fail(fail('DAEMON_UNREACHABLE', 'what answers at the control socket is no daemon of this version; stop it and start it again', error))
+      this.#socket.destroy()
+    }
+  }
+
+  #take({ header, payload }: Frame): void {
+    const id = header.id as number
+    const waiting = this.#waiting.get(id)
+    if (!waiting) return // cancelled
+    if (header.progress) return this.#progress(id, waiting, header.progress as Progress)
+    if (header.more || header.json) {
+      waiting.pieces.push(payload)
+      waiting.piecesBytes += payload.length
+      if (waiting.piecesBytes > MAX_VALUE_BYTES) return this.#settle(id, () => waiting.reject(fail('E2BIG', 'the answer of the daemon is too large')))
+      if (header.more) return
+      const value: unknown = JSON.parse(Buffer.concat(waiting.pieces).toString())
+      return this.#settle(id, () => waiting.resolve({ value, payload: Buffer.alloc(0) }))
+    }
+    this.#settle(id, () => {
+      if (typeof header.code === 'string') waiting.reject(unpackError(header.code, String(header.message)))
+      else waiting.resolve({ value: header.value, payload })
+    })
+  }
+
+  #progress(id: number, waiting: Waiting, progress: Progress): void {
+    try {
+      waiting.onProgress?.(progress)
+    } catch (error) {
+      for (const part of encodeFrame({ cancel: id })) this.#socket.write(part)
+      this.#settle(id, () => waiting.reject(error as Error))
+    }
+  }
+
+  #settle(id: number, settle: () => void): void {
+    this.#waiting.delete(id)
+    settle()
+    this.#queue.shift()?.()
+  }
+
+  #fail(error: DfsError): void {
+    this.#end ??= error
+    const waiting = [...this.#waiting.values()]
+    this.#waiting.clear()
+    for (const w of waiting) w.reject(this.#end)
+    for (const go of this.#queue.splice(0)) go()
+  }
+}
+
+type FileCall = (call: string, args: object, payload?: Buffer) => Promise<{ value: unknown; payload: Buffer }>
+
+class RemoteFile implements FileHandle {
+  #call: FileCall
+  #writes = new Set<Promise<unknown>>()
+  #closing: Promise<void> | undefined
+
+  constructor(call: FileCall) {
+    this.#call = call
+  }
+
+  async stat(): Promise<Stats> {
+    return (await this.#call('fstat', {})).value as Stats
+  }
+
+  async read(offset: number, length: number): Promise<Buffer> {
+    if (length <= MAX_PAYLOAD_BYTES) return (await this.#call('read', { offset, length })).payload
+    const pieces: Buffer[] = []
+    for (let done = 0; done < length;) {
+      const round: Promise<{ payload: Buffer }>[] = []
+      for (let i = 0; i < PIECES && done < length; i++, done += MAX_PAYLOAD_BYTES) {
+        round.push(this.#call('read', { offset: offset + done, length: Math.min(MAX_PAYLOAD_BYTES, length - done) }))
+      }
+      for (const { payload } of await Promise.all(round)) {
+        pieces.push(payload)
+        // The end of the file; a later piece is empty or, if the file grew just now, not adjacent.
+        if (payload.length < MAX_PAYLOAD_BYTES) return Buffer.concat(pieces)
+      }
+    }
+    return Buffer.concat(pieces)
+  }
+
+  async write(offset: number, data: Buffer): Promise<void> {
+    const round: Promise<unknown>[] = []
+    for (let done = 0; done < data.length || done === 0; done += MAX_PAYLOAD_BYTES) {
+      if (this.#writes.size >= PIECES) await Promise.race(this.#writes)
+      const piece = this.#call('write', { offset: offset + done }, data.subarray(done, done + MAX_PAYLOAD_BYTES))
+      const settled = piece.catch(() => {}).finally(() => this.#writes.delete(settled))
+      this.#writes.add(settled)
+      round.push(piece)
+    }
+    // All, so that no piece is still under way when this fails.
+    for (const result of await Promise.allSettled(round)) if (result.status === 'rejected') throw result.reason
+  }
+
+  async truncate(size: number): Promise<void> {
+    await this.#call('truncate', { size })
+  }
+
+  async sync(): Promise<void> {
+    await this.#call('fsync', {})
+  }
+
+  close(): Promise<void> {
+    // After the writes under way: pieces of one that failed may still be.
+    return (this.#closing ??= Promise.all(this.#writes).then(() => this.#call('close', {})).then(() => {}))
+  }
+}
+
+function open(path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = createConnection(path)
+    socket.once('error', reject)
+    socket.once('connect', () => {
+      socket.off('error', reject)
+      resolve(socket)
+    })
+  })
+}
+
+/** The daemon's pid. Bytes after the greeting stay in the socket. */
+function greeting(socket: Socket): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const reader = new FrameReader()
+    const finish = (result: number | string) => {
+      clearTimeout(timer)
+      socket.off('data', receive).off('close', gone).off('error', gone)
+      socket.pause()
+      if (typeof result === 'number') return resolve(result)
+      socket.destroy()
+      reject(fail('DAEMON_UNREACHABLE', result))
+    }
+    const gone = () => finish('the daemon ended the connection; it may be stopping: try again')
+    const receive = (bytes: Buffer) => {
+      try {
+        // The daemon says nothing more until it is asked.
+        for (const { header } of reader.push(bytes)) {
+          if (header.hello === PROTOCOL_VERSION && typeof header.pid === 'number') return finish(header.pid)
+          return finish(`the daemon (process ${String(header.pid)}) is of another version of dfs; unmount its folders and end it with kill ${String(header.pid)}`)
+        }
+      } catch {
+        finish('what answers at the control socket is no daemon of dfs')
+      }
+    }
+    const timer = setTimeout(() => finish(`the daemon does not answer within ${GREETING_TIMEOUT_MS / 1000} s`), GREETING_TIMEOUT_MS)
+    socket.on('data', receive).on('close', gone).on('error', gone)
+  })
+}

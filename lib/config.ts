@@ -1,0 +1,100 @@
+/**
+ * Where things are: the store, its socket and log, and the few settings that
+ * come from the environment. Options beat the environment, the environment
+ * beats a `.env` file in the current directory, and that beats the default.
+ */
+import { readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { isAbsolute, join, resolve } from 'node:path'
+import { fail } from './errors.js'
+
+/** A `.env` file is a few lines; more is something else of that name. */
+const MAX_ENV_FILE_BYTES = 64 * 1024
+/** Only these are taken from a `.env` file: the rest of it belongs to other programs. */
+const VARIABLES = ['DFS_STORE', 'DFS_PASSPHRASE_FILE', 'NODE_ID'] as const
+
+export interface Config {
+  /** Absolute path of the store directory, which need not exist. */
+  store: string
+  storeFrom: 'option' | 'environment' | '.env' | 'default'
+  /** Absolute path, or '-' for standard input. */
+  passphraseFile?: string
+  /** NODE_ID: what this device is called in a drive that it makes; the host's name where absent. */
+  deviceName?: string
+}
+
+export interface ConfigSources {
+  options?: { store?: string; passphraseFile?: string }
+  env?: NodeJS.ProcessEnv
+  cwd?: string
+}
+
+/** Throws USAGE if a given path is empty or a `.env` file is there but cannot be read. */
+export function loadConfig({ options = {}, env = process.env, cwd = process.cwd() }: ConfigSources = {}): Config {
+  const file = readEnvFile(join(cwd, '.env'))
+  const pick = (option: string | undefined, name: (typeof VARIABLES)[number]) => {
+    if (option !== undefined) return { value: option, from: 'option' as const }
+    // An empty variable counts as unset, as the XDG specification asks of its own.
+    if (env[name]) return { value: env[name], from: 'environment' as const }
+    if (file[name]) return { value: file[name], from: '.env' as const }
+    return undefined
+  }
+  const store = pick(options.store, 'DFS_STORE')
+  if (store?.value === '') throw fail('USAGE', 'the store directory is empty; name one with --store DIR')
+  const passphrase = pick(options.passphraseFile, 'DFS_PASSPHRASE_FILE')
+  if (passphrase?.value === '') throw fail('USAGE', 'the passphrase file is empty; name one with --passphrase-file FILE')
+  const deviceName = pick(undefined, 'NODE_ID')
+  return {
+    store: store ? resolve(cwd, expandHome(store.value, env)) : defaultStore(env),
+    storeFrom: store?.from ?? 'default',
+    ...(passphrase && { passphraseFile: passphrase.value === '-' ? '-' : resolve(cwd, expandHome(passphrase.value, env)) }),
+    ...(deviceName && { deviceName: deviceName.value }),
+  }
+}
+
+/** XDG Base Directory specification: a relative XDG_DATA_HOME is invalid and ignored. */
+function defaultStore(env: NodeJS.ProcessEnv): string {
+  const data = env.XDG_DATA_HOME
+  return data && isAbsolute(data) ? join(data, 'dfs') : join(env.HOME || homedir(), '.local', 'share', 'dfs')
+}
+
+/** A shell does not expand ~ inside a `.env` file, nor after `--store=`. */
+function expandHome(path: string, env: NodeJS.ProcessEnv): string {
+  return path === '~' || path.startsWith('~/') ? join(env.HOME || homedir(), path.slice(2)) : path
+}
+
+function readEnvFile(path: string): Partial<Record<(typeof VARIABLES)[number], string>> {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'ENOENT' || code === 'ENOTDIR' || code === 'EISDIR') return {}
+    throw fail('USAGE', `cannot read ${path} (${code}); make it readable or move it away`, error)
+  }
+  if (text.length > MAX_ENV_FILE_BYTES) return {}
+  return parseEnv(text)
+}
+
+/** `NAME=value` lines, `export` and quotes allowed, `#` starts a comment. Unknown names are skipped. */
+export function parseEnv(text: string): Partial<Record<(typeof VARIABLES)[number], string>> {
+  const found: Partial<Record<(typeof VARIABLES)[number], string>> = {}
+  for (const line of text.split(/\r?\n/)) {
+    const match = /^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$/.exec(line)
+    const name = VARIABLES.find((v) => v === match?.[1])
+    if (!name) continue
+    const quoted = /^(["'])(.*?)\1\s*(?:#.*)?$/.exec(match![2]!)
+    found[name] = quoted ? quoted[2]! : match![2]!.replace(/(^|\s+)#.*$/, '')
+  }
+  return found
+}
+
+/** The daemon's control socket, mode 0600 in the store's 0700 directory. */
+export function socketPath(store: string): string {
+  return join(store, 'control.sock')
+}
+
+/** The daemon's log. Holds no names of files in the drive: it lies beside sealed data. */
+export function logPath(store: string): string {
+  return join(store, 'daemon.log')
+}

@@ -1,0 +1,275 @@
+/**
+ * What a client may call, each with its arguments checked: they come from
+ * another program. One Session a connection: it owns the files and directories
+ * that its client opened, and closes them when the client goes away.
+ */
+import { fail } from '../errors.js'
+import type { Dirent, DriveApi, FileHandle, OnProgress } from '../api.js'
+import { MAX_BATCH_ENTRIES, MAX_HANDLES, MAX_PAYLOAD_BYTES, unpackPath } from './protocol.js'
+
+/** What the daemon itself offers beside its drive. */
+export interface ServiceApi {
+  readonly drive: DriveApi
+  mount(request: MountRequest): Promise<{ dir: string; already: boolean }>
+  /** `ended`: this was the last mount, and the daemon stops now. */
+  unmount(dir: string, options: { lazy: boolean }): Promise<{ ended: boolean }>
+  /** Resolves when nothing is mounted at `dir` any more. NOT_MOUNTED if nothing is. */
+  unmounted(dir: string): Promise<void>
+  mountpoints(): { dir: string; driver: string }[]
+  stop(options: { lazy: boolean }): Promise<void>
+}
+
+export interface MountRequest {
+  /** Absolute, without symlinks. */
+  dir: string
+  /** A name that the mounter knows. */
+  driver: string
+  /** As after -o, split at commas. */
+  options: string[]
+}
+
+export interface CallContext {
+  payload: Buffer
+  onProgress: OnProgress
+  /** Aborted when the client cancels the call or goes away. */
+  signal: AbortSignal
+}
+
+/** A plain value goes into the header; `bytes` into the payload; `json` wherever it fits. */
+export type Result = { value: unknown } | { bytes: Buffer } | { json: unknown }
+
+type Args = Record<string, unknown>
+type Handle = { file: FileHandle } | { entries: AsyncIterator<Dirent> }
+
+export class Session {
+  #service: ServiceApi
+  #handles = new Map<number, Handle>()
+  #opening = 0
+  #nextHandle = 1
+  #isClosed = false
+
+  constructor(service: ServiceApi) {
+    this.#service = service
+  }
+
+  async call(name: string, args: Args, context: CallContext): Promise<Result> {
+    const call = Object.hasOwn(CALLS, name) ? CALLS[name] : undefined
+    if (!call) throw fail('EINVAL', `the daemon knows no call '${name.slice(0, 40)}'; it may be older than this command: restart it with \`dfs stop\``)
+    return call(this, args, context)
+  }
+
+  get service(): ServiceApi {
+    return this.#service
+  }
+
+  get drive(): DriveApi {
+    return this.#service.drive
+  }
+
+  /** EINVAL once too many are open. */
+  async add(open: () => Promise<Handle>): Promise<number> {
+    // Counted before the wait: many opens may be under way at once.
+    if (this.#handles.size + this.#opening >= MAX_HANDLES) throw fail('EINVAL', `more than ${MAX_HANDLES} files are open over one connection`)
+    this.#opening++
+    try {
+      const handle = await open()
+      if (this.#isClosed) {
+        await release(handle)
+        throw fail('EBADF', 'the client is gone')
+      }
+      const id = this.#nextHandle++
+      this.#handles.set(id, handle)
+      return id
+    } finally {
+      this.#opening--
+    }
+  }
+
+  file(args: Args): FileHandle {
+    const handle = this.#handles.get(count(args, 'handle'))
+    if (!handle || !('file' in handle)) throw fail('EBADF', 'the file is not open')
+    return handle.file
+  }
+
+  entries(args: Args): AsyncIterator<Dirent> {
+    const handle = this.#handles.get(count(args, 'handle'))
+    if (!handle || !('entries' in handle)) throw fail('EBADF', 'the directory is not open')
+    return handle.entries
+  }
+
+  async release(args: Args): Promise<void> {
+    const id = count(args, 'handle')
+    const handle = this.#handles.get(id)
+    this.#handles.delete(id)
+    if (handle) await release(handle)
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    const handles = [...this.#handles.values()]
+    this.#handles.clear()
+    await Promise.allSettled(handles.map(release))
+  }
+}
+
+async function release(handle: Handle): Promise<void> {
+  if ('file' in handle) await handle.file.close()
+  else await handle.entries.return?.()
+}
+
+const nothing: Result = { value: null }
+
+const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {
+  async stat({ drive }, args) {
+    return { value: await drive.stat(unpackPath(args.path)) }
+  },
+  async lstat({ drive }, args) {
+    return { value: await drive.lstat(unpackPath(args.path)) }
+  },
+  async opendir(session, args) {
+    const path = unpackPath(args.path)
+    return { value: await session.add(async () => ({ entries: session.drive.opendir(path)[Symbol.asyncIterator]() })) }
+  },
+  async readdir(session, args) {
+    const entries = session.entries(args)
+    const limit = Math.min(count(args, 'limit'), MAX_BATCH_ENTRIES)
+    const batch: unknown[] = []
+    while (batch.length < limit) {
+      const next = await entries.next()
+      if (next.done) return { json: { batch, done: true } }
+      const { name, ...rest } = next.value
+      batch.push({ name: name.toString('latin1'), ...rest })
+    }
+    return { json: { batch, done: false } }
+  },
+  async open(session, args) {
+    const path = unpackPath(args.path)
+    const flags = args.flags === undefined ? undefined : text(args, 'flags')
+    const mode = args.mode === undefined ? undefined : count(args, 'mode')
+    return { value: await session.add(async () => ({ file: await session.drive.open(path, flags, mode) })) }
+  },
+  async read(session, args) {
+    return { bytes: await session.file(args).read(count(args, 'offset'), Math.min(count(args, 'length'), MAX_PAYLOAD_BYTES)) }
+  },
+  async write(session, args, { payload }) {
+    await session.file(args).write(count(args, 'offset'), payload)
+    return nothing
+  },
+  async fstat(session, args) {
+    return { value: await session.file(args).stat() }
+  },
+  async truncate(session, args) {
+    await session.file(args).truncate(count(args, 'size'))
+    return nothing
+  },
+  async fsync(session, args) {
+    await session.file(args).sync()
+    return nothing
+  },
+  async close(session, args) {
+    await session.release(args)
+    return nothing
+  },
+  async mkdir({ drive }, args) {
+    const mode = args.mode === undefined ? {} : { mode: count(args, 'mode') }
+    await drive.mkdir(unpackPath(args.path), { recursive: flag(args, 'recursive'), ...mode })
+    return nothing
+  },
+  async rm({ drive }, args) {
+    await drive.rm(unpackPath(args.path), { recursive: flag(args, 'recursive'), force: flag(args, 'force') })
+    return nothing
+  },
+  async rename({ drive }, args) {
+    await drive.rename(unpackPath(args.from), unpackPath(args.to))
+    return nothing
+  },
+  async link({ drive }, args) {
+    await drive.link(unpackPath(args.existing), unpackPath(args.path))
+    return nothing
+  },
+  async symlink({ drive }, args) {
+    await drive.symlink(unpackPath(args.target), unpackPath(args.path))
+    return nothing
+  },
+  async readlink({ drive }, args) {
+    return { bytes: await drive.readlink(unpackPath(args.path)) }
+  },
+  async chmod({ drive }, args) {
+    await drive.chmod(unpackPath(args.path), count(args, 'mode'))
+    return nothing
+  },
+  async chown({ drive }, args) {
+    await drive.chown(unpackPath(args.path), count(args, 'uid'), count(args, 'gid'))
+    return nothing
+  },
+  async utimes({ drive }, args) {
+    await drive.utimes(unpackPath(args.path), number(args, 'atimeMs'), number(args, 'mtimeMs'))
+    return nothing
+  },
+  async sync({ drive }) {
+    await drive.sync()
+    return nothing
+  },
+  async status({ service }) {
+    return { value: { ...(await service.drive.status()), mountpoints: service.mountpoints() } }
+  },
+  async fsck({ drive }, args, { onProgress, signal }) {
+    const repair = flag(args, 'repair')
+    // Reading may stop anywhere, by a throw from here; a repair is seen through.
+    const report: OnProgress = (progress) => {
+      if (!repair && signal.aborted) throw fail('EINTR', 'the check was cancelled')
+      onProgress(progress)
+    }
+    return { json: await drive.fsck({ data: flag(args, 'data'), repair }, report) }
+  },
+  async gc({ drive }, _args, { onProgress }) {
+    return { value: await drive.gc(onProgress) }
+  },
+  async key({ drive }, args) {
+    const kind = text(args, 'kind')
+    if (kind !== 'full' && kind !== 'read-only' && kind !== 'storage') throw fail('EINVAL', 'no such kind of key')
+    return { value: await drive.key(kind) }
+  },
+  async mount({ service }, args) {
+    const options = args.options
+    if (!Array.isArray(options) || !options.every((o): o is string => typeof o === 'string')) throw fail('EINVAL', 'the mount options are no list')
+    return { value: await service.mount({ dir: text(args, 'dir'), driver: text(args, 'driver'), options }) }
+  },
+  async unmount({ service }, args) {
+    return { value: await service.unmount(text(args, 'dir'), { lazy: flag(args, 'lazy') }) }
+  },
+  async unmounted({ service }, args) {
+    await service.unmounted(text(args, 'dir'))
+    return nothing
+  },
+  async stop({ service }, args) {
+    await service.stop({ lazy: flag(args, 'lazy') })
+    return nothing
+  },
+}
+
+function number(args: Args, name: string): number {
+  const value = args[name]
+  if (typeof value !== 'number' || !Number.isFinite(value)) throw fail('EINVAL', `'${name}' of a call is no number`)
+  return value
+}
+
+/** A safe integer from 0. */
+function count(args: Args, name: string): number {
+  const value = args[name]
+  if (!Number.isSafeInteger(value) || (value as number) < 0) throw fail('EINVAL', `'${name}' of a call is out of range`)
+  return value as number
+}
+
+function text(args: Args, name: string): string {
+  const value = args[name]
+  if (typeof value !== 'string') throw fail('EINVAL', `'${name}' of a call is no text`)
+  return value
+}
+
+function flag(args: Args, name: string): boolean {
+  const value = args[name]
+  if (value !== undefined && typeof value !== 'boolean') throw fail('EINVAL', `'${name}' of a call is neither true nor false`)
+  return value ?? false
+}
+
