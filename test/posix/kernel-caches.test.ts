@@ -1,0 +1,126 @@
+/** Notifications reach the kernel's caches, and waiting reads can be interrupted. */
+import test from 'brittle'
+import { spawn } from 'node:child_process'
+import { promises as fs } from 'node:fs'
+import { join } from 'node:path'
+import { ended, shell, withMemMount } from '../helpers/memmount.js'
+
+const sleep = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
+
+test('cached data, sizes, names, missing names and listings are believed until they are invalidated', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  const file = join(dir, 'f')
+  const ino = memfs.put(1, 'f', Buffer.from('old'))
+  t.is(await fs.readFile(file, 'utf8'), 'old')
+  const handle = await fs.open(file)
+  t.teardown(() => handle.close(), { force: true })
+  memfs.put(1, 'f', Buffer.from('new')) // of the same size: after a read the kernel asks for attributes, as atime may have changed
+  t.is(await fs.readFile(file, 'utf8'), 'old', 'no notification, no change')
+  memfs.put(1, 'f', Buffer.from('newer'))
+  mount.notifier.invalInode(ino, 0, 0)
+  await mount.notifier.drained()
+  t.is(await fs.readFile(file, 'utf8'), 'newer')
+  const bytes = Buffer.alloc(5)
+  await handle.read(bytes, 0, 5, 0)
+  t.is(bytes.toString(), 'newer', 'also through a file that was open')
+
+  await t.exception(fs.stat(join(dir, 'later')), /ENOENT/)
+  t.alike(await fs.readdir(dir), ['f'])
+  t.alike(await fs.readdir(dir), ['f'])
+  const lookups = memfs.count('lookup')
+  memfs.put(1, 'later', Buffer.from('x'))
+  await t.exception(fs.stat(join(dir, 'later')), /ENOENT/)
+  t.is(memfs.count('lookup'), lookups, 'a missing name is remembered')
+  mount.notifier.invalEntry(1, Buffer.from('later'))
+  await mount.notifier.drained()
+  t.is((await fs.stat(join(dir, 'later'))).size, 1)
+  t.alike((await fs.readdir(dir)).sort(), ['f', 'later'])
+
+  memfs.put(1, 'unheard-of', Buffer.from('x'))
+  mount.notifier.invalEntry(1, Buffer.from('unheard-of'))
+  await mount.notifier.drained()
+  t.alike((await fs.readdir(dir)).sort(), ['f', 'later', 'unheard-of'], 'a name the kernel did not know changes the listing')
+
+  memfs.unlink(1, Buffer.from('later'))
+  mount.notifier.deleted(1, (await fs.stat(join(dir, 'later'))).ino, Buffer.from('later'))
+  await mount.notifier.drained()
+  await t.exception(fs.stat(join(dir, 'later')), /ENOENT/)
+})
+
+test('an invalidation that waits for a read holds up neither the read nor other inodes', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  const ino = memfs.put(1, 'waits', Buffer.alloc(8192, 1))
+  const other = memfs.put(1, 'other', Buffer.from('old'))
+  t.is(await fs.readFile(join(dir, 'other'), 'utf8'), 'old')
+  let answer!: (data: Buffer) => void
+  memfs.readHook = which => (which === ino ? new Promise<Buffer>(resolve => (answer = resolve)) : undefined)
+  const reading = fs.readFile(join(dir, 'waits'))
+  while (answer === undefined) await sleep(5)
+  mount.notifier.invalInode(ino, 0, 0)
+  for (let i = 0; i < 8; i++) mount.notifier.invalInode(ino + 100 + i, 0, 0)
+  memfs.put(1, 'other', Buffer.from('new'))
+  mount.notifier.invalInode(other, 0, 0)
+  await sleep(50)
+  t.is(await fs.readFile(join(dir, 'other'), 'utf8'), 'new')
+  memfs.readHook = undefined
+  answer(Buffer.alloc(8192, 2))
+  await reading // either: the reader may find the pages gone before it sees them, and read again
+  await mount.notifier.drained()
+  t.is((await fs.readFile(join(dir, 'waits')))[0], 1, 'what was read before the invalidation is not kept')
+})
+
+test('more notifications than the queue holds are all delivered', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  for (let i = 0; i < 2000; i++) memfs.put(1, `f${i}`, Buffer.from('a'))
+  await shell('cat "$1"/* > /dev/null', dir)
+  for (let i = 0; i < 2000; i++) memfs.put(1, `f${i}`, Buffer.from('b'))
+  for (let round = 0; round < 60; round++) {
+    for (let i = 0; i < 2000; i++) mount.notifier.invalInode(2 + i, 0, 0)
+  }
+  await mount.notifier.drained()
+  t.is(await shell('cat "$1"/* | tr -d b | wc -c', dir), '0\n')
+})
+
+for (const [signal, how] of [['SIGKILL', 'killed'], ['SIGINT', 'interrupted']] as const) {
+  test(`a reader of what never comes can be ${how}`, async t => {
+    const { dir, memfs } = await withMemMount(t)
+    memfs.put(1, 'never', Buffer.alloc(100))
+    let told = 0
+    let asked = 0
+    memfs.readHook = (_ino, _offset, _size, interrupt) => {
+      asked++
+      interrupt.onInterrupt(() => told++)
+      return new Promise<Buffer>(() => {})
+    }
+    // O_DIRECT: one request in the reader's own name; a buffered read waits for pages, and dies without our help
+    for (const flags of ['iflag=direct', '']) {
+      const before = asked
+      const reader = spawn('dd', [`if=${join(dir, 'never')}`, 'of=/dev/null', 'bs=4096', 'count=1', ...(flags ? [flags] : [])], { stdio: 'ignore' })
+      t.teardown(() => ended(reader, 'SIGKILL'), { order: 1, force: true })
+      while (asked === before) await sleep(5)
+      await sleep(50)
+      const start = Date.now()
+      await ended(reader, signal)
+      t.ok(Date.now() - start < 1000, flags || 'buffered')
+    }
+    t.ok(told >= 1, 'the operation was told')
+  })
+}
+
+test('a signal that the program goes on after does not fail its read', async t => {
+  const { dir, memfs } = await withMemMount(t)
+  memfs.put(1, 'slow', Buffer.from('slow'))
+  memfs.readHook = () => new Promise<Buffer>(resolve => setTimeout(() => resolve(Buffer.from('slow')), 600))
+  const script = `
+import os, signal, sys
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+f = os.open(sys.argv[1] + '/slow', os.O_RDONLY | os.O_DIRECT)
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+b = ctypes.create_string_buffer(4096 * 2)
+address = (ctypes.addressof(b) + 4095) & ~4095
+n = libc.read(f, ctypes.c_void_p(address), 4096)
+print(n, ctypes.get_errno() if n < 0 else 0)`
+  t.is((await shell('python3 -c "$2" "$1"', dir, script)).trim(), '4 0')
+})
