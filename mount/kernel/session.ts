@@ -378,8 +378,9 @@ export class Session {
       putInit(this.out, 4, { minor: VERSION_MINOR, maxReadahead: 0, flags: 0, flags2: 0, maxBackground: 0, maxWrite: MAX_WRITE })
       return this.header(lo, hi, 64) // the kernel asks again with our version
     }
+    // not ASYNC_DIO: with it a read with O_DIRECT waits where no signal reaches it and no INTERRUPT is sent (fs/fuse/file.c, fuse_direct_IO)
     const wanted = Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO |
-      Init.ASYNC_DIO | Init.PARALLEL_DIROPS | Init.POSIX_ACL | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS |
+      Init.PARALLEL_DIROPS | Init.POSIX_ACL | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS |
       Init.EXPLICIT_INVAL_DATA | Init.HANDLE_KILLPRIV_V2 | Init.SETXATTR_EXT | Init.INIT_EXT | (this.options.writeback ? Init.WRITEBACK_CACHE : 0)
     const wanted2 = Init2.DIRECT_IO_ALLOW_MMAP | Init2.NO_EXPORT_SUPPORT
     this.#noOpendir = (offered.flags & Init.NO_OPENDIR_SUPPORT) !== 0

@@ -39,7 +39,7 @@ export class MemFs implements Operations {
   #next = 2
 
   constructor() {
-    this.#make(S_IFDIR | 0o755, 0, { uid: 0, gid: 0, pid: 0 }, 1).attr.nlink = 2
+    this.#make(S_IFDIR | 0o755, 0, { uid: process.getuid!(), gid: process.getgid!(), pid: 0 }, 1).attr.nlink = 2
   }
 
   init(notifier: Notifier | undefined): void {
@@ -415,7 +415,7 @@ export class MemFs implements Operations {
 
   #resize(node: Node, size: number): void {
     if (size > node.data.length) {
-      const grown = Buffer.alloc(Math.max(size, Math.min(node.data.length * 2, node.data.length + (64 << 20))))
+      const grown = Buffer.alloc(Math.max(size, node.data.length * 2))
       node.data.copy(grown, 0, 0, node.attr.size)
       node.data = grown
     } else if (size < node.attr.size) node.data.fill(0, size, node.attr.size)
