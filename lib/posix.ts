@@ -42,6 +42,8 @@ export interface AttrChange {
 const RENAME_INLINE_BYTES = 128 << 10
 /** What an fsync takes the short way. */
 const FSYNC_INLINE_BYTES = 8 << 10
+/** With more than this waiting for the disk, a sync is not expected to be quick. */
+const ALONE_BYTES = 1 << 20
 /** Extents that one copy_file_range moves. */
 const COPY_EXTENTS = 2048
 /** Longest symlink target. */
@@ -64,6 +66,10 @@ export class Posix {
   readonly #p: PosixParts
   /** Asked before an unlinked inode is reaped: whether somebody still knows it. */
   readonly holders = new Set<(ino: number) => boolean>()
+
+  /** Inodes of the last fsyncs. */
+  readonly #synced = [0, 0, 0, 0]
+  #syncs = 0
 
   constructor(parts: PosixParts) {
     this.#p = parts
@@ -269,13 +275,19 @@ export class Posix {
     const file = files.find(inode.ino)
     if (!file) return journal.durable()
     const wait = files.flushSmall(file, FSYNC_INLINE_BYTES)
-    const done = wait ? wait.then(() => journal.durable()) : journal.durable()
+    const done = wait ? wait.then(() => journal.durable()) : journal.durable(this.#isAlone(inode.ino))
     return done.then(() => {
       const { error } = file
       if (!error) return
       file.error = null
       throw error
     })
+  }
+
+  /** Whether the last few fsyncs were all of this file and nothing bulky is under way: several who sync share a round instead. */
+  #isAlone(ino: number): boolean {
+    this.#synced[this.#syncs++ % this.#synced.length] = ino
+    return this.#p.files.dirtyBytes < ALONE_BYTES && this.#synced.every((i) => i === ino)
   }
 
   /** The whole drive. */

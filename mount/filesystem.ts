@@ -4,7 +4,7 @@
  */
 import type { Drive } from '../lib/drive.js'
 import type { DfsErrorCode } from '../lib/errors.js'
-import { DfsError, fail } from '../lib/errors.js'
+import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import type { Result, Soon } from '../lib/posix.js'
 import { Inode, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
@@ -299,7 +299,7 @@ export class Filesystem implements Operations {
 const NUL = Buffer.from([0])
 
 function toErrno(code: DfsErrorCode): Errno {
-  return E.errnoOf(new DfsError(code, code))
+  return E.errnoOfCode(code)
 }
 
 function errno(outcome: Soon<'' | DfsErrorCode>): Reply<0> {

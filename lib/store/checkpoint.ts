@@ -11,9 +11,9 @@ import type { Journal } from '../log/journal.js'
 import type { Database } from './database.js'
 
 /** The worker is asked when the log has grown by this much since. */
-const STEP_BYTES = 8 << 20
-/** The log starts over when it is this long. */
-const RESTART_BYTES = 48 << 20
+const STEP_BYTES = 6 << 20
+/** The log starts over when it is this long: before it outgrows what database.ts keeps written. */
+const RESTART_BYTES = 20 << 20
 
 export class Checkpointer {
   readonly #db: Database

@@ -10,7 +10,7 @@
  * Nothing in it is readable without the keys but sizes, modes, owners and times.
  */
 import Sqlite from 'better-sqlite3'
-import { closeSync, existsSync, fdatasync, fsyncSync, openSync, readSync } from 'node:fs'
+import { closeSync, existsSync, fdatasync, fdatasyncSync, fstatSync, fsyncSync, openSync, readSync, statfsSync, writeSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fail, isDfsError } from '../errors.js'
 
@@ -126,6 +126,11 @@ export class Database {
     })
   }
 
+  /** As syncWal, on this thread: for when nobody else waits and the disk answers faster than another thread wakes. */
+  syncWalNow(): void {
+    fdatasyncSync(this.#walFd)
+  }
+
   /** Bytes of frames in the write-ahead log, which starts over without shrinking: mxFrame of the WAL-index header (walformat.html, 2.1). */
   walBytes(): number {
     readSync(this.#shmFd, this.#word, 0, 4, 16)
@@ -141,6 +146,21 @@ export class Database {
     this.#walFd = this.#shmFd = -1
   }
 
+  /**
+   * Writes zeros behind the log's frames: an fdatasync of a file that grows waits
+   * for the file system's journal too, one that overwrites does not (twice as
+   * fast on ext4). A zero frame has no valid salt: SQLite reads it as the end
+   * (walformat.html, 4.2).
+   */
+  #extendWal(): void {
+    const size = fstatSync(this.#walFd).size
+    const fs = statfsSync(dirname(this.path))
+    if (size >= WAL_BYTES || fs.bavail * fs.bsize < WAL_BYTES * 32) return
+    const zeros = Buffer.alloc(1 << 20)
+    for (let at = size; at < WAL_BYTES;) at += writeSync(this.#walFd, zeros, 0, Math.min(zeros.length, WAL_BYTES - at), at)
+    fsyncSync(this.#walFd)
+  }
+
   /** The WAL is not under POSIX locks, so that a descriptor of our own on it is safe (those on the database are not). */
   #openWal(): void {
     // SQLite makes the WAL at the first read or write.
@@ -148,10 +168,14 @@ export class Database {
     if (!existsSync(this.path + '-wal')) this.setMeta('opened', Date.now())
     this.#walFd = openSync(this.path + '-wal', 'r+')
     this.#shmFd = openSync(this.path + '-shm', 'r')
+    this.#extendWal()
     const dir = openSync(dirname(this.path), 'r')
     try { fsyncSync(dir) } finally { closeSync(dir) }
   }
 }
+
+/** The log is kept at least this long. */
+const WAL_BYTES = 32 << 20
 
 function pragmas(sql: Db): void {
   sql.pragma('journal_mode = WAL')
