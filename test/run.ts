@@ -1,0 +1,179 @@
+/**
+ * npm test: runs each test file as a process of its own and adds them up. The
+ * last line is `N passed, N failed`, counting tests; the exit code is 1 if any
+ * failed, or if a file crashed, hung, or held no test.
+ *
+ *   npm test                    everything
+ *   npm test -- posix fsck      the files whose path holds one of these words
+ *
+ * Files of unit, properties and sim run two at a time; the others mount, kill
+ * and measure, and run alone.
+ */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { existsSync, readdirSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const BUILT = dirname(fileURLToPath(import.meta.url))
+const SOURCES = join(BUILT, '../../test')
+
+const MINUTE_MS = 60_000
+const SUITES = [
+  { name: 'unit', atOnce: 2, limitMs: 5 * MINUTE_MS },
+  { name: 'properties', atOnce: 2, limitMs: 10 * MINUTE_MS },
+  { name: 'sim', atOnce: 2, limitMs: 15 * MINUTE_MS },
+  { name: 'posix', atOnce: 1, limitMs: 40 * MINUTE_MS },
+  { name: 'crash', atOnce: 1, limitMs: 40 * MINUTE_MS },
+  { name: 'network', atOnce: 1, limitMs: 20 * MINUTE_MS },
+  { name: 'web', atOnce: 1, limitMs: 10 * MINUTE_MS },
+]
+/** Of a file's output, its end: where a failure is explained. */
+const KEPT_OUTPUT_CHARS = 200_000
+/** Time for a file's own teardowns after SIGTERM. */
+const GRACE_MS = 5000
+const DRAIN_MS = 2000
+
+interface Outcome { passed: number; failed: number; skipped: number; trouble: string | undefined; output: string; tookMs: number }
+
+const running = new Set<ChildProcess>()
+const totals = { passed: 0, failed: 0, skipped: 0 }
+let isInterrupted = false
+
+async function main(): Promise<void> {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.on(signal, () => {
+      if (isInterrupted) return
+      isInterrupted = true
+      for (const child of running) kill(child, 'SIGTERM')
+      setTimeout(() => running.forEach((child) => kill(child, 'SIGKILL')), GRACE_MS).unref()
+    })
+  }
+
+  const words = process.argv.slice(2)
+  const started = performance.now()
+  let files = 0
+  for (const suite of SUITES) {
+    const queue = testFiles(suite.name).filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
+    files += queue.length
+    const worker = async () => {
+      for (let file = queue.shift(); file !== undefined && !isInterrupted; file = queue.shift()) show(file, await runFile(file, suite.limitMs))
+    }
+    await Promise.all(Array.from({ length: Math.min(suite.atOnce, availableParallelism()) }, worker))
+  }
+  if (files === 0) console.log(words.length ? `no test file has ${words.join(' or ')} in its path` : 'there are no test files: run npm run build')
+  console.log(`\n${files} files, ${((performance.now() - started) / 1000).toFixed(0)} s${totals.skipped ? `, ${totals.skipped} tests skipped` : ''}${isInterrupted ? ', interrupted' : ''}`)
+  process.exitCode = isInterrupted ? 130 : totals.failed > 0 || totals.passed === 0 ? 1 : 0
+  console.log(`${totals.passed} passed, ${totals.failed} failed`)
+}
+
+/** Relative to dist/test, in order. A compiled file whose source is gone is left out. */
+function testFiles(suite: string): string[] {
+  const root = join(BUILT, suite)
+  if (!existsSync(root)) return []
+  return readdirSync(root, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.test.js') && existsSync(join(SOURCES, suite, name.replace(/\.js$/, '.ts'))))
+    .map((name) => relative(BUILT, join(root, name)))
+    .sort()
+}
+
+function runFile(file: string, limitMs: number): Promise<Outcome> {
+  const startMs = performance.now()
+  const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: environment(), detached: true })
+  running.add(child)
+  let output = ''
+  const take = (part: string) => {
+    output += part
+    if (output.length > 2 * KEPT_OUTPUT_CHARS) output = output.slice(-KEPT_OUTPUT_CHARS)
+  }
+  // Counted as it comes: the beginning of a long output is not kept.
+  const count = new Counter()
+  child.stdout.setEncoding('utf8').on('data', (part: string) => {
+    count.push(part)
+    take(part)
+  })
+  child.stderr.setEncoding('utf8').on('data', take)
+  let isLate = false
+  const timer = setTimeout(() => {
+    isLate = true
+    kill(child, 'SIGTERM')
+    setTimeout(() => kill(child, 'SIGKILL'), GRACE_MS).unref()
+  }, limitMs)
+  return new Promise((resolve) => {
+    child.on('exit', (code, signal) => {
+      clearTimeout(timer)
+      running.delete(child)
+      // What it left running, a program that it had started, must not outlive it.
+      kill(child, 'SIGKILL')
+      // The rest of its output; but a daemon of a failed test may hold the pipe for ever.
+      let isDone = false
+      const done = () => {
+        if (isDone) return
+        isDone = true
+        resolve({ ...count.outcome(code, signal, isLate ? limitMs : undefined), output, tookMs: performance.now() - startMs })
+      }
+      child.once('close', done)
+      setTimeout(done, DRAIN_MS).unref()
+    })
+  })
+}
+
+/** Reads brittle's TAP: one line of each test, without indentation, and a summary. */
+class Counter {
+  #rest = ''
+  #passed = 0
+  #failed = 0
+  #skipped = 0
+  #hasSummary = false
+
+  push(part: string): void {
+    const lines = (this.#rest + part).split('\n')
+    this.#rest = lines.pop()!
+    for (const line of lines) {
+      if (/^ok \d+ .*# (SKIP|TODO)/.test(line)) this.#skipped++
+      else if (/^ok \d+ /.test(line)) this.#passed++
+      else if (/^not ok \d+ /.test(line)) this.#failed++
+      else if (/^# tests = +\d+\/\d+ pass/.test(line)) this.#hasSummary = true
+    }
+  }
+
+  outcome(code: number | null, signal: NodeJS.Signals | null, limitMs: number | undefined): Omit<Outcome, 'output' | 'tookMs'> {
+    const counts = { passed: this.#passed, failed: this.#failed, skipped: this.#skipped }
+    const trouble = limitMs !== undefined ? `took more than ${limitMs / MINUTE_MS} minutes`
+      : signal ? `was killed by ${signal}`
+        : this.#passed + this.#failed + this.#skipped === 0 ? `ran no test (exit code ${code})`
+          : !this.#hasSummary ? `ended before its last test (exit code ${code})`
+            : code !== 0 && this.#failed === 0 ? `ended with exit code ${code}`
+              : undefined
+    if (trouble) counts.failed++
+    return { ...counts, trouble }
+  }
+}
+
+function show(file: string, { passed, failed, skipped, trouble, output, tookMs }: Outcome): void {
+  totals.passed += passed
+  totals.failed += failed
+  totals.skipped += skipped
+  const counts = [`${passed} passed`, failed && `${failed} failed`, skipped && `${skipped} skipped`].filter(Boolean).join(', ')
+  const line = `${failed ? 'FAIL' : 'ok  '} ${file.replace(/\.test\.js$/, '')}: ${counts} (${(tookMs / 1000).toFixed(1)} s)${trouble ? `: ${trouble}` : ''}`
+  if (failed) console.log(`\n${output.slice(-KEPT_OUTPUT_CHARS).trimEnd()}\n`)
+  console.log(line)
+}
+
+/** The child and what it started: it leads a process group of its own. */
+function kill(child: ChildProcess, signal: NodeJS.Signals): void {
+  if (child.pid === undefined) return
+  try {
+    process.kill(-child.pid, signal)
+  } catch {
+    // It has ended.
+  }
+}
+
+/** Settings of the person who runs the tests are not the tests'. */
+function environment(): NodeJS.ProcessEnv {
+  const { DFS_STORE: _, DFS_PASSPHRASE_FILE: __, NODE_ID: ___, NODE_OPTIONS: ____, ...rest } = process.env
+  return rest
+}
+
+await main()
