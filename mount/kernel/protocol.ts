@@ -53,6 +53,7 @@ export const OUT_HEADER = 16
 /** fuse_entry_out, and fuse_attr_out, without the header of the reply. */
 export const ENTRY_OUT = 128
 export const ATTR_OUT = 104
+export const INIT_OUT = 64
 /** Before the name in fuse_dirent, and in fuse_direntplus. */
 export const DIRENT = 24
 export const DIRENTPLUS = ENTRY_OUT + DIRENT
@@ -131,7 +132,7 @@ export function getInit(words: Uint32Array, i: number): { major: number; minor: 
 }
 
 /** struct fuse_init_out, 64 bytes, from word `i`. */
-export function putInit(words: Uint32Array, i: number, init: { minor: number; maxReadahead: number; flags: number; flags2: number; maxBackground: number; maxWrite: number }): number {
+export function putInit(words: Uint32Array, i: number, init: { minor: number; maxReadahead: number; flags: number; flags2: number; maxBackground: number; maxWrite: number }): void {
   words.fill(0, i, i + 16)
   words[i] = VERSION_MAJOR
   words[i + 1] = init.minor
@@ -142,5 +143,4 @@ export function putInit(words: Uint32Array, i: number, init: { minor: number; ma
   words[i + 6] = 1 // time_gran, nanoseconds
   words[i + 7] = init.maxWrite / PAGE // max_pages, 16 bits; map_alignment 0
   words[i + 8] = init.flags2
-  return 64
 }

@@ -7,7 +7,7 @@
  * - a request is decoded, and its operation called, before the next is read: the request area is shared;
  * - the reply area is filled and sent without anything in between, so it is shared too; directory
  *   listings, which may take several turns to fill, have areas of their own (dirents.ts);
- * - every request but FORGET, BATCH_FORGET and INTERRUPT is answered exactly once; those that wait are in #pending;
+ * - every request but FORGET, BATCH_FORGET and INTERRUPT is answered exactly once; those that wait are in #waiting;
  * - each inode given out in an entry that was delivered is taken back by FORGET; one that
  *   could not be delivered is forgotten here.
  */
@@ -16,10 +16,12 @@ import { EINTR, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOSYS, ERANGE, errnoOf } fro
 import type { Caller, Notifier, Operations, Reply, SetAttr } from '../operations.js'
 import { DirentSink } from './dirents.js'
 import { attributes, copied, copied64, created, data, done, entry, lookedUp, missing, opened, openedDir, size32, sought, statfs, xattr, type Encode } from './encode.js'
-import { PendingRead, watchSignals } from './interrupt.js'
+import { negotiate } from './init.js'
+import { Waiting, type Asked } from './waiting.js'
+import { PendingRead } from './interrupt.js'
 import {
-  FSYNC_FDATASYNC, Fattr, GETATTR_FH, IN_HEADER, In, Init, Init2, MAX_WRITE, OPEN_KILL_SUIDGID, OUT_HEADER, Op, PAGE,
-  ROOT_ID, SETXATTR_ACL_KILL_SGID, VERSION_MAJOR, VERSION_MINOR, WRITE_CACHE, WRITE_KILL_SUIDGID, getI64, getInit, getU64, putInit,
+  FSYNC_FDATASYNC, Fattr, GETATTR_FH, INIT_OUT, IN_HEADER, In, MAX_WRITE, OPEN_KILL_SUIDGID, OUT_HEADER, Op, PAGE,
+  ROOT_ID, SETXATTR_ACL_KILL_SGID, WRITE_CACHE, WRITE_KILL_SUIDGID, getI64, getU64,
 } from './protocol.js'
 
 export interface SessionOptions {
@@ -49,17 +51,7 @@ export interface Transport {
 export const REQUEST_AREA = MAX_WRITE + 4 * PAGE
 const REPLY_AREA = 128 << 10
 const MAX_NAME = 255
-const HIGH = 0x1_0000_0000
 const RENAME_FLAGS = 3
-
-interface Pending {
-  lo: number
-  hi: number
-  /** Of a READ. */
-  read?: PendingRead
-  pid: number
-  unwatch?: () => void
-}
 
 export class Session {
   readonly request = new ArrayBuffer(REQUEST_AREA)
@@ -77,9 +69,7 @@ export class Session {
   #base = 0
   #up!: () => void
   #noOpendir = false
-  readonly #pending = new Map<number, Pending>()
-  /** Interrupts that came before their request (possible only where several threads read the fd). */
-  readonly #early: number[] = []
+  readonly #waiting: Waiting
   readonly #sinks: DirentSink[] = []
   /** What the reply given last handed out, should it not be delivered. */
   #givenIno = 0
@@ -88,6 +78,7 @@ export class Session {
     this.#operations = operations
     this.options = { ...sessionDefaults, ...options }
     this.#makeNotifier = makeNotifier
+    this.#waiting = new Waiting((lo, hi, errno) => this.#transport!.send(this.#error(lo, hi, errno)), this.options.report)
     this.ready = new Promise(resolve => (this.#up = resolve))
   }
 
@@ -99,17 +90,12 @@ export class Session {
 
   /** Requests that were not answered yet. */
   get waiting(): number {
-    return this.#pending.size
+    return this.#waiting.size
   }
 
   /** Answers with EIO all that waits, so that no process hangs on a session that closes. */
   abandon(): void {
-    for (const pending of this.#pending.values()) {
-      pending.unwatch?.()
-      pending.read?.interrupt()
-      this.#transport?.send(this.#error(pending.lo, pending.hi, EIO))
-    }
-    this.#pending.clear()
+    this.#waiting.abandon()
   }
 
   /** See Native.start, onRequest. */
@@ -223,7 +209,7 @@ export class Session {
       case Op.REMOVEXATTR:
         return this.#answer(lo, hi, ops.removexattr(node, this.#xattrName(0, length), this.#caller()), done)
       case Op.INTERRUPT:
-        this.#interrupt(getU64(w, body))
+        this.#waiting.interrupt(getU64(w, body))
         return 0
       case Op.INIT:
         return this.#init(lo, hi, body)
@@ -293,13 +279,7 @@ export class Session {
     const w = this.#in
     const size = Math.min(w[body + 4]!, MAX_WRITE)
     const read = new PendingRead()
-    if (this.#early.length > 0) {
-      const at = this.#early.indexOf(hi * HIGH + lo)
-      if (at >= 0) {
-        this.#early.splice(at, 1)
-        return this.#error(lo, hi, EINTR)
-      }
-    }
+    if (this.#waiting.wasInterrupted(lo, hi)) return this.#error(lo, hi, EINTR)
     const pid = w[this.#base + In.PID]!
     return this.#answer(lo, hi, this.#operations.read(node, getU64(w, body), getU64(w, body + 2), size, read), data, { read, pid })
   }
@@ -350,45 +330,15 @@ export class Session {
       if (this.#sinks.length < 2) this.#sinks.push(sink)
     }
     if (typeof reply === 'number') finish(reply)
-    else this.#wait(lo, hi, reply, finish, error => finish(this.#errno(error)))
+    else this.#waiting.add(lo, hi, reply, finish, error => finish(this.#errno(error)))
     return 0
   }
 
-  #interrupt(unique: number): void {
-    const pending = this.#pending.get(unique)
-    if (pending === undefined) {
-      // answered already, most likely
-      if (this.#early.push(unique) > 16) this.#early.shift()
-      return
-    }
-    if (pending.read === undefined || pending.unwatch !== undefined) return
-    pending.unwatch = () => {}
-    const unwatch = watchSignals(pending.pid, () => {
-      if (this.#pending.get(unique) !== pending) return
-      this.#pending.delete(unique)
-      pending.read!.interrupt()
-      this.#transport!.send(this.#error(pending.lo, pending.hi, EINTR)) // whatever comes of the operation is dropped
-    })
-    pending.unwatch = unwatch
-  }
-
   #init(lo: number, hi: number, body: number): number {
-    const offered = getInit(this.#in, body)
-    if (offered.major !== VERSION_MAJOR) {
-      putInit(this.out, 4, { minor: VERSION_MINOR, maxReadahead: 0, flags: 0, flags2: 0, maxBackground: 0, maxWrite: MAX_WRITE })
-      return this.header(lo, hi, 64) // the kernel asks again with our version
-    }
-    // not ASYNC_DIO: with it a read with O_DIRECT waits where no signal reaches it and no INTERRUPT is sent (fs/fuse/file.c, fuse_direct_IO)
-    const wanted = Init.ASYNC_READ | Init.ATOMIC_O_TRUNC | Init.BIG_WRITES | Init.DONT_MASK | Init.DO_READDIRPLUS | Init.READDIRPLUS_AUTO |
-      Init.PARALLEL_DIROPS | Init.POSIX_ACL | Init.ABORT_ERROR | Init.MAX_PAGES | Init.CACHE_SYMLINKS |
-      Init.EXPLICIT_INVAL_DATA | Init.HANDLE_KILLPRIV_V2 | Init.SETXATTR_EXT | Init.INIT_EXT | (this.options.writeback ? Init.WRITEBACK_CACHE : 0)
-    const wanted2 = Init2.DIRECT_IO_ALLOW_MMAP | Init2.NO_EXPORT_SUPPORT
-    this.#noOpendir = (offered.flags & Init.NO_OPENDIR_SUPPORT) !== 0
-    putInit(this.out, 4, {
-      minor: Math.min(offered.minor, VERSION_MINOR), maxReadahead: offered.maxReadahead, flags: offered.flags & wanted,
-      flags2: offered.flags2 & wanted2, maxBackground: this.options.maxBackground, maxWrite: MAX_WRITE,
-    })
-    const length = this.header(lo, hi, 64)
+    const agreed = negotiate(this.#in, body, this.out, this.options)
+    const length = this.header(lo, hi, INIT_OUT)
+    if (agreed === undefined) return length
+    this.#noOpendir = agreed.noOpendir
     this.#operations.init(this.#makeNotifier?.())
     this.#up()
     return length
@@ -396,7 +346,7 @@ export class Session {
 
   // -- replies -------------------------------------------------------------------------------------------------------
 
-  #answer<T extends object>(lo: number, hi: number, reply: Reply<T | 0>, encode: Encode<T>, about?: { read: PendingRead; pid: number }): number {
+  #answer<T extends object>(lo: number, hi: number, reply: Reply<T | 0>, encode: Encode<T>, about?: Asked): number {
     if (typeof reply === 'number') {
       if (reply !== ENOENT || encode !== (lookedUp as unknown)) return this.#error(lo, hi, reply)
       this.out[2] = lo
@@ -404,7 +354,7 @@ export class Session {
       return missing(this)
     }
     if (reply instanceof Promise) {
-      this.#wait(lo, hi, reply, result => this.#sendLater(lo, hi, result, encode),
+      this.#waiting.add(lo, hi, reply, result => this.#sendLater(lo, hi, result, encode),
         error => this.#transport!.send(this.#error(lo, hi, this.#errno(error))), about)
       return 0
     }
@@ -417,25 +367,6 @@ export class Session {
     this.#givenIno = 0
     const length = this.#answer(lo, hi, result as T | 0, encode)
     if (length > 0 && this.#transport!.send(length) !== 0) this.#undelivered()
-  }
-
-  /** Keeps the request as waiting until `reply` settles. */
-  #wait<T>(lo: number, hi: number, reply: Promise<T>, finish: (result: T) => void, fail: (error: unknown) => void,
-    about?: { read: PendingRead; pid: number }): void {
-    const unique = hi * HIGH + lo
-    const pending: Pending = { lo, hi, pid: about?.pid ?? 0, ...(about && { read: about.read }) }
-    this.#pending.set(unique, pending)
-    const settle = (): boolean => {
-      if (this.#pending.get(unique) !== pending) return false // interrupted, or abandoned: answered already
-      this.#pending.delete(unique)
-      pending.unwatch?.()
-      return true
-    }
-    reply.then(result => {
-      if (settle()) finish(result)
-    }, error => {
-      if (settle()) fail(error)
-    }).catch(this.options.report)
   }
 
   #written(lo: number, hi: number, size: number): number {

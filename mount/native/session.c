@@ -135,9 +135,17 @@ static void on_poll(uv_poll_t *poll, int status, int events) {
   uv_check_start(&s->check, on_check); /* runs later in this very turn of the loop */
 }
 
+static void cleanup(void *data);
+
+/* What remains is the struct itself: JavaScript may still hold the functions, which find fd < 0. */
 static void on_closed(uv_handle_t *handle) {
   session *s = handle->data;
-  s->open_handles--;
+  if (--s->open_handles > 0) return;
+  napi_remove_env_cleanup_hook(s->env, cleanup, s);
+  napi_async_destroy(s->env, s->context);
+  napi_ref refs[] = { s->request_ref, s->reply_ref, s->on_request, s->on_end, s->receiver };
+  for (size_t i = 0; i < sizeof refs / sizeof *refs; i++) napi_delete_reference(s->env, refs[i]);
+  s->request = s->reply = NULL;
 }
 
 static void shut(session *s) {
@@ -246,9 +254,14 @@ static napi_value stop(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/* The environment goes while the session runs: only the kernel must be told, nothing of JavaScript may be touched. */
 static void cleanup(void *data) {
   session *s = data;
-  shut(s);
+  if (s->notifier != NULL) notifier_stop(s->notifier);
+  s->notifier = NULL;
+  if (s->fd >= 0) close(s->fd);
+  s->fd = -1;
+  s->ended = true;
 }
 
 static bool area(napi_env env, napi_value value, size_t least, napi_ref *ref, uint8_t **base, size_t *size) {

@@ -112,10 +112,14 @@ test('a directory of 100,000 entries is listed whole, with attributes, then with
   const sizes = await shell('ls -lU "$1" | awk \'{ sum += $5 } END { print sum }\'', dir)
   t.is(Number(sizes), Array.from({ length: many }, (_, i) => i % 3).reduce((a, b) => a + b))
   const requests = () => memfs.count('readdir') + memfs.count('readdirplus')
-  await count()
-  const before = requests()
-  t.is(await count(), many)
-  t.is(requests(), before, 'the kernel answers a warm listing')
+  // the kernel may drop pages of a listing at any time, and then keeps the next whole one
+  let asked = Infinity
+  for (let i = 0; i < 8 && asked > 0; i++) {
+    const before = requests()
+    t.is(await count(), many)
+    asked = requests() - before
+  }
+  t.is(asked, 0, 'the kernel answers a warm listing')
   await fs.writeFile(join(dir, 'one-more'), '')
   t.is(await count(), many + 1, 'and forgets it when a name is added')
 })
