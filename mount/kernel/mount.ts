@@ -8,6 +8,7 @@
 import { promises as fs, openSync } from 'node:fs'
 
 import { fail } from '../../lib/errors.js'
+import { EBUSY, EINVAL, ENODEV, EPERM } from '../errno.js'
 import { native } from '../native/index.js'
 import { defaultMountOptions, type MountOptions } from '../options.js'
 import type { Operations } from '../operations.js'
@@ -17,14 +18,13 @@ import { KernelNotifier } from './notify.js'
 import { MAX_WRITE } from './protocol.js'
 import { Session, type SessionOptions } from './session.js'
 
-const EPERM = 1, EINVAL = 22, EBUSY = 16, ENODEV = 19
 const MS_RDONLY = 1, MS_NOSUID = 2, MS_NODEV = 4, MS_NOEXEC = 8, MS_NOATIME = 1024
-const MNT_DETACH = 2
+const MNT_FORCE = 1, MNT_DETACH = 2
 
 export interface KernelMount {
   /** The mountpoint, resolved. */
   readonly dir: string
-  /** Undefined while the kernel has not asked for anything. */
+  /** The same that `operations.init` was given. */
   readonly notifier: KernelNotifier
   /**
    * Takes the mount away; resolves when the session is over and the file system was told to flush.
@@ -38,7 +38,7 @@ export interface KernelMount {
 
 /**
  * Serves `operations` at `dir`, an existing directory. A mount there whose daemon died is cleared away first.
- * Throws FUSE_MISSING, MOUNT_DENIED, MOUNTPOINT_MISSING, MOUNTPOINT_BUSY or MOUNT_FAILED.
+ * Throws FUSE_MISSING, MOUNT_DENIED, MOUNTPOINT_MISSING, MOUNTPOINT_BUSY or MOUNT_FAILED, and what `operations.init` throws.
  */
 export async function mountKernel({ dir, operations, options, session: sessionOptions }: {
   dir: string
@@ -64,7 +64,12 @@ export async function mountKernel({ dir, operations, options, session: sessionOp
   })
   notifier = new KernelNotifier(connection)
   session.attach(connection, connection.offset)
-  await Promise.race([session.ready, closed.then(() => { throw fail('MOUNT_FAILED', `${path} was unmounted while it was being mounted`) })])
+  try {
+    await Promise.race([session.ready, closed.then(() => { throw fail('MOUNT_FAILED', `${path} was unmounted while it was being mounted`) })])
+  } catch (error) { // also what operations.init threw
+    await (isRoot ? native().unmount(path, MNT_FORCE | MNT_DETACH) : unmountAsUser(path, true).catch(() => {}))
+    throw error
+  }
   if (isRoot) await raiseReadahead(path, opts.readahead)
 
   let gone = false

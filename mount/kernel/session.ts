@@ -56,7 +56,7 @@ const RENAME_FLAGS = 3
 export class Session {
   readonly request = new ArrayBuffer(REQUEST_AREA)
   readonly reply = new ArrayBuffer(REPLY_AREA)
-  /** Resolves when INIT was answered. */
+  /** Resolves when INIT was answered; rejects with what `operations.init` threw. */
   readonly ready: Promise<void>
   readonly #in = new Uint32Array(this.request)
   readonly #inBytes = Buffer.from(this.request)
@@ -68,6 +68,7 @@ export class Session {
   #transport: Transport | undefined
   #base = 0
   #up!: () => void
+  #failed!: (error: unknown) => void
   #noOpendir = false
   readonly #waiting: Waiting
   readonly #sinks: DirentSink[] = []
@@ -79,7 +80,11 @@ export class Session {
     this.options = { ...sessionDefaults, ...options }
     this.#makeNotifier = makeNotifier
     this.#waiting = new Waiting((lo, hi, errno) => this.#transport!.send(this.#error(lo, hi, errno)), this.options.report)
-    this.ready = new Promise(resolve => (this.#up = resolve))
+    this.ready = new Promise((resolve, reject) => {
+      this.#up = resolve
+      this.#failed = reject
+    })
+    this.ready.catch(() => {}) // who mounts waits for it; a test need not
   }
 
   /** `offset`: where requests begin in the request area, bytes, a multiple of 8. */
@@ -339,7 +344,12 @@ export class Session {
     const length = this.header(lo, hi, INIT_OUT)
     if (agreed === undefined) return length
     this.#noOpendir = agreed.noOpendir
-    this.#operations.init(this.#makeNotifier?.())
+    try {
+      this.#operations.init(this.#makeNotifier?.())
+    } catch (error) {
+      this.#failed(error)
+      return this.#error(lo, hi, EIO)
+    }
     this.#up()
     return length
   }

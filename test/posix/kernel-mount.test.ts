@@ -25,6 +25,15 @@ test('a mountpoint must be there, be a directory, and carry no living mount', as
   t.is(await codeOf(mountKernel({ dir, operations })), 'MOUNTPOINT_BUSY')
 })
 
+test('a file system that cannot start leaves no mount', async t => {
+  const dir = await mountpoint(t)
+  const operations = new MemFs()
+  operations.init = () => { throw new Error('cannot start') }
+  await t.exception(mountKernel({ dir, operations }), /cannot start/)
+  t.is((await shell('grep -c " $1 " /proc/self/mountinfo || true', dir)).trim(), '0')
+  t.alike(await fs.readdir(dir), [])
+})
+
 test('a mount in use says so, names the holder, and can be detached', async t => {
   const { dir, memfs, mount } = await withMemMount(t)
   await fs.mkdir(join(dir, 'in here'))
