@@ -108,8 +108,12 @@ export class ChunkTable {
     this.#deltas.clear()
   }
 
+  /** Told when sealed bytes have moved. */
+  onMove: () => void = () => {}
+
   /** The sealed bytes have moved (compaction, or from inline into a segment). */
   move(num: number, seg: number, off: number): void {
+    this.onMove()
     this.#move.run(seg, off, num)
     this.#removeInline.run(num)
   }

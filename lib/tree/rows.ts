@@ -21,6 +21,12 @@ export interface ReadExtent extends Extent { clen: number; seg: number; soff: nu
 /** Inodes in memory besides those that are pinned or dirty: about 300 bytes each. */
 const CACHE_INODES = 32768
 
+/** Ranges up to this size are tried as one extent first. */
+const SINGLE_BYTES = 64 << 10
+/** Extents fetched ahead for a reader that goes on, and how many files are remembered. */
+const WINDOW_EXTENTS = 256
+const WINDOWS = 64
+
 export class Rows {
   recorder: UndoRecorder | null = null
   readonly chunks: ChunkTable
@@ -28,6 +34,8 @@ export class Rows {
   #old = new Map<number, Inode>()
   #rotateAt = CACHE_INODES / 2
   readonly #dirty = new Set<Inode>()
+  /** Extents read lately, complete within [from, to). */
+  readonly #windows = new Map<number, { from: number; to: number; list: ReadExtent[] }>()
   /** Unnamed inodes: whether the orphan table has the row. */
   readonly #orphans = new Map<number, boolean>()
 
@@ -41,6 +49,7 @@ export class Rows {
   readonly #listDentries: Statement
   readonly #overlap: Statement
   readonly #readExtents: Statement
+  readonly #oneExtent: Statement
   readonly #putExtent: Statement
   readonly #delExtent: Statement
   readonly #getXattr: Statement
@@ -55,6 +64,7 @@ export class Rows {
 
   constructor(db: Database, chunks: ChunkTable) {
     this.chunks = chunks
+    chunks.onMove = () => this.#windows.clear()
     const p = (text: string) => db.sql.prepare(text) as unknown as Statement
     const q = (text: string) => db.sql.prepare(text).raw(true) as unknown as Statement
     this.#getInode = q('SELECT mode,nlink,uid,gid,rdev,size,parent,version,atime,atime_ns,mtime,mtime_ns,ctime,ctime_ns,flags,bytes FROM inode WHERE ino=?')
@@ -68,6 +78,7 @@ export class Rows {
     const range = 'e.ino=? AND e.off>=ifnull((SELECT max(off) FROM extent WHERE ino=? AND off<=?),?) AND e.off<?'
     this.#overlap = q(`SELECT e.off,e.len,e.chunk,e.coff FROM extent e WHERE ${range} ORDER BY e.off`)
     this.#readExtents = q(`SELECT e.off,e.len,e.chunk,e.coff,c.len,c.seg,c.off,c.h FROM extent e LEFT JOIN chunk c ON c.num=e.chunk WHERE ${range} ORDER BY e.off LIMIT ?`)
+    this.#oneExtent = q('SELECT e.off,e.len,e.chunk,e.coff,c.len,c.seg,c.off,c.h FROM extent e LEFT JOIN chunk c ON c.num=e.chunk WHERE e.ino=? AND e.off<=? ORDER BY e.off DESC LIMIT 1')
     this.#putExtent = p('INSERT OR REPLACE INTO extent VALUES (?,?,?,?,?)')
     this.#delExtent = p('DELETE FROM extent WHERE ino=? AND off=?')
     this.#getXattr = q('SELECT name,value FROM xattr WHERE ino=? AND key=?')
@@ -171,6 +182,7 @@ export class Rows {
   /** Rows were changed behind the cache (fsck): what is clean is read again; objects that are held are refreshed. */
   forget(): void {
     this.flush()
+    this.#windows.clear()
     for (const map of [this.#young, this.#old]) {
       for (const [ino, inode] of map) {
         if (inode.pins === 0) map.delete(ino)
@@ -251,17 +263,39 @@ export class Rows {
 
   /** Extents that overlap [from, to), with their chunks; at most `limit`. */
   extents(ino: number, from: number, to: number, limit = 4096): ReadExtent[] {
-    const rows = this.#readExtents.all(ino, ino, from, from, bound(to), limit) as [number, number, number, number, number | null, number, number, Buffer][]
+    const window = this.#windows.get(ino)
+    if (window && window.from <= from && to <= window.to) return slice(window.list, from, to, limit)
+    // Most small reads lie within one extent.
+    if (to - from <= SINGLE_BYTES) {
+      const r = this.#oneExtent.get(ino, from) as ExtentRow | undefined
+      if (r && r[0] + r[1] >= to) return [readExtent(r)]
+    }
+    // A reader that goes on where the window ended gets the next one.
+    if (window && from >= window.from && from <= window.to && to > window.to && limit > 1) {
+      const next = this.#query(ino, from, Infinity, WINDOW_EXTENTS)
+      const end = next.length < WINDOW_EXTENTS ? Infinity : next[next.length - 1]!.off + next[next.length - 1]!.len
+      this.#windows.set(ino, { from, to: end, list: next })
+      if (to <= end) return slice(next, from, to, limit)
+    }
+    const list = this.#query(ino, from, to, limit)
+    if (list.length < limit) {
+      if (this.#windows.size >= WINDOWS) this.#windows.clear()
+      this.#windows.set(ino, { from, to, list })
+    }
+    return list.slice()
+  }
+
+  #query(ino: number, from: number, to: number, limit: number): ReadExtent[] {
     const out: ReadExtent[] = []
-    for (const r of rows) {
-      if (r[0] + r[1] <= from) continue
-      out.push({ off: r[0], len: r[1], chunk: r[2], coff: r[3], clen: r[4] ?? -1, seg: r[5], soff: r[6], h: r[7] })
+    for (const r of this.#readExtents.all(ino, ino, from, from, bound(to), limit) as ExtentRow[]) {
+      if (r[0] + r[1] > from) out.push(readExtent(r))
     }
     return out
   }
 
   addExtent(inode: Inode, off: number, len: number, chunk: number, coff: number): void {
     this.recorder?.extent(inode.ino, off, null)
+    this.#windows.delete(inode.ino)
     this.#putExtent.run(inode.ino, off, len, chunk, coff)
     this.chunks.ref(chunk, 1)
     inode.bytes += len
@@ -269,6 +303,7 @@ export class Rows {
 
   /** Cuts [from, to) out of the file's extents. The caller has touched the inode. */
   dropExtents(inode: Inode, from: number, to: number): void {
+    this.#windows.delete(inode.ino)
     const rows = this.#overlap.all(inode.ino, inode.ino, from, from, bound(to)) as [number, number, number, number][]
     for (const [off, len, chunk, coff] of rows) {
       const end = off + len
@@ -293,6 +328,7 @@ export class Rows {
 
   /** Undo: puts one extent row back as it was; refs follow, inode.bytes comes with the inode's own image. */
   restoreExtent(ino: number, off: number, old: { len: number; chunk: number; coff: number } | null): void {
+    this.#windows.delete(ino)
     const now = (this.#overlap.all(ino, ino, off, off, off + 1) as [number, number, number, number][]).find((r) => r[0] === off)
     if (now) {
       this.chunks.ref(now[2], -1)
@@ -330,6 +366,26 @@ export class Rows {
     if (sealed) this.#putLink.run(ino, sealed)
     else this.#delLink.run(ino)
   }
+}
+
+type ExtentRow = [off: number, len: number, chunk: number, coff: number, clen: number | null, seg: number, soff: number, h: Buffer]
+
+function readExtent(r: ExtentRow): ReadExtent {
+  return { off: r[0], len: r[1], chunk: r[2], coff: r[3], clen: r[4] ?? -1, seg: r[5], soff: r[6], h: r[7] }
+}
+
+/** Members of a sorted list that overlap [from, to). */
+function slice(list: ReadExtent[], from: number, to: number, limit: number): ReadExtent[] {
+  let lo = 0
+  let hi = list.length
+  while (lo < hi) {
+    const mid = (lo + hi) >>> 1
+    if (list[mid]!.off + list[mid]!.len > from) hi = mid
+    else lo = mid + 1
+  }
+  let end = lo
+  while (end < list.length && end - lo < limit && list[end]!.off < to) end++
+  return list.slice(lo, end)
 }
 
 /** SQLite has no infinity among integers. */
