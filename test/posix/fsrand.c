@@ -140,7 +140,7 @@ static void after(int show_atime) {
     printf(" |");
     if (s.err) { printf(" E%d", s.err); continue; }
     print_stat(&s.st);
-    if (show_atime) print_time("a", s.st.st_atim);
+    if (show_atime && i == 0) print_time("a", s.st.st_atim);
     if (!compare_times) continue;
     /* The inode may have had another of the watched names before. */
     int was = -1;
