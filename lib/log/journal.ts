@@ -58,7 +58,7 @@ export class Journal {
 
   readonly #begin
   readonly #commit
-  readonly #setMeta
+  readonly #setCounters
   /** Called after each commit, with its entry's seq (0: none). */
   onCommit: (seq: number) => void = () => {}
   onStop: (e: Error) => void = () => {}
@@ -71,14 +71,12 @@ export class Journal {
     this.#clock = o.clock
     this.#drive = o.drive
     this.incarnation = o.incarnation
-    this.#nextOp = (o.db.getMeta('next_op') as number | undefined) ?? 1
-    this.#nextIno = (o.db.getMeta('next_ino') as number | undefined) ?? 1
+    const row = o.db.sql.prepare('SELECT next_op, next_ino FROM counter WHERE inc = ?').get(o.incarnation) as { next_op: number; next_ino: number } | undefined
+    this.#nextOp = row?.next_op ?? 1
+    this.#nextIno = row?.next_ino ?? 1
     this.#begin = o.db.sql.prepare('BEGIN')
     this.#commit = o.db.sql.prepare('COMMIT')
-    this.#setMeta = o.db.sql.prepare('UPDATE meta SET value = ? WHERE key = ?')
-    const put = o.db.sql.prepare('INSERT OR IGNORE INTO meta VALUES (?, ?)')
-    put.run('next_op', this.#nextOp)
-    put.run('next_ino', this.#nextIno)
+    this.#setCounters = o.db.sql.prepare('INSERT OR REPLACE INTO counter VALUES (?, ?, ?)')
     this.#table = [this.incarnation]
     this.#codec = {
       outgoing: (inc) => {
@@ -145,8 +143,7 @@ export class Journal {
     try {
       this.#rows.flush()
       const seq = this.#opCount > 0 ? this.#writeEntry() : 0
-      this.#setMeta.run(this.#nextOp, 'next_op')
-      this.#setMeta.run(this.#nextIno, 'next_ino')
+      this.#setCounters.run(this.incarnation, this.#nextOp, this.#nextIno)
       this.#commit.run()
       this.#begin.run()
       this.#changed = false

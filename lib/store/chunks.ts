@@ -53,7 +53,7 @@ export class ChunkTable {
     this.#byH = sql.prepare('SELECT num, h FROM chunk WHERE h48 = ?').raw(true) as Statement
     this.#byId = sql.prepare('SELECT num, id FROM chunk WHERE id48 = ?').raw(true) as Statement
     this.#byNum = sql.prepare('SELECT len, seg, off, h FROM chunk WHERE num = ?').raw(true) as Statement
-    this.#insert = sql.prepare('INSERT INTO chunk(num, id48, h48, len, refs, seg, off, id, h) VALUES (?,?,?,?,0,?,?,?,?)')
+    this.#insert = sql.prepare('INSERT INTO chunk(num, id48, h48, len, refs, seg, off, id, h) VALUES (?,?,?,?,1,?,?,?,?)')
     this.#insertInline = sql.prepare('INSERT INTO chunk_inline VALUES (?,?)')
     this.#inline = sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true) as Statement
     this.#idOf = sql.prepare('SELECT id, h, len FROM chunk WHERE num = ?').raw(true) as Statement
@@ -88,11 +88,13 @@ export class ChunkTable {
     return (this.#inline.get(num) as [Buffer] | undefined)?.[0]
   }
 
-  /** Adds a chunk; its refs start at 0 and follow from the extents. */
+  /** Adds a chunk; its refs follow from the extents. */
   add(chunk: NewChunk): number {
     const num = this.#next++
     this.#insert.run(num, chunk.id.readUIntBE(0, 6), chunk.h.readUIntBE(0, 6), chunk.len, chunk.seg, chunk.off, chunk.id, chunk.h)
     if (chunk.data) this.#insertInline.run(num, chunk.data)
+    // The row counts one, which the extent to come makes true: no second write, nor a visit to the index of the dead.
+    this.#deltas.set(num, -1)
     return num
   }
 
