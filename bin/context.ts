@@ -19,7 +19,7 @@ export class Context {
   readonly quiet: boolean
   readonly #interrupt = new AbortController()
   #opened: DriveApi | undefined
-  #warnings = false
+  #exitCode: number = EXIT.ok
 
   constructor(options: GlobalOptions) {
     this.config = loadConfig({ options })
@@ -81,14 +81,14 @@ export class Context {
     return readPassphrase({ from: 'prompt', prompt: 'New passphrase: ', confirm: true })
   }
 
-  /** The work goes on; the command ends with a failure. */
-  warn(text: string): void {
-    this.#warnings = true
-    process.stderr.write(`dfs: ${visible(text)}\n`)
+  /** The work goes on; the command ends with the code of the first failure. */
+  warn(problem: unknown): void {
+    if (this.#exitCode === EXIT.ok) this.#exitCode = problem instanceof DfsError ? exitCodeOf(problem.code) : EXIT.failure
+    process.stderr.write(`${typeof problem === 'string' ? `dfs: ${visible(problem)}` : errorLine(problem)}\n`)
   }
 
   get exitCode(): number {
-    return this.#warnings ? EXIT.failure : EXIT.ok
+    return this.#exitCode
   }
 
   /** Tells people, not programs. */
@@ -113,6 +113,7 @@ export async function run(command: Command, work: (context: Context) => Promise<
   try {
     context = new Context(command.optsWithGlobals<GlobalOptions>())
     const interrupted = watchSignals(context)
+    interrupted.catch(() => {}) // a command that watches the signal itself does not wait for it
     const working = work(context)
     code = (await (onInterrupt === 'end' ? Promise.race([working, interrupted]) : working)) ?? context.exitCode
   } catch (error) {

@@ -18,6 +18,6 @@ Examples:
   dfs ls -R --json / | jq -r 'select(.size > 1000000) | .path'`)
     .action((paths: string[], { long = false, recursive = false, json = false }: Options) => run(command, async (context) => {
       const options: ListOptions = { long, recursive, json, signal: context.signal }
-      await list(await context.drive(), paths.length ? paths : ['/'], options, (error) => context.warn((error as Error).message))
+      await list(await context.drive(), paths.length ? paths : ['/'], options, (error) => context.warn(error))
     }))
 }

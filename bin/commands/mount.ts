@@ -1,8 +1,10 @@
+import { rmdir } from 'node:fs/promises'
 import { Option, type Command } from 'commander'
 import { Client } from '../../lib/client.js'
 import { fail } from '../../lib/errors.js'
 import type { MountRequest } from '../../lib/service/calls.js'
-import { canonicalDir } from '../../lib/service/mountpoint.js'
+import type { Reached } from '../../lib/service/launch.js'
+import { canonicalDir, makeMountpoint } from '../../lib/service/mountpoint.js'
 import { mountOptionTable } from '../../mount/options.js'
 import { run, type Context, type GlobalOptions } from '../context.js'
 import { startDaemon, waitForForeground } from '../launch.js'
@@ -13,8 +15,8 @@ interface Options extends GlobalOptions { foreground?: boolean; options: string[
 export function define(command: Command): void {
   command
     .description(`Mounts the drive of the store on the folder DIR. Makes a drive if the store has none, starts the
-daemon if none runs (it ends with its last mount), and clears away a mount whose daemon died.
-Mounting where the drive is mounted already is no error.`)
+daemon if none runs (it ends with its last mount), makes the folder if it is missing, and clears
+away a mount whose daemon died. Mounting where the drive is mounted already is no error.`)
     .option('-f, --foreground', 'stay; ctrl-C unmounts')
     .addOption(new Option('-o, --options <options>', 'mount options, separated by commas (below)').argParser((value, all: string[]) => [...all, ...value.split(',').filter(Boolean)]).default([], 'none'))
     .addOption(new Option('--driver <driver>', 'how to speak to the kernel').choices(['kernel', 'fuse-native']).default('kernel'))
@@ -34,8 +36,15 @@ Examples:
 async function mount(context: Context, path: string, options: Options): Promise<number | void> {
   const request: MountRequest = { dir: await canonicalDir(path), driver: options.driver, options: options.options }
   const foreground = options.foreground ?? false
-  const reached = await startDaemon(context, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false })
-  const already = reached.state === 'running' && (await reached.client.mount(request)).already
+  const isNewFolder = await makeMountpoint(request.dir)
+  let reached: Reached
+  try {
+    reached = await startDaemon(context, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false })
+  } catch (error) {
+    if (isNewFolder) await rmdir(request.dir).catch(() => {})
+    throw error
+  }
+  const already = reached.state === 'running' && reached.already
   const created = reached.state === 'started' && reached.created
   await tell(context, request, { already, created, json: options.json ?? false })
   if (!foreground) return reached.state === 'running' ? reached.client.close() : undefined

@@ -53,24 +53,27 @@ const LOCKED_TIMEOUT_MS = 5000
 const RETRY_INTERVAL_MS = 50
 
 export type Reached =
-  /** It ran before. */
-  | { state: 'running'; client: Client }
+  /** It ran before. `already`: and had it mounted there. */
+  | { state: 'running'; client: Client; already: boolean }
   /** It was started; `child` where it is in the foreground. */
   | { state: 'started'; pid: number; created: boolean; child: ChildProcess }
 
 /**
- * The daemon of the store: the running one, or a new one (with `mount` done).
+ * The daemon of the store, the running one or a new one, with `mount` done.
  * STORE_LOCKED if something else holds the store for long; whatever the start failed with.
  */
 export async function reachDaemon(options: LaunchOptions): Promise<Reached> {
   const deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
   for (;;) {
-    const client = await Client.connect(options.store)
-    if (client) return { state: 'running', client }
+    let client: Client | undefined
     try {
+      client = await Client.connect(options.store)
+      if (client) return { state: 'running', client, already: options.mount ? (await client.mount(options.mount)).already : false }
       return { state: 'started', ...(await launch(options)) }
     } catch (error) {
-      const passing = isDfsError(error, 'STORE_LOCKED') || (options.create && isDfsError(error, 'STORE_EXISTS'))
+      await client?.close()
+      // One that is stopping is gone soon; of two that start at once one finds the store taken, or just made.
+      const passing = isDfsError(error, client ? 'DAEMON_UNREACHABLE' : 'STORE_LOCKED') || (options.create && isDfsError(error, 'STORE_EXISTS'))
       if (!passing || performance.now() > deadlineMs) throw error
     }
     await sleep(RETRY_INTERVAL_MS)

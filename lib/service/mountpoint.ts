@@ -1,4 +1,4 @@
-import { realpath } from 'node:fs/promises'
+import { mkdir, realpath } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 
 /**
@@ -13,4 +13,13 @@ export async function canonicalDir(dir: string): Promise<string> {
   } catch {
     return join(await realpath(dirname(full)).catch(() => dirname(full)), basename(full))
   }
+}
+
+/**
+ * Makes `dir` if it is missing; not those above it, for that is more often a
+ * mistyped path than a wish. True if it was made. Whatever else is wrong with it
+ * the mount will say.
+ */
+export async function makeMountpoint(dir: string): Promise<boolean> {
+  return mkdir(dir, { mode: 0o755 }).then(() => true, () => false)
 }
