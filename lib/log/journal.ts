@@ -19,10 +19,14 @@ import type { EntrySealer, Log } from './log.js'
 import { encodeOp, type InodeCodec, type Op } from './ops.js'
 
 /** A commit comes at the latest this long after the first change in it. */
-const COMMIT_AFTER_MS = 500
-/** ...or when this many ops or bytes of them have gathered, so that a commit never holds the loop for long. */
-const COMMIT_OPS = 4096
-const COMMIT_BYTES = 1 << 20
+const COMMIT_AFTER_MS = 1000
+/**
+ * ...or when this many ops or bytes of them have gathered, so that a commit never
+ * holds the loop for long. Not less: names and hashes are random keys, and each
+ * commit writes every page that it touched.
+ */
+const COMMIT_OPS = 12288
+const COMMIT_BYTES = 2 << 20
 /** Sealed ops kept of a drive whose only device is this one: nobody needs them, but fsck and `dfs log` like some. */
 export const KEEP_LOG_BYTES = 16 << 20
 

@@ -7,6 +7,6 @@ sql.pragma('synchronous = NORMAL')
 sql.pragma('cache_size = -1024')
 
 parentPort!.on('message', () => {
-  sql.pragma('wal_checkpoint(PASSIVE)')
-  parentPort!.postMessage(null)
+  const [{ log, checkpointed }] = sql.pragma('wal_checkpoint(PASSIVE)') as [{ log: number; checkpointed: number }]
+  parentPort!.postMessage({ log, checkpointed })
 })

@@ -8,12 +8,16 @@
  */
 import { Worker } from 'node:worker_threads'
 import type { Journal } from '../log/journal.js'
-import type { Database } from './database.js'
+import { FRAME_BYTES, type Database } from './database.js'
 
 /** The worker is asked when the log has grown by this much since. */
 const STEP_BYTES = 6 << 20
 /** The log starts over when it is this long: before it outgrows what database.ts keeps written. */
 const RESTART_BYTES = 20 << 20
+/** As much as the main thread may move by itself, within milliseconds. */
+const REST_BYTES = 4 << 20
+/** The log starts over whatever it takes: the disk is slower than the writers. */
+const LONGEST_BYTES = 256 << 20
 
 export class Checkpointer {
   readonly #db: Database
@@ -47,7 +51,7 @@ export class Checkpointer {
     if (this.#worker) return this.#worker
     const worker = new Worker(new URL('./checkpoint-worker.js', import.meta.url), { workerData: { path: this.#db.path } })
     worker.unref()
-    worker.on('message', () => this.#done())
+    worker.on('message', (m: { checkpointed: number }) => this.#done(m.checkpointed * FRAME_BYTES))
     worker.on('error', (e) => {
       this.#worker = null
       this.#busy = false
@@ -57,10 +61,17 @@ export class Checkpointer {
     return (this.#worker = worker)
   }
 
-  #done(): void {
+  #done(moved: number): void {
     this.#busy = false
-    this.#doneAt = this.#db.walBytes()
-    if (this.#closed || this.#journal.stopped || this.#doneAt < RESTART_BYTES) return
+    const now = this.#db.walBytes()
+    this.#doneAt = moved
+    if (this.#closed || this.#journal.stopped || now < RESTART_BYTES) return
+    // What came meanwhile is the worker's too, unless it is little; or so much that the log must start over.
+    if (now - moved > REST_BYTES && now < LONGEST_BYTES) {
+      this.#busy = true
+      this.#start().postMessage(null)
+      return
+    }
     try {
       this.#journal.between(() => this.#db.sql.pragma('wal_checkpoint(RESTART)'))
       this.#doneAt = 0

@@ -36,7 +36,6 @@ export class ChunkTable {
   #next: number
   readonly #deltas = new Map<number, number>()
   readonly #byH: Statement
-  readonly #byId: Statement
   readonly #byNum: Statement
   readonly #insert: Statement
   readonly #insertInline: Statement
@@ -51,9 +50,8 @@ export class ChunkTable {
     const sql = db.sql
     this.#next = ((sql.prepare('SELECT max(num) AS n FROM chunk').get() as { n: number | null }).n ?? 0) + 1
     this.#byH = sql.prepare('SELECT num, h FROM chunk WHERE h48 = ?').raw(true) as Statement
-    this.#byId = sql.prepare('SELECT num, id FROM chunk WHERE id48 = ?').raw(true) as Statement
     this.#byNum = sql.prepare('SELECT len, seg, off, h FROM chunk WHERE num = ?').raw(true) as Statement
-    this.#insert = sql.prepare('INSERT INTO chunk(num, id48, h48, len, refs, seg, off, id, h) VALUES (?,?,?,?,1,?,?,?,?)')
+    this.#insert = sql.prepare('INSERT INTO chunk(num, h48, len, refs, seg, off, id, h) VALUES (?,?,?,1,?,?,?,?)')
     this.#insertInline = sql.prepare('INSERT INTO chunk_inline VALUES (?,?)')
     this.#inline = sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true) as Statement
     this.#idOf = sql.prepare('SELECT id, h, len FROM chunk WHERE num = ?').raw(true) as Statement
@@ -65,12 +63,8 @@ export class ChunkTable {
 
   /** Number of the chunk whose plaintext has the keyed hash `h`; 0 if there is none. */
   findByHash(h: Buffer): number {
-    return this.#find(this.#byH, h)
-  }
-
-  /** Number of the chunk with this id; 0 if there is none. */
-  findById(id: Buffer): number {
-    return this.#find(this.#byId, id)
+    for (const row of this.#byH.all(h.readUIntBE(0, 6)) as [number, Buffer][]) if (row[1].equals(h)) return row[0]
+    return 0
   }
 
   get(num: number): ChunkRow | undefined {
@@ -91,7 +85,7 @@ export class ChunkTable {
   /** Adds a chunk; its refs follow from the extents. */
   add(chunk: NewChunk): number {
     const num = this.#next++
-    this.#insert.run(num, chunk.id.readUIntBE(0, 6), chunk.h.readUIntBE(0, 6), chunk.len, chunk.seg, chunk.off, chunk.id, chunk.h)
+    this.#insert.run(num, chunk.h.readUIntBE(0, 6), chunk.len, chunk.seg, chunk.off, chunk.id, chunk.h)
     if (chunk.data) this.#insertInline.run(num, chunk.data)
     // The row counts one, which the extent to come makes true: no second write, nor a visit to the index of the dead.
     this.#deltas.set(num, -1)
@@ -123,12 +117,5 @@ export class ChunkTable {
   remove(num: number): void {
     this.#remove.run(num)
     this.#removeInline.run(num)
-  }
-
-  #find(statement: Statement, key: Buffer): number {
-    for (const row of statement.all(key.readUIntBE(0, 6)) as [number, Buffer][]) {
-      if (row[1].equals(key)) return row[0]
-    }
-    return 0
   }
 }

@@ -39,11 +39,10 @@ CREATE TABLE dentry(parent INTEGER NOT NULL, key BLOB NOT NULL, name BLOB NOT NU
 CREATE TABLE extent(ino INTEGER NOT NULL, off INTEGER NOT NULL, len INTEGER NOT NULL, chunk INTEGER NOT NULL,
   coff INTEGER NOT NULL, PRIMARY KEY(ino, off)) WITHOUT ROWID;
 
--- id: BLAKE3 of the sealed bytes; h: keyed hash of the plaintext. id48 and h48, their first 48 bits, keep the indexes small.
+-- id: BLAKE3 of the sealed bytes; h: keyed hash of the plaintext; h48: its first 48 bits, which keep the index small.
 -- seg 0: the sealed bytes are in chunk_inline.
-CREATE TABLE chunk(num INTEGER PRIMARY KEY, id48 INTEGER NOT NULL, h48 INTEGER NOT NULL, len INTEGER NOT NULL,
+CREATE TABLE chunk(num INTEGER PRIMARY KEY, h48 INTEGER NOT NULL, len INTEGER NOT NULL,
   refs INTEGER NOT NULL, seg INTEGER NOT NULL, off INTEGER NOT NULL, id BLOB NOT NULL, h BLOB NOT NULL);
-CREATE INDEX chunk_id ON chunk(id48);
 CREATE INDEX chunk_h ON chunk(h48);
 CREATE INDEX chunk_dead ON chunk(num) WHERE refs = 0;
 CREATE TABLE chunk_inline(num INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -136,7 +135,7 @@ export class Database {
   /** Bytes of frames in the write-ahead log, which starts over without shrinking: mxFrame of the WAL-index header (walformat.html, 2.1). */
   walBytes(): number {
     readSync(this.#shmFd, this.#word, 0, 4, 16)
-    return this.#word.readUInt32LE(0) * (4096 + 24)
+    return this.#word.readUInt32LE(0) * FRAME_BYTES
   }
 
   /** Checkpoints everything, and closes. May be called twice. */
@@ -176,6 +175,8 @@ export class Database {
   }
 }
 
+/** A page and the header of its frame in the log. */
+export const FRAME_BYTES = 4096 + 24
 /** The log is kept at least this long. */
 const WAL_BYTES = 32 << 20
 
