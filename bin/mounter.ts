@@ -4,8 +4,9 @@ import { fail } from '../lib/errors.js'
 import type { Mounted, Mounter } from '../lib/service/daemon.js'
 import type { MountRequest } from '../lib/service/calls.js'
 import { Filesystem } from '../mount/filesystem.js'
-import { parseMountOptions } from '../mount/options.js'
 import { whoHolds } from '../mount/holders.js'
+import type { Operations } from '../mount/operations.js'
+import { parseMountOptions } from '../mount/options.js'
 
 export const DRIVERS = ['kernel', 'fuse-native'] as const
 
@@ -13,19 +14,36 @@ export function mounterOf(drive: Drive): Mounter {
   return {
     async mount(request: MountRequest): Promise<Mounted> {
       const options = parseMountOptions(request.options)
-      const mounted = await mountWith(request, new Filesystem(drive), options)
+      const filesystem = new Filesystem(drive)
+      const mounted = await mountWith(request, filesystem, options)
       // The drive's own status names its mounts too.
       const place = { dir: request.dir, driver: request.driver }
       drive.mountpoints.push(place)
       const forget = () => void drive.mountpoints.splice(drive.mountpoints.indexOf(place), 1)
       void mounted.closed.then(forget, forget)
-      return mounted
+      return {
+        closed: mounted.closed,
+        unmount: (how) => mounted.unmount(how),
+        abandon: () => abandon(filesystem),
+      }
     },
     holders: whoHolds,
   }
 }
 
-async function mountWith({ dir, driver }: MountRequest, operations: Filesystem, options: ReturnType<typeof parseMountOptions>): Promise<Mounted> {
+/** A session cannot be ended while the kernel has users for it; what it is asked can be refused. */
+function abandon(operations: Operations): void {
+  for (const name of REFUSED) Object.defineProperty(operations, name, { value: () => ENOTCONN })
+}
+
+const REFUSED: readonly (keyof Operations)[] = [
+  'setattr', 'mknod', 'mkdir', 'symlink', 'link', 'unlink', 'rmdir', 'rename', 'open', 'create', 'tmpfile', 'read', 'write', 'flush', 'fsync', 'fsyncdir',
+  'fallocate', 'copyFileRange', 'setxattr', 'removexattr',
+]
+/** What a program gets from a mount whose daemon is gone (errno(3)). */
+const ENOTCONN = 107
+
+async function mountWith({ dir, driver }: MountRequest, operations: Filesystem, options: ReturnType<typeof parseMountOptions>): Promise<Omit<Mounted, 'abandon'>> {
   // Loaded when used: fuse-native does not install everywhere.
   switch (driver) {
     case 'kernel': {

@@ -26,6 +26,8 @@ export interface Mounted {
   unmount(options?: { lazy?: boolean }): Promise<void>
   /** Resolves (or rejects) when the session is over, also if it was ended from outside. */
   closed: Promise<void>
+  /** Whoever still has something open gets errors from now on: what is answered well before this can be flushed. */
+  abandon(): void
 }
 
 export interface DaemonOptions {
@@ -191,6 +193,7 @@ export class Daemon implements ServiceApi {
     const grace = new Promise<void>((resolve) => (timer = setTimeout(resolve, GRACE_MS)))
     await Promise.race([mount.over, grace])
     clearTimeout(timer)
+    mount.mounted.abandon()
   }
 
   #over(dir: string): void {

@@ -27,8 +27,10 @@ class FakeMounter implements Mounter {
       unmount: async ({ lazy = false } = {}) => {
         this.calls.push(`unmount ${dir}${lazy ? ' lazily' : ''}`)
         if (dir.includes('busy') && !lazy) throw fail('MOUNTPOINT_BUSY', 'in use')
-        end()
+        // Its users stay for ever.
+        if (!dir.includes('stuck')) end()
       },
+      abandon: () => void this.calls.push(`abandon ${dir}`),
     }
   }
 
@@ -120,11 +122,11 @@ test('a busy mount says who holds it; lazily it goes', async (t) => {
 
 test('a signal ends it whoever holds a mount, with all flushed', async (t) => {
   const { store, daemon, mounter, client, mount } = await start(t, 'until-stopped')
-  await mount('/busy')
+  await mount('/busy/stuck')
   const file = await client.open('/f', 'w')
   await file.write(0, Buffer.from('written'))
   await daemon.shutdown('SIGTERM')
-  t.alike(mounter.calls, ['mount /busy', 'unmount /busy', 'unmount /busy lazily'])
+  t.alike(mounter.calls, ['mount /busy/stuck', 'unmount /busy/stuck', 'unmount /busy/stuck lazily', 'abandon /busy/stuck'])
   await client.closed
   const drive = await Drive.open(store)
   t.is((await (await drive.open('/f')).read(0, 99)).toString(), 'written')
