@@ -206,6 +206,18 @@ static void create_files(void) {
   print_rate(count / (now() - start));
 }
 
+/* For the cost of metadata alone. */
+static void create_empty(void) {
+  char path[PATH_MAX];
+  double start = now();
+  for (long i = 0; i < count; i++) {
+    file_path(path, "file-", i);
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    if (fd < 0 || close(fd)) die(path);
+  }
+  print_rate(count / (now() - start));
+}
+
 /* Files/s of one scandir and a stat of each; checks that all are there. */
 static void scan_stat(void) {
   struct stat st;
@@ -277,7 +289,7 @@ static void unlink_files(void) {
 
 static const struct { const char *name; void (*run)(void); } phases[] = {
   {"big-write", big_write}, {"big-read", big_read}, {"random-read", random_read}, {"random-overwrite", random_overwrite},
-  {"append-fsync", append_fsync}, {"fsync-latency", fsync_latency}, {"create", create_files}, {"scan-stat", scan_stat},
+  {"append-fsync", append_fsync}, {"fsync-latency", fsync_latency}, {"create", create_files}, {"create-empty", create_empty}, {"scan-stat", scan_stat},
   {"stat-warm", stat_warm}, {"open-read", open_read}, {"rename", rename_files}, {"unlink", unlink_files}, {"settle", settle},
 };
 

@@ -6,7 +6,7 @@ import { closeSync, fsyncSync, linkSync, mkdirSync, openSync, readFileSync, read
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { withMount } from '../helpers/mount.js'
-import { compile, must, need, REPOSITORY, run, shell } from '../helpers/run.js'
+import { compile, must, need, REPOSITORY, run } from '../helpers/run.js'
 import { plantTree, TREE_SCRIPT_NEEDS } from './special-tree.js'
 
 /** A hanging file system must end in a failure; no claim about speed. */

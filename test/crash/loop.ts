@@ -1,0 +1,121 @@
+/**
+ * kill -9 of the daemon at random moments under load, and what must hold after
+ * each: `dfs mount` recovers the dead mount by itself, fsck is clean, and the
+ * writers' journals allow what is found (verify.ts).
+ */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { DFS, isAlive, kill, processesOf, type TestMount } from '../helpers/mount.js'
+import { sleep } from '../helpers/run.js'
+import { random } from '../helpers/tree.js'
+import { readJournal } from './journal.js'
+import { verify } from './verify.js'
+
+export interface KillOptions {
+  kills: number
+  seed: number
+  /** Processes that write at the same time. */
+  writers: number
+  /** The daemon lives between 20 ms and this long under load. */
+  maxLifeMs: number
+  onRound?: (text: string) => void
+}
+
+export interface KillReport { kills: number; files: number; bytes: number; fsyncs: number; problems: string[] }
+
+/** Rounds whose files stay and are checked again: what was recovered once must survive the next crashes too. */
+const ROUNDS_KEPT = 3
+/** A writer whose calls do not return after the daemon's death hangs. */
+const WRITER_END_MS = 30_000
+/** One kill in so many is followed by another while the next daemon starts and recovers. */
+const KILL_AT_START_ONE_IN = 5
+
+/** Stops at the first round with problems, so that the store can be looked at. */
+export async function killLoop(mount: TestMount, options: KillOptions): Promise<KillReport> {
+  const rand = random(options.seed)
+  const report: KillReport = { kills: 0, files: 0, bytes: 0, fsyncs: 0, problems: [] }
+  const journalOf = (round: number, id: number) => join(mount.scratch, `journal-${round}-${id}`)
+  const folderOf = (round: number) => `r${round}`
+  const problem = (text: string) => report.problems.push(`round ${report.kills}: ${text}`)
+
+  for (let round = 0; round < options.kills && !report.problems.length; round++) {
+    report.kills++
+    makeDurable(mount.dir, folderOf(round))
+    const writers = Array.from({ length: options.writers }, (_, id) => startWriter(join(mount.dir, folderOf(round)), journalOf(round, id), id, Math.floor(rand() * 2 ** 31)))
+    await sleep(20 + rand() ** 2 * options.maxLifeMs)
+    await killDaemon(await mount.pid())
+    for (const ended of await Promise.all(writers.map(endOf))) if (ended) problem(ended)
+    if (Math.floor(rand() * KILL_AT_START_ONE_IN) === 0) await killWhileStarting(mount, rand() * 400)
+    await mount.mount()
+    const fsck = await mount.dfs('fsck')
+    if (fsck.code !== 0) problem(`fsck: exit code ${fsck.code}\n${fsck.stdout}${fsck.stderr}`)
+    for (let checked = Math.max(0, round - ROUNDS_KEPT); checked <= round; checked++) {
+      for (let id = 0; id < options.writers; id++) {
+        const journal = readJournal(journalOf(checked, id))
+        const verified = verify(join(mount.dir, folderOf(checked)), `w${id}`, journal)
+        for (const text of verified.problems) problem(`${folderOf(checked)}/${text}`)
+        if (checked < round) continue
+        report.files += verified.files
+        report.bytes += verified.bytes
+        report.fsyncs += journal.filter((l) => (l.op === 'fsync' || l.op === 'syncdir') && l.at === 'done').length
+      }
+    }
+    if (round >= ROUNDS_KEPT) rmSync(join(mount.dir, folderOf(round - ROUNDS_KEPT)), { recursive: true })
+    options.onRound?.(`kill ${report.kills}/${options.kills}: ${report.files} files, ${(report.bytes / 1e6).toFixed(0)} MB, ${report.fsyncs} fsyncs so far`)
+  }
+  return report
+}
+
+function makeDurable(root: string, folder: string): void {
+  mkdirSync(join(root, folder))
+  const fd = openSync(root, 'r')
+  fsyncSync(fd)
+  closeSync(fd)
+}
+
+function startWriter(dir: string, journal: string, id: number, seed: number): ChildProcess {
+  const program = fileURLToPath(new URL('writer.js', import.meta.url))
+  return spawn(process.execPath, [program, dir, journal, String(id), String(seed)], { stdio: ['ignore', 'ignore', 'pipe'] })
+}
+
+/** '' or what is wrong with how a writer ended. */
+function endOf(writer: ChildProcess): Promise<string> {
+  return new Promise((resolve) => {
+    let stderr = ''
+    writer.stderr!.on('data', (b: Buffer) => { stderr += String(b) })
+    const timer = setTimeout(() => {
+      writer.kill('SIGKILL')
+      resolve('a writer hangs after the death of the daemon')
+    }, WRITER_END_MS)
+    writer.on('close', (code) => {
+      clearTimeout(timer)
+      resolve(code === 0 ? '' : `a writer failed before the kill: ${stderr.slice(0, 1000)}`)
+    })
+  })
+}
+
+async function killDaemon(pid: number): Promise<void> {
+  kill(pid)
+  while (isAlive(pid)) await sleep(5)
+}
+
+/** Whether the command fails or not does not matter: the next one must succeed. */
+async function killWhileStarting(mount: TestMount, afterMs: number): Promise<void> {
+  const mounting = mount.mount().catch(() => undefined)
+  await sleep(afterMs)
+  for (const pid of daemonsOf(mount)) await killDaemon(pid)
+  await mounting
+  // It may have been too early for the first.
+  for (const pid of daemonsOf(mount)) await killDaemon(pid)
+}
+
+/** Those that have the store, or are about to; not the command that started them. */
+const daemonsOf = (mount: TestMount): number[] => processesOf(mount.store!).filter((pid) => {
+  try {
+    return !readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').includes(DFS)
+  } catch {
+    return false
+  }
+})

@@ -1,0 +1,140 @@
+/**
+ * The power fails under a drive at work: its store lies on a disk that keeps only
+ * what was synced, and of the rest whatever the seed says (helpers/lossyfs.ts).
+ * Afterwards the promises of DESIGN 5 are checked (helpers/history.ts). Twice a
+ * round: what was recovered once must outlast the next cut.
+ *
+ *   DFS_ROUNDS=200 npm test -- power-cut     more rounds
+ *   DFS_SEED=17 npm test -- power-cut        one round again
+ */
+import test, { type Assert } from 'brittle'
+import { fork, type ChildProcess } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import { mkdirSync } from 'node:fs'
+import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { brokenPromises, Writer } from '../helpers/history.js'
+import { randomOf, type Survival, type Survived } from '../helpers/lossyfs.js'
+import { dfs, isMounted, kill, processesOf } from '../helpers/mount.js'
+import { run, sleep } from '../helpers/run.js'
+import { scratchDir } from '../helpers/scratch.js'
+
+const ROUNDS = Number(process.env.DFS_ROUNDS ?? 10)
+const FIRST_SEED = Number(process.env.DFS_SEED ?? 1)
+const WRITERS = 3
+const CUTS = 2
+
+for (let seed = FIRST_SEED; seed < FIRST_SEED + (process.env.DFS_SEED ? 1 : ROUNDS); seed++) {
+  test(`the power fails, seed ${seed}`, { timeout: 120_000 }, async (t) => {
+    const random = randomOf(seed)
+    const { mount, disk, dir } = await machine(t, { seed, freeBytes: random() < 0.5 ? 64 * 2 ** 30 : 2 ** 29, syncMs: random() * 6 })
+    await mount()
+    const seen = new Map<string, string>()
+    for (let cut = 0; cut < CUTS; cut++) {
+      const writers = Array.from({ length: WRITERS }, (_, i) => new Writer({ dir: join(dir, `cut${cut}-writer${i}`), id: cut * WRITERS + i, random: randomOf(seed * 1000 + cut * 10 + i) }))
+      for (const w of writers) await mkdir(w.dir)
+      await syncDirectory(dir)
+      let isOver = false
+      const ends = writers.map((w) => w.run(writers, () => isOver))
+      const early = await Promise.race([sleep(300 + random() * 1500), ...ends])
+      if (early) throw new Error('a writer failed before the cut', { cause: early })
+      await disk.cut()
+      isOver = true
+      const survival = surviving(random)
+      await disk.killDaemon()
+      await Promise.all(ends)
+      const survived = await disk.restore(survival)
+      const ops = writers.map((w) => `${w.names.length}+${w.files.reduce((n, f) => n + f.ops.length, 0)}`).join(' ')
+      t.comment(`cut ${cut}: ${survival.mode}${survival.mode === 'subset' ? ` ${survival.share.toFixed(2)}` : ''}, ${survived.survived} of ${survived.pending} unsynced changes survived; ops ${ops}`)
+
+      await mount()
+      t.is(await disk.fsck(), '', 'fsck --data finds nothing')
+      const broken: string[] = []
+      for (const w of writers) broken.push(...await brokenPromises(w))
+      t.alike(broken, [], 'what was promised is there')
+      for (const [path, digest] of seen) t.is(await digestOf(path), digest, `${path} is as it was recovered before`)
+      for (const w of writers) seen.set(w.dir, await digestOf(w.dir))
+    }
+  })
+}
+
+function surviving(random: () => number): Survival {
+  const draw = random()
+  if (draw < 0.25) return { mode: 'none' }
+  if (draw < 0.35) return { mode: 'all' }
+  if (draw < 0.6) return { mode: 'prefix' }
+  return { mode: 'subset', share: [0.1, 0.5, 0.9][Math.floor(random() * 3)]! }
+}
+
+/** A disk that forgets with a store on it, and a place to mount. Gone with the test. */
+async function machine(t: Assert, options: { seed: number; freeBytes: number; syncMs: number }) {
+  const scratch = scratchDir(t)
+  const [disk, dir] = [join(scratch, 'disk'), join(scratch, 'mnt')]
+  const store = join(disk, 'store')
+  mkdirSync(disk)
+  mkdirSync(dir)
+  const child = fork(fileURLToPath(new URL('../helpers/lossyfs-child.js', import.meta.url)), [disk, JSON.stringify(options)])
+  const killDaemon = async () => {
+    const pids = processesOf(store).filter((pid) => pid !== child.pid)
+    for (const pid of pids) kill(pid)
+    while (pids.some(isAlive)) await sleep(5)
+  }
+  t.teardown(async () => {
+    await killDaemon()
+    for (const path of [dir, disk]) while (isMounted(path) && (await run('umount', ['-l', path])).code === 0);
+    child.kill('SIGKILL')
+  }, { force: true, order: 1 })
+  await answerOf(child)
+  const ask = (message: 'cut' | { restore: Survival }) => {
+    child.send(message)
+    return answerOf(child)
+  }
+  const ok = async (...args: string[]) => {
+    const ran = await dfs(['--store', store, ...args], { cwd: scratch })
+    if (ran.code !== 0) throw new Error(`dfs ${args.join(' ')}: exit code ${ran.code}\n${ran.stderr}${ran.stdout}`)
+    return ran.stdout
+  }
+  return {
+    dir,
+    mount: () => ok('mount', dir),
+    disk: {
+      killDaemon,
+      cut: () => ask('cut'),
+      restore: (survival: Survival) => ask({ restore: survival }) as Promise<Survived>,
+      /** The problems, in words. */
+      async fsck(): Promise<string> {
+        const { code, stdout, stderr } = await dfs(['--store', store, 'fsck', '--data', '--quiet'], { cwd: scratch })
+        return code === 0 ? '' : `exit code ${code}: ${stdout.slice(0, 2000)}${stderr}`
+      },
+    },
+  }
+}
+
+function answerOf(child: ChildProcess): Promise<unknown> {
+  return new Promise((resolve, reject) => {
+    child.once('message', resolve)
+    child.once('exit', (code) => reject(new Error(`the disk ended with ${code}`)))
+  })
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch {
+    return false
+  }
+}
+
+async function syncDirectory(dir: string): Promise<void> {
+  const { open } = await import('node:fs/promises')
+  const handle = await open(dir, 'r')
+  await handle.sync().finally(() => handle.close())
+}
+
+async function digestOf(dir: string): Promise<string> {
+  const hash = createHash('sha256')
+  for (const name of (await readdir(dir)).sort()) hash.update(`${name}\0`).update(await readFile(join(dir, name)))
+  return hash.digest('hex')
+}
