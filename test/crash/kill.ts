@@ -6,7 +6,7 @@ import { killLoop } from './loop.js'
 async function main(): Promise<number> {
   const { values } = parseArgs({
     options: {
-      kills: { type: 'string', default: '200' }, seed: { type: 'string', default: '1' }, writers: { type: 'string', default: '3' }, 'max-life': { type: 'string', default: '2500' },
+      kills: { type: 'string', default: '200' }, seed: { type: 'string', default: '1' }, writers: { type: 'string', default: '3' }, 'max-life': { type: 'string', default: '1500' },
       keep: { type: 'boolean', default: false },
     },
   })

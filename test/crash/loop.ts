@@ -4,7 +4,7 @@
  * writers' journals allow what is found (verify.ts).
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { DFS, isAlive, kill, processesOf, type TestMount } from '../helpers/mount.js'
@@ -18,7 +18,7 @@ export interface KillOptions {
   seed: number
   /** Processes that write at the same time. */
   writers: number
-  /** The daemon lives between 20 ms and this long under load. */
+  /** The daemon lives for up to this long under load. */
   maxLifeMs: number
   onRound?: (text: string) => void
 }
@@ -44,7 +44,8 @@ export async function killLoop(mount: TestMount, options: KillOptions): Promise<
     report.kills++
     makeDurable(mount.dir, folderOf(round))
     const writers = Array.from({ length: options.writers }, (_, id) => startWriter(join(mount.dir, folderOf(round)), journalOf(round, id), id, Math.floor(rand() * 2 ** 31)))
-    await sleep(20 + rand() ** 2 * options.maxLifeMs)
+    for (let id = 0; id < options.writers; id++) await started(writers[id]!, journalOf(round, id))
+    await sleep(rand() * options.maxLifeMs)
     await killDaemon(await mount.pid())
     for (const ended of await Promise.all(writers.map(endOf))) if (ended) problem(ended)
     if (Math.floor(rand() * KILL_AT_START_ONE_IN) === 0) await killWhileStarting(mount, rand() * 400)
@@ -78,6 +79,11 @@ function makeDurable(root: string, folder: string): void {
 function startWriter(dir: string, journal: string, id: number, seed: number): ChildProcess {
   const program = fileURLToPath(new URL('writer.js', import.meta.url))
   return spawn(process.execPath, [program, dir, journal, String(id), String(seed)], { stdio: ['ignore', 'ignore', 'pipe'] })
+}
+
+/** Its first fsync is done: from now on there is something to lose. */
+async function started(writer: ChildProcess, journal: string): Promise<void> {
+  while (writer.exitCode === null && !(existsSync(journal) && readFileSync(journal, 'utf8').includes('"at":"done"'))) await sleep(5)
 }
 
 /** '' or what is wrong with how a writer ended. */

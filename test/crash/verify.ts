@@ -2,8 +2,8 @@
  * What a writer's journal allows to be found after a crash of the daemon:
  * - a name holds a file that it held at some moment since the last completed
  *   fsync of a directory; nothing else is there;
- * - a file's content is a prefix of its changes, no shorter than what was
- *   fsynced, and no shorter than it was when the file was renamed or linked to
+ * - a file's content is a prefix of its changes (the last of them may lack
+ *   pages at its end), no shorter than what was fsynced, and no shorter than it was when the file was renamed or linked to
  *   the name where it is found;
  * - a file that was durable, and had a name at every moment since, has one.
  */
@@ -58,23 +58,48 @@ export function verify(root: string, folder: string, journal: readonly Line[]): 
   return { files: found.length, bytes, problems }
 }
 
-/** '' if `content` is the file after n of its changes, for an n that is allowed. */
+/**
+ * The kernel cuts a write(2) that ends within an uncached page into several
+ * requests, each of which may be the last (fuse_fill_write_pages): what is left
+ * of the first write that is not whole ends at such a boundary.
+ */
+const PAGE_BYTES = 4096
+
+/** '' if `content` is the file after n of its changes, for an n that is allowed, and perhaps some pages of the next. */
 function judge(content: Buffer, file: number, { changes, durable }: FileHistory, least: number): string {
   const from = Math.max(least, durable)
   const state = new Content(file)
   let forbidden = -1
   for (let n = 0; n <= changes.length; n++) {
+    const before = n > from ? Buffer.from(state.bytes) : undefined
     if (n > 0) state.apply(changes[n - 1]!)
-    if (!state.bytes.equals(content)) continue
-    if (n >= from) return ''
-    forbidden = n
+    if (state.bytes.equals(content)) {
+      if (n >= from) return ''
+      forbidden = n
+    } else if (before && isPartOf(content, before, state.bytes)) return ''
   }
   if (forbidden >= 0) return `has ${forbidden} of file ${file}'s changes, ${from} to ${changes.length} are allowed`
   const whole = state.bytes
-  let at = 0
-  while (at < content.length && content[at] === whole[at]) at++
+  const at = firstDifference(content, whole)
   const zeros = at < content.length && content.subarray(at, at + 16).every((b) => b === 0)
   return `no state of file ${file} (of ${changes.length} changes and then ${whole.length} bytes); differs from the last at byte ${at}${zeros ? ', zeros' : ''}`
+}
+
+/** Whether `content` is `after` up to some page, and `before` from there on. */
+function isPartOf(content: Buffer, before: Buffer, after: Buffer): boolean {
+  const same = firstDifference(content, after)
+  const cut = content.length > before.length ? content.length : same - same % PAGE_BYTES
+  return cut % PAGE_BYTES === 0 && cut <= same && content.length === Math.max(before.length, cut) && content.subarray(cut).equals(before.subarray(cut, content.length))
+}
+
+/** Where the two part, or the length of the shorter. */
+function firstDifference(a: Buffer, b: Buffer): number {
+  const end = Math.min(a.length, b.length)
+  let low = 0
+  // Most of it is equal: compare by pages first.
+  while (low + PAGE_BYTES <= end && a.compare(b, low, low + PAGE_BYTES, low, low + PAGE_BYTES) === 0) low += PAGE_BYTES
+  while (low < end && a[low] === b[low]) low++
+  return low
 }
 
 function replay(journal: readonly Line[]): { files: Map<number, FileHistory>; names: Map<string, Meaning[]> } {

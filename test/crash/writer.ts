@@ -41,8 +41,9 @@ function create(path: string, overwrites: boolean): OpenFile {
 function change(f: OpenFile, c: Change): void {
   journal.do({ op: 'change', file: f.file, change: c }, () => {
     if (c.kind === 'truncate') return ftruncateSync(f.fd, c.size)
-    const n = writeSync(f.fd, patternOf(f.file, c.write, c.offset, c.length), 0, c.length, c.offset)
-    if (n !== c.length) throw new Error(`short write: ${n} of ${c.length}`)
+    const data = patternOf(f.file, c.write, c.offset, c.length)
+    // The daemon may die between two requests of one write(2), which is then short.
+    for (let at = 0; at < data.length;) at += writeSync(f.fd, data, at, data.length - at, c.offset + at)
   })
   f.size = c.kind === 'truncate' ? c.size : Math.max(f.size, c.offset + c.length)
 }

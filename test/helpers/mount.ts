@@ -65,6 +65,14 @@ export async function makeMount(options: MountOptions = {}): Promise<TestMount> 
   return mount
 }
 
+/** Mounts to be closed should the test be interrupted. */
+const live = new Set<DfsMount>()
+for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  process.once(signal, () => {
+    void Promise.allSettled([...live].map((mount) => mount.close())).then(() => process.exit(1))
+  })
+}
+
 class DfsMount implements TestMount {
   readonly scratch: string
   readonly dir: string
@@ -78,6 +86,7 @@ class DfsMount implements TestMount {
     this.dir = join(this.scratch, 'mnt')
     this.store = join(this.scratch, 'store')
     mkdirSync(this.dir)
+    live.add(this)
   }
 
   dfs(...args: string[]): Promise<Ran> {
@@ -121,6 +130,7 @@ class DfsMount implements TestMount {
     if (isMounted(this.dir)) throw new Error(`${this.dir} is still mounted`)
     await this.#ended()
     rmSync(this.scratch, { recursive: true, force: true })
+    live.delete(this)
   }
 
   /** The daemon outlives its last mount by a moment. */
