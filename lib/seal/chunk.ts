@@ -64,7 +64,7 @@ export function pieceRange(plainLength: number, from: number, to: number): Piece
 }
 
 /** The chunk's id: BLAKE3-256 of its sealed bytes. Anyone can compute it. */
-export function chunkId(sealed: Uint8Array): Buffer {
+export function chunkId(sealed: Buffer): Buffer {
   return blakeHash.blake3(sealed)
 }
 
@@ -90,7 +90,7 @@ export class ChunkSealer {
   }
 
   /** h: keyed BLAKE3-256 of the plaintext. The deduplication key, and the source of the nonces. 32 bytes. */
-  contentHash(plain: Uint8Array): Buffer {
+  contentHash(plain: Buffer): Buffer {
     this.#hasher.reset()
     this.#hasher.update(plain)
     return this.#hasher.digestBuffer()
