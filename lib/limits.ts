@@ -64,6 +64,6 @@ export const POOL_JOBS_PER_WORKER = 2
 /** Bytes of one job's arena: 32-bit offsets. */
 export const MAX_ARENA_BYTES = 1024 * 1024 * 1024
 /** Sealed-output buffers kept for reuse: fresh ones cost page faults and zeroing. */
-export const POOL_SPARE_BYTES = 16 * 1024 * 1024
+export const POOL_SPARE_BYTES = 24 * 1024 * 1024
 /** Crashes in a row without a finished job after which the pool gives up. */
 export const MAX_WORKER_CRASHES = 5

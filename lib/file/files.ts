@@ -15,9 +15,9 @@ import { SLAB_BYTES, SlabPool, type Slab } from './slab.js'
 /** 2^47 bytes: well inside what a double counts exactly, and what an extent row holds in six bytes. */
 export const MAX_FILE_BYTES = 2 ** 47
 /** Unflushed bytes, all files together, beyond which writers wait... */
-const DIRTY_LIMIT = 40 << 20
+const DIRTY_LIMIT = 32 << 20
 /** ...until it is down to this. */
-const DIRTY_LOW = 32 << 20
+const DIRTY_LOW = 24 << 20
 /** Fresh ranges of one file after which it is flushed: bounds the cost of keeping them sorted. */
 const MAX_RANGES = 4096
 /** A file that has this much fresh is flushed at once. */

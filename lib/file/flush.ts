@@ -42,6 +42,9 @@ const SCATTERED_PIECES = 16
 /** Files remembered for compaction; beyond, the list is not worth its memory. */
 const MAX_SCATTERED = 10_000
 
+/** Jobs that hold sealed bytes at a time, up to a slab each: enough for the workers and the disk to be busy. */
+const SEALING_JOBS = 4
+
 /** A chunk of ours on its way: gets its number when the first op that names it is applied. */
 export interface LocalChunk extends ChunkRef {
   num: number
@@ -80,6 +83,7 @@ export class FlushEngine implements Flusher {
   readonly pinned = new Map<number, number>()
   /** Files that a flush left in many small extents: for idle compaction. */
   readonly scattered = new Set<number>()
+  readonly #gate = new Gate(SEALING_JOBS)
   /** What is under way, each with the first segment that it may write to. */
   readonly #jobs = new Set<{ segment: number }>()
 
@@ -258,6 +262,7 @@ export class FlushEngine implements Flusher {
       found.push(chunk)
     }
     if (fresh.length) {
+      await this.#gate.enter()
       try {
         const { sealed, chunks, release } = await pool.seal({ arena, chunks: fresh })
         const places = await store.appendAsync(chunks.map((c, i) => ({
@@ -271,6 +276,8 @@ export class FlushEngine implements Flusher {
       } catch (e) {
         for (const f of fresh) f.fail(asError(e))
         throw e
+      } finally {
+        this.#gate.leave()
       }
     }
     const done = await Promise.all(found)
@@ -400,4 +407,25 @@ function gather(parts: DirtyRange<FileFlush>[], at: number, len: number): Buffer
     if (from < to) out.set(r.slab!.bytes.subarray(r.pos + from - (r.off - base), r.pos + to - (r.off - base)), from - at)
   }
   return out
+}
+
+/** Lets so many in at a time; the others wait in line. */
+class Gate {
+  #free: number
+  readonly #line: (() => void)[] = []
+
+  constructor(places: number) {
+    this.#free = places
+  }
+
+  async enter(): Promise<void> {
+    if (this.#free > 0) this.#free--
+    else await new Promise<void>((go) => { this.#line.push(go) })
+  }
+
+  leave(): void {
+    const next = this.#line.shift()
+    if (next) next()
+    else this.#free++
+  }
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -211,7 +212,21 @@ void system_init(napi_env env, napi_value exports) {
   }
 }
 
+/*
+ * Blocks of 128 KiB and more go straight back to the system when they are freed.
+ * glibc otherwise raises that bound with use (mallopt(3), dynamic mmap threshold)
+ * and keeps what a burst of reads took in the heaps of its threads.
+ */
+static void bound_memory(void) {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 128 << 10);
+  mallopt(M_TRIM_THRESHOLD, 1 << 20);
+  mallopt(M_ARENA_MAX, 2);
+#endif
+}
+
 NAPI_MODULE_INIT() {
+  bound_memory();
   system_init(env, exports);
   return exports;
 }
