@@ -17,6 +17,8 @@ import { mountAt, prepareMountpoint } from './kernel/mountpoint.js'
 import { defaultMountOptions, type MountOptions } from './options.js'
 import type { Operations } from './operations.js'
 
+/** Character device 10:229 (Linux, Documentation/admin-guide/devices.txt). */
+const FUSE_DEVICE = (10 << 8) | 229
 /** What libfuse 2 can take in one request: its buffer has 132 KiB. */
 const MAX_WRITE = 128 << 10
 /** How long the kernel believes a name. Attributes not at all: two names of one file are two inodes to libfuse, and nothing can be taken back. */
@@ -130,14 +132,19 @@ async function unmount(path: string, lazy: boolean): Promise<void> {
 /** Which of our descriptors are connections to the kernel's FUSE. Linux. */
 async function fuseDescriptors(): Promise<string[]> {
   const all = await fs.readdir('/proc/self/fd').catch(() => [])
-  const isFuse = await Promise.all(all.map(fd => fs.readlink(`/proc/self/fd/${fd}`).then(to => to === '/dev/fuse', () => false)))
+  const isFuse = await Promise.all(all.map(isFuseDescriptor))
   return all.filter((_, i) => isFuse[i])
+}
+
+/** By device number: the name may be another, as in a container. */
+function isFuseDescriptor(fd: string): Promise<boolean> {
+  return fs.stat(`/proc/self/fd/${fd}`).then(stat => stat.isCharacterDevice() && stat.rdev === FUSE_DEVICE, () => false)
 }
 
 /** Resolves when libfuse has closed its connection `fd`, or, where that cannot be seen, when nothing is mounted any more. */
 async function ended(path: string, fd: string | undefined): Promise<void> {
   const isAlive = fd !== undefined
-    ? () => fs.readlink(`/proc/self/fd/${fd}`).then(to => to === '/dev/fuse', () => false)
+    ? () => isFuseDescriptor(fd)
     : async () => {
         if (process.platform === 'linux') return (await mountAt(path)) !== undefined
         const { stdout } = await promisify(execFile)('mount')

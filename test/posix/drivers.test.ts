@@ -7,6 +7,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import { chmodSync, chownSync, closeSync, existsSync, linkSync, lstatSync, mkdirSync, mkdtempSync, openSync, readFileSync, readdirSync, readlinkSync, renameSync, rmSync, statSync, symlinkSync, truncateSync, unlinkSync, writeFileSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { isMounted } from '../helpers/mount.js'
 import { compile, run, shell } from '../helpers/run.js'
 import { ServedMount, type DriverName } from '../helpers/served-mount.js'
@@ -408,6 +409,16 @@ test('fuse-native: options that it lacks are refused', async t => {
     const said = message(await ServedMount.start(t, { store, dir, driver: 'fuse-native', options }).catch((e: unknown) => e))
     t.ok(said.startsWith('USAGE') && said.includes('needs the driver kernel'), said)
   }
+})
+
+test('fuse-native: what is missing is named', { skip: !isRoot }, async t => {
+  const { store, dir } = scratch(t)
+  const child = fileURLToPath(new URL('../helpers/mount-child.js', import.meta.url))
+  const without = (missing: string) => run('unshare', ['--mount', 'sh', '-ec', 'mount --bind /dev/null "$1"; shift; exec "$@" </dev/null', 'sh', missing, process.execPath, child, store, dir, 'fuse-native'], { timeoutMs: 20_000 })
+  const library = (await shell("readlink -f \"$(ldconfig -p | sed -n 's/.*libfuse\\.so\\.2 .*=> //p' | head -n 1)\"")).trim()
+  const said = (await without(library)).stdout
+  t.ok(said.startsWith('FUSE_MISSING') && said.includes('libfuse2') && said.trim().split('\n').length === 1, said.trim())
+  t.absent(isMounted(dir))
 })
 
 async function refusal(action: () => unknown): Promise<string> {
