@@ -50,7 +50,7 @@ export async function prepareMountpoint(dir: string): Promise<string> {
     }
     if (state === 'missing') throw fail('MOUNTPOINT_MISSING', `${path} does not exist; make it with "mkdir -p ${path}"`)
     if (state === 'stuck') throw fail('MOUNTPOINT_BUSY', `${path} is a mount that does not answer; unmount it with "umount -l ${path}"`)
-    if (state === 'other') throw fail('MOUNTPOINT_BUSY', `${path} is not a directory`)
+    if (state === 'other') throw fail('MOUNTPOINT_BUSY', `${path} is not a directory; mount on a folder`)
     return path
   }
   throw fail('MOUNT_FAILED', `${dir} carries dead mounts that cannot be taken away`)
@@ -67,8 +67,8 @@ async function resolved(dir: string): Promise<string> {
 }
 
 async function look(path: string): Promise<'directory' | 'other' | 'missing' | 'dead' | 'stuck'> {
-  // in the thread pool: it may be a mount of this very process
-  const stat = fs.stat(path).then(found => (found.isDirectory() ? 'directory' : 'other') as 'directory' | 'other', (error: NodeJS.ErrnoException) => {
+  // in the thread pool: it may be a mount of this very process. statfs first: the kernel answers stat from its cache, for years after the daemon died
+  const stat = fs.statfs(path).then(() => fs.stat(path)).then(found => (found.isDirectory() ? 'directory' : 'other') as 'directory' | 'other', (error: NodeJS.ErrnoException) => {
     if (error.code === 'ENOTCONN') return 'dead' as const
     if (error.code === 'ENOENT' || error.code === 'ENOTDIR') return 'missing' as const
     if (error.code === 'EACCES') throw fail('MOUNT_DENIED', `no access to ${path}; choose a directory of your own`, error)
