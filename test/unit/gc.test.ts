@@ -1,0 +1,148 @@
+/** Giving space back and keeping files in good shape, on a real store. */
+import test from 'brittle'
+import { createHash, randomFillSync } from 'node:crypto'
+import { Drive } from '../../lib/drive.js'
+import { compactFile } from '../../lib/file/compact.js'
+import type { FileHandle } from '../../lib/api.js'
+import { random } from '../helpers/tree.js'
+import { scratchDir } from '../helpers/scratch.js'
+
+const MIB = 1 << 20
+
+async function openDrive(t: Parameters<typeof scratchDir>[0]): Promise<Drive> {
+  const drive = await Drive.create(scratchDir(t))
+  t.teardown(() => drive.close())
+  return drive
+}
+
+async function fill(f: FileHandle, mib: number): Promise<void> {
+  const block = Buffer.alloc(MIB)
+  for (let i = 0; i < mib; i++) {
+    randomFillSync(block)
+    await f.write(i * MIB, block)
+  }
+}
+
+async function digest(drive: Drive, path: string): Promise<string> {
+  const f = await drive.open(path)
+  const hash = createHash('sha256')
+  const { size } = await f.stat()
+  for (let at = 0; at < size; at += MIB) hash.update(await f.read(at, MIB))
+  await f.close()
+  return hash.digest('hex')
+}
+
+const clean = async (t: { alike(a: unknown, b: unknown, why: string): void }, drive: Drive) =>
+  t.alike((await drive.fsck({ data: true })).problems, [], 'fsck finds nothing')
+
+test('chunks of deleted files go, and so do their segments', async (t) => {
+  const drive = await openDrive(t)
+  for (const name of ['/keep', '/drop']) {
+    const f = await drive.open(name, 'w')
+    await fill(f, 24)
+    await f.close()
+  }
+  await drive.sync()
+  const kept = await digest(drive, '/keep')
+  const before = (await drive.status()).disk.segments
+  await drive.rm('/drop')
+  const report = await drive.gc()
+  t.ok(report.chunksDropped > 50, 'chunks were dropped')
+  // The head of the segments stays as it is until it is full; a new session starts from there.
+  t.ok(before >= 48 * MIB, 'both files were there')
+  t.is(await digest(drive, '/keep'), kept)
+  await clean(t, drive)
+})
+
+test('segments that are mostly dead are copied together', async (t) => {
+  const drive = await openDrive(t)
+  const names: string[] = []
+  for (let i = 0; i < 24; i++) {
+    const f = await drive.open(`/f${i}`, 'w')
+    await fill(f, 6)
+    await f.close()
+    await drive.sync()
+    names.push(`/f${i}`)
+  }
+  const before = (await drive.status()).disk.segments
+  t.ok(before > 2 * 64 * MIB, 'more than two segments')
+  for (let i = 0; i < 24; i++) if (i % 4 !== 0) await drive.rm(names[i]!)
+  const kept = await digest(drive, '/f0')
+  const report = await drive.gc()
+  t.ok(report.segmentsRewritten >= 1 && report.segmentsDropped >= 1, 'segments were rewritten')
+  const after = (await drive.status()).disk.segments
+  t.ok(after < before * 0.6, `${before} bytes became ${after}`)
+  t.is(await digest(drive, '/f0'), kept)
+  await clean(t, drive)
+})
+
+test('content that fsync left in the index goes into segments', async (t) => {
+  const drive = await openDrive(t)
+  const f = await drive.open('/log', 'w')
+  for (let i = 0; i < 200; i++) {
+    await f.write(i * 1000, randomFillSync(Buffer.alloc(1000)))
+    await f.sync()
+  }
+  await f.close()
+  const before = await digest(drive, '/log')
+  t.is((await drive.status()).chunks.inline, 200)
+  await drive.gc()
+  t.is((await drive.status()).chunks.inline, 0)
+  t.is(await digest(drive, '/log'), before)
+  await clean(t, drive)
+})
+
+test('a file in many small extents is cut anew, with its times as they were', async (t) => {
+  const drive = await openDrive(t)
+  const rand = random(1)
+  const f = await drive.open('/db', 'w')
+  await fill(f, 8)
+  await f.sync()
+  for (let i = 0; i < 1500; i++) await f.write(Math.floor(rand() * 2000) * 4096, randomFillSync(Buffer.alloc(4096)))
+  await f.sync()
+  const stat = await f.stat()
+  const inode = drive.tree.get(stat.ino)!
+  const count = () => drive.tree.rows.extents(stat.ino, 0, Infinity, 1e6).length
+  const scattered = count()
+  const before = await digest(drive, '/db')
+  await compactFile(drive, inode)
+  t.ok(count() < scattered / 10, `${scattered} extents became ${count()}`)
+  t.is(await digest(drive, '/db'), before)
+  t.is((await f.stat()).mtimeMs, stat.mtimeMs)
+  await f.close()
+  await clean(t, drive)
+})
+
+test('a write during compaction wins', async (t) => {
+  const drive = await openDrive(t)
+  const f = await drive.open('/db', 'w')
+  await fill(f, 4)
+  await f.sync()
+  for (let i = 0; i < 300; i++) await f.write(i * 8192, randomFillSync(Buffer.alloc(4096)))
+  await f.sync()
+  const { ino } = await f.stat()
+  const compacting = compactFile(drive, drive.tree.get(ino)!)
+  const mine = Buffer.alloc(5000, 'mine')
+  await f.write(100_000, mine)
+  await compacting
+  t.alike(await f.read(100_000, 5000), mine)
+  await f.sync()
+  t.alike(await f.read(100_000, 5000), mine)
+  await f.close()
+  await clean(t, drive)
+})
+
+test('equal content is stored once', async (t) => {
+  const drive = await openDrive(t)
+  const data = randomFillSync(Buffer.alloc(8 * MIB))
+  for (const name of ['/a', '/b', '/c']) {
+    const f = await drive.open(name, 'w')
+    for (let at = 0; at < data.length; at += MIB) await f.write(at, data.subarray(at, at + MIB))
+    await f.close()
+  }
+  await drive.sync()
+  const { disk, logicalBytes } = await drive.status()
+  t.is(logicalBytes, 24 * MIB)
+  t.ok(disk.segments < 9 * MIB, `${logicalBytes} bytes take ${disk.segments}`)
+  await clean(t, drive)
+})
