@@ -6,7 +6,7 @@ import { Client } from '../../lib/client.js'
 import { REPOSITORY, run, type Ran, type RunOptions } from './run.js'
 import { scratchDir } from './scratch.js'
 
-const DFS = join(REPOSITORY, 'dist/bin/dfs.js')
+export const DFS = join(REPOSITORY, 'dist/bin/dfs.js')
 const TIMEOUT_MS = 60_000
 
 export interface Cli {

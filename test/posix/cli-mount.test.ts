@@ -1,12 +1,15 @@
 import test, { type Assert } from 'brittle'
 import { spawn, type ChildProcess } from 'node:child_process'
-import { createWriteStream, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, createWriteStream, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { makeCli, type Cli } from '../helpers/cli.js'
-import { REPOSITORY, run, sleep } from '../helpers/run.js'
+import { DFS, makeCli, type Cli } from '../helpers/cli.js'
+import { asNobody } from '../helpers/memmount.js'
+import { need, run, sleep } from '../helpers/run.js'
 
 const LONG = { timeout: 120_000 }
 const WAIT_MS = 20_000
+/** As asNobody. */
+const NOBODY = 65534
 
 /** A CLI whose mounts are gone after the test, whatever happened. */
 function setUp(t: Assert): Cli & { mnt: string; isMounted(dir?: string): boolean; pid(): Promise<number> } {
@@ -36,7 +39,7 @@ function isAlive(pid: number): boolean {
 
 /** Runs until it is killed; its exit code comes from `ended`. */
 function start(cli: Cli, args: string[]): { child: ChildProcess; ended: Promise<number | null>; output: () => string } {
-  const child = spawn(process.execPath, [join(REPOSITORY, 'dist/bin/dfs.js'), ...args], { env: { PATH: process.env.PATH, HOME: cli.dir, DFS_STORE: cli.store }, stdio: ['ignore', 'pipe', 'pipe'] })
+  const child = spawn(process.execPath, [DFS, ...args], { env: { PATH: process.env.PATH, HOME: cli.dir, DFS_STORE: cli.store }, stdio: ['ignore', 'pipe', 'pipe'] })
   let output = ''
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (b: Buffer) => (output += b.toString()))
   return { child, ended: new Promise((resolve) => child.once('exit', resolve)), output: () => output }
@@ -228,7 +231,7 @@ test('SIGTERM during heavy writing: all that was written is there, and the drive
   const { size } = JSON.parse(await cli.ok('status', '--json', '/f')) as { size: number }
   t.ok(written > 0 && size >= written, `${written} acknowledged, ${size} there`)
   t.alike((JSON.parse(await cli.ok('fsck', '--data', '--json')) as { problems: unknown[] }).problems, [])
-  const { stdout } = await run('/bin/sh', ['-c', `"${process.execPath}" "${join(REPOSITORY, 'dist/bin/dfs.js')}" cat /f | tr -d a-g | wc -c`], { env: { ...process.env, DFS_STORE: cli.store } })
+  const { stdout } = await run('/bin/sh', ['-c', `"${process.execPath}" "${DFS}" cat /f | tr -d a-g | wc -c`], { env: { ...process.env, DFS_STORE: cli.store } })
   t.is(stdout.trim(), '0', 'no zeros')
 })
 
@@ -242,4 +245,28 @@ test('dfs serve keeps its daemon when a mount goes', LONG, async (t) => {
   await cli.ok('mount', cli.mnt)
   await cli.ok('stop')
   t.absent(cli.isMounted())
+})
+
+test('an ordinary user mounts with fusermount3, and has the folder alone', LONG, async (t) => {
+  if (process.geteuid!() !== 0) return t.pass('the other tests ran as one')
+  need(['fusermount3', 'fuse3'], ['unshare', 'util-linux'])
+  const cli = setUp(t)
+  const prefix = await asNobody(t)
+  chmodSync(cli.dir, 0o755)
+  const home = join(cli.dir, 'home'), mnt = join(home, 'mnt'), store = join(home, 'store')
+  mkdirSync(home)
+  chownSync(home, NOBODY, NOBODY)
+  const asUser = (...command: string[]) => run(prefix[0]!, [...prefix.slice(1), ...command], { cwd: '/', env: { PATH: process.env.PATH, DFS_STORE: store, HOME: home } })
+  const dfs = async (...args: string[]) => {
+    const { code, stdout, stderr } = await asUser(process.execPath, DFS, ...args)
+    if (code !== 0) throw new Error(`dfs ${args.join(' ')}: ${stderr}`)
+    return stdout
+  }
+  t.teardown(() => asUser(process.execPath, DFS, 'stop', '--lazy'), { force: true })
+  await dfs('mount', mnt)
+  t.is((await asUser('sh', '-c', `echo theirs > ${mnt}/f && stat -c %u:%g ${mnt}/f`)).stdout, `${NOBODY}:${NOBODY}\n`)
+  t.is(statSync(store).mode & 0o777, 0o700)
+  await dfs('unmount', mnt)
+  t.is((await asUser('ls', mnt)).stdout, '')
+  t.is(await dfs('cat', '/f'), 'theirs\n')
 })

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { COMMANDS } from '../../bin/commands/index.js'
 import { EXIT_TEXT } from '../../bin/exit-codes.js'
 import { Drive } from '../../lib/drive.js'
-import { makeCli } from '../helpers/cli.js'
+import { DFS, makeCli } from '../helpers/cli.js'
 import { must, REPOSITORY } from '../helpers/run.js'
 
 const LONG = { timeout: 120_000 }
@@ -205,7 +205,7 @@ for (const withDaemon of [false, true]) {
     const cli = makeCli(t)
     await cli.ok('create')
     if (withDaemon) await cli.serve()
-    const child = spawn(process.execPath, [join(REPOSITORY, 'dist/bin/dfs.js'), 'put', '-', '/big'], { env: { ...process.env, DFS_STORE: cli.store }, stdio: ['pipe', 'ignore', 'pipe'] })
+    const child = spawn(process.execPath, [DFS, 'put', '-', '/big'], { env: { ...process.env, DFS_STORE: cli.store }, stdio: ['pipe', 'ignore', 'pipe'] })
     child.stdin.on('error', () => {})
     child.stdin.write(randomBytes(3_000_000))
     await new Promise((resolve) => setTimeout(resolve, 700))
@@ -221,7 +221,7 @@ test('a reader that goes away ends a command', LONG, async (t) => {
   const big = join(cli.dir, 'big')
   writeFileSync(big, randomBytes(8_000_000))
   await cli.ok('put', big, '/big')
-  const text = await must('/bin/bash', ['-c', `"${process.execPath}" "${join(REPOSITORY, 'dist/bin/dfs.js')}" cat /big | head -c 10 | wc -c; echo "\${PIPESTATUS[0]}"`], { env: { ...process.env, DFS_STORE: cli.store } })
+  const text = await must('/bin/bash', ['-c', `"${process.execPath}" "${DFS}" cat /big | head -c 10 | wc -c; echo "\${PIPESTATUS[0]}"`], { env: { ...process.env, DFS_STORE: cli.store } })
   t.is(text, '10\n141\n')
 })
 
