@@ -76,30 +76,48 @@ function makeDurable(root: string, folder: string): void {
   closeSync(fd)
 }
 
-function startWriter(dir: string, journal: string, id: number, seed: number): ChildProcess {
+interface Writer {
+  child: ChildProcess
+  /** '' or how it failed. */
+  ended: Promise<string>
+}
+
+function startWriter(dir: string, journal: string, id: number, seed: number): Writer {
   const program = fileURLToPath(new URL('writer.js', import.meta.url))
-  return spawn(process.execPath, [program, dir, journal, String(id), String(seed)], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawn(process.execPath, [program, dir, journal, String(id), String(seed)], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let stderr = ''
+  child.stderr.on('data', (b: Buffer) => { stderr += String(b) })
+  return { child, ended: new Promise((resolve) => child.on('close', (code) => resolve(code === 0 ? '' : `a writer failed before the kill: ${stderr.slice(0, 1000)}`))) }
 }
 
 /** Its first fsync is done: from now on there is something to lose. */
-async function started(writer: ChildProcess, journal: string): Promise<void> {
-  while (writer.exitCode === null && !(existsSync(journal) && readFileSync(journal, 'utf8').includes('"at":"done"'))) await sleep(5)
+async function started({ child }: Writer, journal: string): Promise<void> {
+  while (child.exitCode === null && !(existsSync(journal) && readFileSync(journal, 'utf8').includes('"at":"done"'))) await sleep(5)
 }
 
-/** '' or what is wrong with how a writer ended. */
-function endOf(writer: ChildProcess): Promise<string> {
-  return new Promise((resolve) => {
-    let stderr = ''
-    writer.stderr!.on('data', (b: Buffer) => { stderr += String(b) })
-    const timer = setTimeout(() => {
-      writer.kill('SIGKILL')
-      resolve('a writer hangs after the death of the daemon')
+/** '' or what is wrong with how a writer ended, now that the daemon is dead. */
+async function endOf({ child, ended }: Writer): Promise<string> {
+  let timer: NodeJS.Timeout | undefined
+  const hangs = new Promise<string>((resolve) => {
+    timer = setTimeout(() => {
+      resolve(`a writer hangs after the death of the daemon, in ${whereIs(child.pid!)}`)
+      child.kill('SIGKILL')
     }, WRITER_END_MS)
-    writer.on('close', (code) => {
-      clearTimeout(timer)
-      resolve(code === 0 ? '' : `a writer failed before the kill: ${stderr.slice(0, 1000)}`)
-    })
   })
+  const how = await Promise.race([ended, hangs])
+  clearTimeout(timer)
+  return how
+}
+
+/** What a process waits for, as the kernel tells. */
+function whereIs(pid: number): string {
+  return ['syscall', 'wchan', 'stack'].map((what) => {
+    try {
+      return `${what}: ${readFileSync(`/proc/${pid}/${what}`, 'utf8').trim()}`
+    } catch {
+      return `${what}: unknown`
+    }
+  }).join('\n')
 }
 
 async function killDaemon(pid: number): Promise<void> {
