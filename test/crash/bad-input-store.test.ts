@@ -91,7 +91,7 @@ test('a flipped byte in a segment: EIO on that file alone, and fsck --data names
 })
 
 for (const [what, harm] of [
-  ['a truncated segment', (p: Place) => truncateSync(p.segment, p.offset + p.length / 2)],
+  ['a truncated segment', (p: Place) => truncateSync(p.segment, p.offset + Math.floor(p.length / 2))],
   ['a missing segment', (p: Place) => rmSync(p.segment)],
   ['an empty segment', (p: Place) => truncateSync(p.segment, 0)],
 ] as const) {
@@ -116,7 +116,7 @@ for (const [what, harm] of [
     for (const name of ['first', 'second'] as const) if (!isWhole.has(name)) t.is(await errnoOf(readFile(join(m.dir, name))), 'EIO', `${name} still is no wrong byte`)
     for (const name of ['first', 'second']) await m.dfs('rm', `/${name}`)
     await m.dfs('gc')
-    t.is((await fsck(m, '--data'))[0], 0, 'without them it is sound')
+    t.alike(await fsck(m, '--data'), [0, []], 'without them it is sound')
   })
 }
 

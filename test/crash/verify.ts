@@ -2,8 +2,8 @@
  * What a writer's journal allows to be found after a crash of the daemon:
  * - a name holds a file that it held at some moment since the last completed
  *   fsync of a directory; nothing else is there;
- * - a file's content is a prefix of its changes (the last of them may lack
- *   pages at its end), no shorter than what was fsynced, and no shorter than it was when the file was renamed or linked to
+ * - a file's content is a prefix of its changes, byte by byte (the last of them
+ *   may have its begin alone), no shorter than what was fsynced, and no shorter than it was when the file was renamed or linked to
  *   the name where it is found;
  * - a file that was durable, and had a name at every moment since, has one.
  */
@@ -58,14 +58,10 @@ export function verify(root: string, folder: string, journal: readonly Line[]): 
   return { files: found.length, bytes, problems }
 }
 
-/**
- * The kernel cuts a write(2) that ends within an uncached page into several
- * requests, each of which may be the last (fuse_fill_write_pages): what is left
- * of the first write that is not whole ends at such a boundary.
- */
+/** Bytes that are compared at a time. */
 const PAGE_BYTES = 4096
 
-/** '' if `content` is the file after n of its changes, for an n that is allowed, and perhaps some pages of the next. */
+/** '' if `content` is the file after n of its changes, for an n that is allowed, and perhaps the begin of the next. */
 function judge(content: Buffer, file: number, { changes, durable }: FileHistory, least: number): string {
   const from = Math.max(least, durable)
   const state = new Content(file)
@@ -85,11 +81,15 @@ function judge(content: Buffer, file: number, { changes, durable }: FileHistory,
   return `no state of file ${file} (of ${changes.length} changes and then ${whole.length} bytes); differs from the last at byte ${at}${zeros ? ', zeros' : ''}`
 }
 
-/** Whether `content` is `after` up to some page, and `before` from there on. */
+/**
+ * Whether `content` is `after` up to some byte, and `before` from there on. One
+ * write(2) is not one step: the kernel cuts it into requests where a page is not
+ * cached (fuse_fill_write_pages), the daemon into chunks.
+ */
 function isPartOf(content: Buffer, before: Buffer, after: Buffer): boolean {
   const same = firstDifference(content, after)
-  const cut = content.length > before.length ? content.length : same - same % PAGE_BYTES
-  return cut % PAGE_BYTES === 0 && cut <= same && content.length === Math.max(before.length, cut) && content.subarray(cut).equals(before.subarray(cut, content.length))
+  const cut = content.length > before.length ? content.length : same
+  return cut <= same && content.length === Math.max(before.length, cut) && content.subarray(cut).equals(before.subarray(cut, content.length))
 }
 
 /** Where the two part, or the length of the shorter. */
