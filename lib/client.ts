@@ -5,20 +5,17 @@
  * Owns one connection. When that ends, whatever waits fails with
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
-import { createConnection, type Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import type { Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, OnProgress, Path, Progress, Stats } from './api.js'
 import { socketPath } from './config.js'
-import { DfsError, fail } from './errors.js'
+import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
+import { connect, type Connection } from './service/connect.js'
 import {
-  encodeFrame, FrameReader, MAX_BATCH_ENTRIES, MAX_CALLS, MAX_PAYLOAD_BYTES, MAX_VALUE_BYTES, packPath, PROTOCOL_VERSION, unpackError, type Frame,
+  encodeFrame, FrameReader, MAX_BATCH_ENTRIES, MAX_CALLS, MAX_VALUE_BYTES, packPath, unpackError, type Frame,
 } from './service/protocol.js'
-import { socketAddress } from './service/socket.js'
+import { RemoteFile } from './service/remote-file.js'
 
-/** A daemon that is busy with a large commit answers late; one that is stopped (SIGSTOP) never. */
-const GREETING_TIMEOUT_MS = 10_000
-/** Pieces of one large read or write under way at once: hides the round trip, holds 2 MiB. */
-const PIECES = 8
 /** Small at first, so that `ls | head` is quick. */
 const FIRST_BATCH_ENTRIES = 64
 
@@ -50,28 +47,11 @@ export class Client implements DriveApi {
    * DAEMON_UNREACHABLE if one is there but does not answer or is of another version.
    */
   static async connect(storeDir: string): Promise<Client | undefined> {
-    const path = socketPath(storeDir)
-    let socket: Socket
-    let release = () => {}
-    try {
-      const address = socketAddress(path)
-      release = address.release
-      socket = await open(address.path)
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException
-      // Nobody listens on what a killed daemon left behind: ECONNREFUSED.
-      if (code === 'ENOENT' || code === 'ECONNREFUSED' || code === 'ENOTDIR') return undefined
-      if (error instanceof DfsError) throw error
-      const why = code === 'EACCES' || code === 'EPERM' ? 'it belongs to another user' : (code ?? String(error))
-      throw fail('DAEMON_UNREACHABLE', `cannot reach the daemon at ${path}: ${why}`, error)
-    } finally {
-      release()
-    }
-    const pid = await greeting(socket)
-    return new Client(socket, pid)
+    const connection = await connect(socketPath(storeDir))
+    return connection && new Client(connection)
   }
 
-  private constructor(socket: Socket, pid: number) {
+  private constructor({ socket, pid }: Connection) {
     this.#socket = socket
     this.pid = pid
     socket.on('data', (bytes) => this.#receive(bytes))
@@ -272,103 +252,4 @@ export class Client implements DriveApi {
     for (const w of waiting) w.reject(this.#end)
     for (const go of this.#queue.splice(0)) go()
   }
-}
-
-type FileCall = (call: string, args: object, payload?: Buffer) => Promise<{ value: unknown; payload: Buffer }>
-
-class RemoteFile implements FileHandle {
-  #call: FileCall
-  #writes = new Set<Promise<unknown>>()
-  #closing: Promise<void> | undefined
-
-  constructor(call: FileCall) {
-    this.#call = call
-  }
-
-  async stat(): Promise<Stats> {
-    return (await this.#call('fstat', {})).value as Stats
-  }
-
-  async read(offset: number, length: number): Promise<Buffer> {
-    if (length <= MAX_PAYLOAD_BYTES) return (await this.#call('read', { offset, length })).payload
-    const pieces: Buffer[] = []
-    for (let done = 0; done < length;) {
-      const round: Promise<{ payload: Buffer }>[] = []
-      for (let i = 0; i < PIECES && done < length; i++, done += MAX_PAYLOAD_BYTES) {
-        round.push(this.#call('read', { offset: offset + done, length: Math.min(MAX_PAYLOAD_BYTES, length - done) }))
-      }
-      for (const { payload } of await Promise.all(round)) {
-        pieces.push(payload)
-        // The end of the file; a later piece is empty or, if the file grew just now, not adjacent.
-        if (payload.length < MAX_PAYLOAD_BYTES) return Buffer.concat(pieces)
-      }
-    }
-    return Buffer.concat(pieces)
-  }
-
-  async write(offset: number, data: Buffer): Promise<void> {
-    const round: Promise<unknown>[] = []
-    for (let done = 0; done < data.length || done === 0; done += MAX_PAYLOAD_BYTES) {
-      if (this.#writes.size >= PIECES) await Promise.race(this.#writes)
-      const piece = this.#call('write', { offset: offset + done }, data.subarray(done, done + MAX_PAYLOAD_BYTES))
-      const settled = piece.catch(() => {}).finally(() => this.#writes.delete(settled))
-      this.#writes.add(settled)
-      round.push(piece)
-    }
-    // All, so that no piece is still under way when this fails.
-    for (const result of await Promise.allSettled(round)) if (result.status === 'rejected') throw result.reason
-  }
-
-  async truncate(size: number): Promise<void> {
-    await this.#call('truncate', { size })
-  }
-
-  async sync(): Promise<void> {
-    await this.#call('fsync', {})
-  }
-
-  close(): Promise<void> {
-    // After the writes under way: pieces of one that failed may still be.
-    return (this.#closing ??= Promise.all(this.#writes).then(() => this.#call('close', {})).then(() => {}))
-  }
-}
-
-function open(path: string): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = createConnection(path)
-    socket.once('error', reject)
-    socket.once('connect', () => {
-      socket.off('error', reject)
-      resolve(socket)
-    })
-  })
-}
-
-/** The daemon's pid. Bytes after the greeting stay in the socket. */
-function greeting(socket: Socket): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const reader = new FrameReader()
-    const finish = (result: number | string) => {
-      clearTimeout(timer)
-      socket.off('data', receive).off('close', gone).off('error', gone)
-      socket.pause()
-      if (typeof result === 'number') return resolve(result)
-      socket.destroy()
-      reject(fail('DAEMON_UNREACHABLE', result))
-    }
-    const gone = () => finish('the daemon ended the connection; it may be stopping: try again')
-    const receive = (bytes: Buffer) => {
-      try {
-        // The daemon says nothing more until it is asked.
-        for (const { header } of reader.push(bytes)) {
-          if (header.hello === PROTOCOL_VERSION && typeof header.pid === 'number') return finish(header.pid)
-          return finish(`the daemon (process ${String(header.pid)}) is of another version of dfs; unmount its folders and end it with kill ${String(header.pid)}`)
-        }
-      } catch {
-        finish('what answers at the control socket is no daemon of dfs')
-      }
-    }
-    const timer = setTimeout(() => finish(`the daemon does not answer within ${GREETING_TIMEOUT_MS / 1000} s`), GREETING_TIMEOUT_MS)
-    socket.on('data', receive).on('close', gone).on('error', gone)
-  })
 }

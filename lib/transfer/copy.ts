@@ -11,8 +11,9 @@
  * to place files anywhere on the machine.
  */
 import { randomBytes } from 'node:crypto'
-import type { Dirent, OnProgress, Path, Stats } from '../api.js'
+import type { Dirent, FileHandle, OnProgress, Path, Stats } from '../api.js'
 import { fail, isDfsError } from '../errors.js'
+import { blocksOf } from './content.js'
 import { join, type Files } from './host.js'
 
 const BLOCK_BYTES = 1024 * 1024
@@ -36,8 +37,6 @@ export interface CopyOptions {
 }
 
 export interface CopyReport { files: number; directories: number; symlinks: number; bytes: number; skipped: number }
-
-type Place = { files: Files; path: Path }
 
 export class Copier {
   readonly report: CopyReport = { files: 0, directories: 0, symlinks: 0, bytes: 0, skipped: 0 }
@@ -151,7 +150,7 @@ export class Copier {
     try {
       const output = await this.#to.open(to, 'wx', 0o600)
       try {
-        await this.#bytes({ files: this.#from, path: source }, input, output)
+        await this.#bytes(source, input, output)
       } finally {
         await output.close()
       }
@@ -161,25 +160,17 @@ export class Copier {
     this.report.files++
   }
 
-  async #bytes(source: Place, input: Awaited<ReturnType<Files['open']>>, output: Awaited<ReturnType<Files['open']>>): Promise<void> {
+  async #bytes(source: Path, input: FileHandle, output: FileHandle): Promise<void> {
     let offset = 0
     let writtenTo = 0
-    let next = input.read(0, BLOCK_BYTES)
-    for (;;) {
-      const block = await next
-      if (block.length === BLOCK_BYTES) {
-        next = input.read(offset + BLOCK_BYTES, BLOCK_BYTES)
-        // Read ahead: if writing fails first, nobody waits for it.
-        next.catch(() => {})
-      }
+    for await (const block of blocksOf(input)) {
       for (const [start, end] of dataRanges(block)) {
         await output.write(offset + start, block.subarray(start, end))
         writtenTo = offset + end
       }
       offset += block.length
-      this.#count(block.length, source.path)
+      this.#count(block.length, source)
       this.#check()
-      if (block.length < BLOCK_BYTES) break
     }
     if (writtenTo < offset) await output.truncate(offset)
   }
