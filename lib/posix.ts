@@ -34,8 +34,10 @@ export interface AttrChange {
   size?: number
   atime?: Time
   mtime?: Time
-  /** Clear suid and sgid as a write would. */
+  /** Clear suid and sgid as a write by somebody without CAP_FSETID does. */
   killSuidGid?: boolean
+  /** Asked about a sgid file that the group may not execute: whether the caller is in its group, or root. */
+  keepsSgid?: (gid: number) => boolean
 }
 
 /** What a rename brings along without waiting for the disk: sealed on the spot, kept in the index. */
@@ -216,7 +218,7 @@ export class Posix {
     const kills = change.killSuidGid || ((change.uid !== undefined || change.gid !== undefined) && !inode.isDir)
     if (kills) {
       const mode = op.mode ?? inode.mode & 0o7777
-      const kept = withoutSuid(mode)
+      const kept = withoutSuid(mode, inode.gid, change.keepsSgid)
       if (kept !== mode) op.mode = kept
     }
     if (op.mode === undefined && op.uid === undefined && op.gid === undefined && !op.atime && !op.mtime) {
@@ -232,9 +234,9 @@ export class Posix {
   }
 
   /** Before a write or truncation by somebody without CAP_FSETID. */
-  killSuid(inode: Inode): Soon<Outcome> {
+  killSuid(inode: Inode, keepsSgid: (gid: number) => boolean): Soon<Outcome> {
     const mode = inode.mode & 0o7777
-    const kept = withoutSuid(mode)
+    const kept = withoutSuid(mode, inode.gid, keepsSgid)
     if (kept === mode) return ''
     return this.#p.engine.submit({ type: 'setattr', ino: inode.ino, mode: kept, ctime: this.#p.clock.now() })
   }
@@ -245,7 +247,7 @@ export class Posix {
     const inode = tree.get(ino)
     if (!inode) return 'ENOENT'
     const known = tree.getXattr(inode, name) !== undefined
-    if (value === null && !known) return 'ENODATA'
+    if (value === null && !known) return name.equals(ACL_ACCESS) || name.equals(ACL_DEFAULT) ? '' : 'ENODATA'
     if (value !== null && flags & 1 && known) return 'EEXIST'
     if (value !== null && flags & 2 && !known) return 'ENODATA'
     this.#writable()
@@ -430,9 +432,11 @@ export class Posix {
   }
 }
 
-/** suid goes; sgid goes where the group may execute (else it once meant mandatory locking). */
-function withoutSuid(mode: number): number {
-  return mode & ~S_ISUID & ~(mode & S_IXGRP ? S_ISGID : 0)
+/** suid goes; sgid goes where the group may execute, and elsewhere unless the caller is in it (setattr_should_drop_sgid in fs/attr.c). */
+export function withoutSuid(mode: number, gid: number, keepsSgid: (gid: number) => boolean = () => true): number {
+  const kept = mode & ~S_ISUID
+  if (!(kept & S_ISGID)) return kept
+  return kept & S_IXGRP || !keepsSgid(gid) ? kept & ~S_ISGID : kept
 }
 
 /** Goes on when the outcome is known, if it is good. */

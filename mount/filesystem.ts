@@ -6,9 +6,11 @@ import type { Drive } from '../lib/drive.js'
 import type { DfsErrorCode } from '../lib/errors.js'
 import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
+import { MAX_FILE_BYTES } from '../lib/file/files.js'
 import type { Result, Soon } from '../lib/posix.js'
 import { Inode, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
 import * as E from './errno.js'
+import { isInGroup } from './groups.js'
 import { HeldInodes } from './held.js'
 import type {
   Attr, Caller, Created, DirSink, Errno, Interrupt, Notifier, Opened, Operations, Reply, SetAttr, StatFs,
@@ -99,14 +101,22 @@ export class Filesystem implements Operations {
     return this.#attr(ino)
   }
 
-  setattr(ino: number, set: SetAttr, _caller: Caller): Reply<Attr> {
+  setattr(ino: number, set: SetAttr, caller: Caller): Reply<Attr> {
     const time = (t: SetAttr['atime']) => (t === 'now' ? this.#drive.clock.now() : t)
-    const { mode, uid, gid, size, killSuidGid } = set
+    const { mode, uid, gid, size } = set
+    let { killSuidGid } = set
+    const keepsSgid = keeps(caller)
+    if (mode === undefined && uid === undefined && gid === undefined && size === undefined && !set.atime && !set.mtime) {
+      // chown(-1, -1), which clears suid like any chown; or the kernel before a write, which comes with a flag of its own and
+      // looks the same. So a stranger, who may do the second and not the first, changes nothing.
+      const inode = this.#drive.tree.get(ino)
+      if (inode && !inode.isDir && (caller.uid === 0 || caller.uid === inode.uid)) killSuidGid = true
+    }
     const atime = time(set.atime)
     const mtime = time(set.mtime)
     return node(this.#drive.posix.setattr(ino, {
       ...(mode !== undefined ? { mode } : {}), ...(uid !== undefined ? { uid } : {}), ...(gid !== undefined ? { gid } : {}),
-      ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}),
+      ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}), keepsSgid,
     }))
   }
 
@@ -117,14 +127,14 @@ export class Filesystem implements Operations {
   }
 
   setxattr(ino: number, name: Buffer, value: Buffer, flags: number, killSgid: boolean, _caller: Caller): Reply<0> {
-    if (!isKnownNamespace(name)) return E.ENOTSUP
+    if (!isKnownNamespace(name)) return unknownName(name)
     return errno(this.#drive.posix.setXattr(ino, name, value, flags, killSgid))
   }
 
   getxattr(ino: number, name: Buffer, _caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    return this.#drive.tree.getXattr(inode, name) ?? (isKnownNamespace(name) ? E.ENODATA : E.ENOTSUP)
+    return this.#drive.tree.getXattr(inode, name) ?? (isKnownNamespace(name) ? E.ENODATA : unknownName(name))
   }
 
   listxattr(ino: number): Reply<Buffer> {
@@ -134,20 +144,20 @@ export class Filesystem implements Operations {
   }
 
   removexattr(ino: number, name: Buffer, _caller: Caller): Reply<0> {
-    if (!isKnownNamespace(name)) return E.ENOTSUP
+    if (!isKnownNamespace(name)) return unknownName(name)
     return errno(this.#drive.posix.setXattr(ino, name, null, 0, false))
   }
 
   // --- open files ---------------------------------------------------------
 
-  open(ino: number, flags: number, killSuidGid: boolean, _caller: Caller): Reply<Opened> {
+  open(ino: number, flags: number, killSuidGid: boolean, caller: Caller): Reply<Opened> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
     if (inode.isDir && (flags & O_ACCMODE) !== 0) return E.EISDIR
     // Invalidation is explicit: what the kernel still has is true.
     const opened = () => ({ fh: this.#handle(inode), keepCache: true })
-    if (!(flags & O_TRUNC) || (inode.size === 0 && !killSuidGid)) return opened()
-    return mapped(this.#drive.posix.setattr(ino, { size: 0, ...(killSuidGid ? { killSuidGid } : {}) }), opened)
+    if (!(flags & O_TRUNC)) return opened()
+    return mapped(this.#drive.posix.setattr(ino, { size: 0, ...(killSuidGid ? { killSuidGid, keepsSgid: keeps(caller) } : {}) }), opened)
   }
 
   create(parent: number, name: Buffer, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
@@ -175,12 +185,12 @@ export class Filesystem implements Operations {
     return this.#drive.reader.read(inode, offset, size)
   }
 
-  write(ino: number, fh: number, offset: number, data: Buffer, killSuidGid: boolean, _cached: boolean): Reply<0> {
+  write(ino: number, fh: number, offset: number, data: Buffer, killFor: Caller | undefined, _cached: boolean): Reply<0> {
     const inode = this.#handles.get(fh)?.inode ?? this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
     if (this.#drive.journal.stopped) this.#drive.journal.check()
-    if (killSuidGid) {
-      const killed = this.#drive.posix.killSuid(inode)
+    if (killFor) {
+      const killed = this.#drive.posix.killSuid(inode, keeps(killFor))
       if (killed !== '') {
         if (typeof killed === 'string') return toErrno(killed)
         const copy = Buffer.from(data)
@@ -205,29 +215,22 @@ export class Filesystem implements Operations {
     return this.#drive.sync().then(() => 0)
   }
 
-  fallocate(ino: number, _fh: number, offset: number, length: number, mode: number): Reply<0> {
-    const { posix, files, tree, space } = this.#drive
+  fallocate(ino: number, _fh: number, offset: number, length: number, mode: number, caller: Caller): Reply<0> {
+    const { files, tree, space } = this.#drive
     const inode = tree.get(ino)
     if (!inode) return E.ENOENT
     if (!inode.isFile) return E.ENODEV
     const end = offset + length
     const keep = (mode & FALLOC_KEEP_SIZE) !== 0
-    switch (mode & ~FALLOC_KEEP_SIZE) {
-      case 0:
-        // Nothing is set aside ahead: content is stored where it is sealed, not where it was. The room is checked.
-        space.take(length, files.dirtyBytes)
-        break
-      case FALLOC_PUNCH_HOLE:
-        if (!keep) return E.ENOTSUP
-        files.punch(inode, offset, end)
-        return 0
-      case FALLOC_ZERO_RANGE:
-        files.punch(inode, offset, end)
-        break
-      default: return E.ENOTSUP
-    }
-    if (keep || end <= inode.size) return 0
-    return mapped(posix.setattr(ino, { size: end }), () => 0 as const)
+    if (end > MAX_FILE_BYTES) return E.EFBIG
+    const what = mode & ~FALLOC_KEEP_SIZE
+    if (what !== 0 && what !== FALLOC_ZERO_RANGE && (what !== FALLOC_PUNCH_HOLE || !keep)) return E.ENOTSUP
+    // Nothing is set aside ahead: content is stored where it is sealed, not where it was. The room is checked.
+    if (what === 0) space.take(length, files.dirtyBytes)
+    else files.punch(inode, offset, end)
+    if (!keep && end > inode.size) files.truncate(inode, end)
+    else files.touch(inode)
+    return this.#killed(inode, caller)
   }
 
   lseek(ino: number, _fh: number, offset: number, whence: number): Reply<{ offset: number }> {
@@ -236,11 +239,14 @@ export class Filesystem implements Operations {
     return this.#drive.posix.seek(inode, offset, whence === SEEK_DATA).then((o) => ({ offset: o }))
   }
 
-  copyFileRange(inoIn: number, _fhIn: number, offsetIn: number, inoOut: number, _fhOut: number, offsetOut: number, length: number): Reply<{ bytes: number }> {
+  copyFileRange(inoIn: number, _fhIn: number, offsetIn: number, inoOut: number, _fhOut: number, offsetOut: number, length: number, caller: Caller): Reply<{ bytes: number }> {
     const from = this.#drive.tree.get(inoIn)
     const to = this.#drive.tree.get(inoOut)
     if (!from || !to) return E.ENOENT
-    return this.#drive.posix.copy(from, offsetIn, to, offsetOut, length).then((bytes) => ({ bytes }))
+    return this.#drive.posix.copy(from, offsetIn, to, offsetOut, length).then(async (bytes) => {
+      const errno = await this.#killed(to, caller)
+      return errno === 0 ? { bytes } : errno
+    })
   }
 
   // --- directories and the whole ------------------------------------------
@@ -289,12 +295,20 @@ export class Filesystem implements Operations {
     return { attr: inode, fh: this.#handle(inode), keepCache: true }
   }
 
+  /** Requests that change content but carry no flag for suid and sgid: root keeps them, as with CAP_FSETID. */
+  #killed(inode: Inode, caller: Caller): Reply<0> {
+    return caller.uid === 0 ? 0 : errno(this.#drive.posix.killSuid(inode, keeps(caller)))
+  }
+
   #handle(inode: Inode): number {
     const fh = this.#handlesFree.pop() ?? this.#handleNext++
     this.#handles.set(fh, this.#drive.files.open(inode))
     return fh
   }
 }
+
+/** Whether a caller may leave sgid on a file of this group. */
+const keeps = (caller: Caller) => (gid: number): boolean => caller.uid === 0 || isInGroup(caller, gid)
 
 const NUL = Buffer.from([0])
 
@@ -317,4 +331,9 @@ const node = (result: Soon<Result<Inode>>): Reply<Attr> => mapped(result, (i) =>
 function isKnownNamespace(name: Buffer): boolean {
   const text = name.toString('latin1')
   return /^(user|trusted|security)\../.test(text) || text === 'system.posix_acl_access' || text === 'system.posix_acl_default'
+}
+
+/** A prefix with nothing behind it is EINVAL (fs/xattr.c, xattr_resolve_name). */
+function unknownName(name: Buffer): Errno {
+  return /^(user|trusted|security)\.$/.test(name.toString('latin1')) ? E.EINVAL : E.ENOTSUP
 }

@@ -136,8 +136,8 @@ export interface Operations {
   tmpfile(parent: number, mode: number, flags: number, umask: number, caller: Caller): Reply<Created>
   /** Fewer bytes than asked only at the end of the file. The pieces are written one after the other. */
   read(ino: number, fh: number, offset: number, size: number, signal: Interrupt): Reply<Buffer | Buffer[]>
-  /** `killSuidGid`: FUSE_WRITE_KILL_SUIDGID. `cached`: FUSE_WRITE_CACHE, the writer is unknown. All of `data` is taken or none. */
-  write(ino: number, fh: number, offset: number, data: Buffer, killSuidGid: boolean, cached: boolean): Reply<0>
+  /** `killFor`: FUSE_WRITE_KILL_SUIDGID, clear suid and sgid as for a write by this caller. `cached`: FUSE_WRITE_CACHE, the writer is unknown. All of `data` is taken or none. */
+  write(ino: number, fh: number, offset: number, data: Buffer, killFor: Caller | undefined, cached: boolean): Reply<0>
   flush(ino: number, fh: number): Reply<0>
   /** The last close of this open file; errors are not seen by anyone. */
   release(ino: number, fh: number): Reply<0>
@@ -145,10 +145,10 @@ export interface Operations {
   /** Of any directory: the whole drive. */
   fsyncdir(ino: number): Reply<0>
   /** mode: FALLOC_FL_KEEP_SIZE 1, PUNCH_HOLE 2, ZERO_RANGE 16. */
-  fallocate(ino: number, fh: number, offset: number, length: number, mode: number): Reply<0>
+  fallocate(ino: number, fh: number, offset: number, length: number, mode: number, caller: Caller): Reply<0>
   /** whence: SEEK_DATA 3 or SEEK_HOLE 4. The offset is in `{ offset }`, for 0 is success elsewhere. */
   lseek(ino: number, fh: number, offset: number, whence: number): Reply<{ offset: number }>
-  copyFileRange(inoIn: number, fhIn: number, offsetIn: number, inoOut: number, fhOut: number, offsetOut: number, length: number): Reply<{ bytes: number }>
+  copyFileRange(inoIn: number, fhIn: number, offsetIn: number, inoOut: number, fhOut: number, offsetOut: number, length: number, caller: Caller): Reply<{ bytes: number }>
 
   /** Entries after `cookie` (0 = from the start), '.' and '..' included, until `sink.add` says no. */
   readdir(ino: number, cookie: number, sink: DirSink): Reply<0>

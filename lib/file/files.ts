@@ -6,7 +6,7 @@
  * into sealed chunks and one content op a file.
  */
 import { DfsError, fail } from '../errors.js'
-import type { Clock, Time } from '../clock.js'
+import type { Clock } from '../clock.js'
 import type { Inode } from '../tree/inode.js'
 import type { Space } from '../store/space.js'
 import { OpenFile, type FileFlush } from './file.js'
@@ -136,11 +136,12 @@ export class Files {
     this.#stamp(file)
   }
 
-  /** mtime and ctime were set by hand: they come with the next content op too. */
-  touch(inode: Inode, mtime: Time | undefined, ctime: Time): void {
-    if (mtime) { inode.mtime = mtime.sec; inode.mtimeNs = mtime.nsec }
-    inode.ctime = ctime.sec
-    inode.ctimeNs = ctime.nsec
+  /** The content counts as changed: mtime and ctime move. */
+  touch(inode: Inode): void {
+    const file = this.#state(inode)
+    this.#begin(file)
+    file.resized = true
+    this.#stamp(file)
   }
 
   // --- flushing -----------------------------------------------------------

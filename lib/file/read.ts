@@ -126,8 +126,8 @@ export class ReadEngine {
       return whole.subarray(from, to)
     }
     const loading = this.#loading.get(e.chunk)
-    if (loading) return loading.then((b) => b.subarray(from, to))
-    if (to - from > DIRECT_BYTES && e.seg !== 0) return this.#load(e).then((b) => b.subarray(from, to))
+    if (loading) return partOf(loading, from, to)
+    if (to - from > DIRECT_BYTES && e.seg !== 0) return partOf(this.#load(e), from, to)
     return this.#direct(e, from, to)
   }
 
@@ -201,6 +201,13 @@ export class ReadEngine {
       void this.#load(e)
     }
   }
+}
+
+/** Its failure is for whoever waits for it; where nobody does, since another extent of the same read failed at once, it is no fault of the program. */
+function partOf(loading: Promise<Buffer>, from: number, to: number): Promise<Buffer> {
+  const part = loading.then((b) => b.subarray(from, to))
+  part.catch(() => {})
+  return part
 }
 
 const ZEROS = Buffer.alloc(1 << 20)

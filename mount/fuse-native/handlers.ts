@@ -323,7 +323,7 @@ export class Handlers {
   async write(_path: string, handle: number, data: Buffer, length: number, low: number, high: number): Promise<[number, number, ArrayBufferLike]> {
     const { ino, fh } = this.#open(handle)
     // Not copied: what an operation keeps it copies itself, and the memory is ours until the answer.
-    await want(this.#operations.write(ino, fh, get64(low, high), data, false, false))
+    await want(this.#operations.write(ino, fh, get64(low, high), data, undefined, false))
     return [length, 0, data.buffer]
   }
 

@@ -177,7 +177,7 @@ export class Session {
       case Op.SYNCFS:
         return this.#answer(lo, hi, ops.fsyncdir(ROOT_ID), done)
       case Op.FALLOCATE:
-        return this.#answer(lo, hi, ops.fallocate(node, getU64(w, body), getU64(w, body + 2), getU64(w, body + 4), w[body + 6]!), done)
+        return this.#answer(lo, hi, ops.fallocate(node, getU64(w, body), getU64(w, body + 2), getU64(w, body + 4), w[body + 6]!, this.#caller()), done)
       case Op.LSEEK:
         return this.#answer(lo, hi, ops.lseek(node, getU64(w, body), getI64(w, body + 2), w[body + 4]!), sought)
       case Op.COPY_FILE_RANGE:
@@ -297,7 +297,7 @@ export class Session {
     const at = b * 4 + IN_HEADER + 40
     if (size > MAX_WRITE || IN_HEADER + 40 + size > length) return this.#error(lo, hi, EIO)
     const reply = this.#operations.write(node, getU64(w, body), getI64(w, body + 2), this.#inBytes.subarray(at, at + size),
-      (flags & WRITE_KILL_SUIDGID) !== 0, (flags & WRITE_CACHE) !== 0)
+      (flags & WRITE_KILL_SUIDGID) !== 0 ? this.#caller() : undefined, (flags & WRITE_CACHE) !== 0)
     if (reply === 0) return this.#written(lo, hi, size)
     if (typeof reply === 'number') return this.#error(lo, hi, reply)
     return this.#answer(lo, hi, reply.then(result => result === 0 ? { size } : result), size32)
@@ -307,7 +307,7 @@ export class Session {
     const w = this.#in
     if (getU64(w, body + 12) !== 0) return EINVAL // flags: none are defined
     return this.#operations.copyFileRange(node, getU64(w, body), getI64(w, body + 2), getU64(w, body + 4), getU64(w, body + 6),
-      getI64(w, body + 8), Math.min(getU64(w, body + 10), most))
+      getI64(w, body + 8), Math.min(getU64(w, body + 10), most), this.#caller())
   }
 
   #readdir(lo: number, hi: number, node: number, body: number, plus: boolean): number {

@@ -219,7 +219,7 @@ export class MemFs implements Operations {
     return node.data.subarray(Math.min(offset, node.attr.size), Math.min(offset + size, node.attr.size))
   }
 
-  write(ino: number, _fh: number, offset: number, data: Buffer, kill: boolean): Reply<0> {
+  write(ino: number, _fh: number, offset: number, data: Buffer, kill: Caller | undefined): Reply<0> {
     this.#count('write')
     const node = this.nodes.get(ino)
     if (!node) return ENOENT
@@ -276,7 +276,7 @@ export class MemFs implements Operations {
     this.#count('copyFileRange')
     const node = this.nodes.get(inoIn)!
     const piece = Buffer.from(node.data.subarray(Math.min(offsetIn, node.attr.size), Math.min(offsetIn + length, node.attr.size)))
-    this.write(inoOut, fhOut, offsetOut, piece, false)
+    this.write(inoOut, fhOut, offsetOut, piece, undefined)
     return { bytes: piece.length }
   }
 

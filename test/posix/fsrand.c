@@ -495,6 +495,8 @@ static void op_attributes(void) {
   mode_t m = mode() & 07777;
   uid_t u = some_id();
   gid_t g = some_id();
+  /* chown(-1, -1) on a suid file by a stranger is EPERM elsewhere; FUSE tells too little of it (docs/posix.md). */
+  if (user && u == (uid_t)-1 && g == (gid_t)-1) g = 20010;
   if (by_fd) { s = slot(&fd); watch_fd(fd); sprintf(p, "[%d]", s); } else watch_path(path(p));
   before();
   if (kind < 3) {
