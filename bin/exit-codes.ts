@@ -45,7 +45,7 @@ export const ADVICE: Partial<Record<DfsErrorCode, string>> = {
   MOUNTPOINT_BUSY: 'close what uses it, or see --lazy',
   PASSPHRASE_WRONG: 'try again',
   PASSPHRASE_NEEDED: 'use --passphrase-file FILE, or DFS_PASSPHRASE_FILE',
-  STORE_DAMAGED: 'run dfs fsck',
+  STORE_DAMAGED: 'restore the store from a copy',
   STORE_STOPPED: 'see daemon.log in the store, then mount again',
   ENOSPC: 'free some space',
   EROFS: 'this store holds a key for reading only',

