@@ -137,10 +137,11 @@ export class Filesystem implements Operations {
     return this.#drive.tree.getXattr(inode, name) ?? (isKnownNamespace(name) ? E.ENODATA : unknownName(name))
   }
 
-  listxattr(ino: number): Reply<Buffer> {
+  listxattr(ino: number, caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    return Buffer.concat(this.#drive.tree.xattrNames(inode).flatMap((n) => [n, NUL]))
+    const shown = this.#drive.tree.xattrNames(inode).filter((n) => caller.uid === 0 || !n.subarray(0, TRUSTED.length).equals(TRUSTED))
+    return Buffer.concat(shown.flatMap((n) => [n, NUL]))
   }
 
   removexattr(ino: number, name: Buffer, _caller: Caller): Reply<0> {
@@ -310,6 +311,7 @@ export class Filesystem implements Operations {
 /** Whether a caller may leave sgid on a file of this group. */
 const keeps = (caller: Caller) => (gid: number): boolean => caller.uid === 0 || isInGroup(caller, gid)
 
+const TRUSTED = Buffer.from('trusted.')
 const NUL = Buffer.from([0])
 
 function toErrno(code: DfsErrorCode): Errno {

@@ -158,8 +158,8 @@ export interface Operations {
   /** flags: XATTR_CREATE 1, XATTR_REPLACE 2. `killSgid`: FUSE_SETXATTR_ACL_KILL_SGID. */
   setxattr(ino: number, name: Buffer, value: Buffer, flags: number, killSgid: boolean, caller: Caller): Reply<0>
   getxattr(ino: number, name: Buffer, caller: Caller): Reply<Buffer>
-  /** Each name with its closing NUL, one after the other. */
-  listxattr(ino: number): Reply<Buffer>
+  /** Each name with its closing NUL, one after the other; `trusted.` ones for root alone. */
+  listxattr(ino: number, caller: Caller): Reply<Buffer>
   removexattr(ino: number, name: Buffer, caller: Caller): Reply<0>
 }
 

@@ -198,7 +198,7 @@ export class Handlers {
   }
 
   async listxattr(path: string, into: Buffer): Promise<[number, ArrayBufferLike]> {
-    const names = await want(this.#operations.listxattr(await this.#paths.resolve(path)))
+    const names = await want(this.#operations.listxattr(await this.#paths.resolve(path), this.#caller))
     const shown = names.toString('latin1').split('\0').slice(0, -1).filter(name => !isAcl(name)).map(name => `${name}\0`).join('')
     return [fill(into, Buffer.from(shown, 'latin1')), into.buffer]
   }

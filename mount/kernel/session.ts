@@ -209,7 +209,7 @@ export class Session {
       }
       case Op.LISTXATTR: {
         const size = w[body]!
-        return this.#answer(lo, hi, ops.listxattr(node), (to, value) => xattr(to, value, size))
+        return this.#answer(lo, hi, ops.listxattr(node, this.#caller()), (to, value) => xattr(to, value, size))
       }
       case Op.REMOVEXATTR:
         return this.#answer(lo, hi, ops.removexattr(node, this.#xattrName(0, length), this.#caller()), done)
