@@ -3,8 +3,8 @@
  * - a name holds a file that it held at some moment since the last completed
  *   fsync of a directory; nothing else is there;
  * - a file's content is a prefix of its changes, byte by byte (the last of them
- *   may have its begin alone), no shorter than what was fsynced, and no shorter than it was when the file was renamed or linked to
- *   the name where it is found;
+ *   may have its begin alone), no shorter than what was fsynced, and no shorter
+ *   than it was when the file was renamed or linked to the name where it is found;
  * - a file that was durable, and had a name at every moment since, has one.
  */
 import { readFileSync, readdirSync } from 'node:fs'
