@@ -14,7 +14,7 @@ export function mounterOf(drive: Drive): Mounter {
   return {
     async mount(request: MountRequest): Promise<Mounted> {
       const options = parseMountOptions(request.options)
-      const filesystem = new Filesystem(drive)
+      const filesystem = new Filesystem(drive, options)
       const mounted = await mountWith(request, filesystem, options)
       // The drive's own status names its mounts too.
       const place = { dir: request.dir, driver: request.driver }

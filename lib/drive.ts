@@ -12,7 +12,7 @@
  * Owns all of them; `close` ends them in the reverse order and may be called
  * twice. A store has one owner: it is locked while open.
  */
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
@@ -108,8 +108,9 @@ export class Drive extends PathApi {
   /** Where it is mounted; kept by whoever mounts. */
   readonly mountpoints: { dir: string; driver: string }[] = []
 
+  /** Whether a drive was made in `storeDir`, to its end. */
   static exists(storeDir: string): boolean {
-    return existsSync(join(storeDir, 'index.db')) || existsSync(join(storeDir, 'keys'))
+    return existsSync(join(storeDir, 'keys'))
   }
 
   /** Makes a new drive in `storeDir`. STORE_EXISTS, STORE_LOCKED, USAGE (unknown order). */
@@ -121,6 +122,7 @@ export class Drive extends PathApi {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
     const lock = StoreLock.acquire(dir)
     try {
+      clearUnfinished(dir)
       const keys = DriveKeys.create()
       const device = createDevice()
       const db = Database.create(join(dir, 'index.db'))
@@ -138,8 +140,11 @@ export class Drive extends PathApi {
       drive.tree.makeRoot(options.uid ?? process.getuid?.() ?? 0, options.gid ?? process.getgid?.() ?? 0, clock.now())
       drive.journal.touched()
       await drive.journal.durable()
-      // Last: a store without its key file was never finished, and `create` may be run again.
+      // A store without its key file was never finished, and `create` may be run again; one that was and has lost it is left alone.
       await createKeyFile(join(dir, 'keys'), { keys, device, ...(options.passphrase ? { passphrase: options.passphrase } : {}) })
+      db.setMeta('finished', 1)
+      drive.journal.touched()
+      await drive.journal.durable()
       return drive
     } catch (e) {
       lock.release()
@@ -311,6 +316,17 @@ export class Drive extends PathApi {
   }
 
   get rootIno(): number { return ROOT_INO }
+}
+
+/** What a `create` that was killed has left behind. STORE_EXISTS if it was no such thing. */
+function clearUnfinished(dir: string): void {
+  const path = join(dir, 'index.db')
+  if (!existsSync(path)) return
+  const db = Database.open(path)
+  const finished = db.getMeta('finished') === 1
+  db.close()
+  if (finished) throw fail('STORE_EXISTS', `${dir} holds a drive whose file "keys" is missing; put it back, or use another --store`)
+  for (const name of ['index.db', 'index.db-wal', 'index.db-shm', 'segments']) rmSync(join(dir, name), { recursive: true, force: true })
 }
 
 /** Names and small values under the keys of a drive. */

@@ -46,6 +46,7 @@ const RENAME_INLINE_BYTES = 128 << 10
 const FSYNC_INLINE_BYTES = 8 << 10
 /** With more than this waiting for the disk, a sync is not expected to be quick. */
 const ALONE_BYTES = 1 << 20
+const DAY_S = 86_400
 /** Extents that one copy_file_range moves. */
 const COPY_EXTENTS = 2048
 /** Longest symlink target. */
@@ -231,6 +232,18 @@ export class Posix {
       if (!acl) return inode
       return after(this.#p.engine.submit({ type: 'xattr', ino, name: ACL_ACCESS, value: chmodAcl(acl, change.mode), ctime: op.ctime }), () => inode)
     })
+  }
+
+  /** The content was read: the access time moves if it is not newer than the last change, or a day old (relatime, mount(8)). Local to this device. */
+  accessed(inode: Inode): void {
+    const changed = Math.max(inode.mtime + inode.mtimeNs / 1e9, inode.ctime + inode.ctimeNs / 1e9)
+    const atime = inode.atime + inode.atimeNs / 1e9
+    if (atime > changed && inode.atime > this.#p.clock.nowMs() / 1000 - DAY_S) return
+    const t = this.#p.clock.now()
+    this.#p.tree.rows.touch(inode)
+    inode.atime = t.sec
+    inode.atimeNs = t.nsec
+    this.#p.journal.touched()
   }
 
   /** Before a write or truncation by somebody without CAP_FSETID. */

@@ -26,6 +26,7 @@ const STATFS_BLOCK = 4096
 
 export class Filesystem implements Operations {
   readonly #drive: Drive
+  readonly #noAtime: boolean
   /** What the kernel knows: lookups not yet forgotten. */
   readonly #held = new HeldInodes()
   readonly #handles = new Map<number, OpenFile>()
@@ -33,8 +34,10 @@ export class Filesystem implements Operations {
   #handleNext = 1
   readonly #holder = (ino: number) => this.#held.has(ino)
 
-  constructor(drive: Drive) {
+  /** `noAtime`: reading leaves access times alone; else as relatime. */
+  constructor(drive: Drive, options: { noAtime?: boolean } = {}) {
     this.#drive = drive
+    this.#noAtime = options.noAtime ?? false
   }
 
   init(_notifier: Notifier | undefined): void {
@@ -183,6 +186,7 @@ export class Filesystem implements Operations {
   read(ino: number, _fh: number, offset: number, size: number, _signal: Interrupt): Reply<Buffer | Buffer[]> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
+    if (!this.#noAtime) this.#drive.posix.accessed(inode)
     return this.#drive.reader.read(inode, offset, size)
   }
 
@@ -202,8 +206,10 @@ export class Filesystem implements Operations {
     return wait === undefined ? 0 : wait.then(() => 0)
   }
 
-  flush(_ino: number, _fh: number): Reply<0> {
-    return 0
+  /** Sent with -o flush alone. */
+  flush(_ino: number, fh: number): Reply<0> {
+    const file = this.#handles.get(fh)
+    return file?.isDirty ? this.#drive.files.flush(file).then(() => 0) : 0
   }
 
   fsync(ino: number, fh: number, _dataOnly: boolean): Reply<0> {

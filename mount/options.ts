@@ -13,9 +13,7 @@ export interface MountOptions {
   writeback: boolean
   /** KiB. */
   readahead: number
-  /** Show the creator's uid and gid as the mounting user's. Read by the file system, not by the driver. */
-  idmap: boolean
-  /** Ask the kernel for a FLUSH at each close(2). */
+  /** Ask the kernel for a FLUSH at each close(2), which then waits for the content. */
   flush: boolean
   /** How long to look for the next request before sleeping, microseconds. */
   spin: number
@@ -60,14 +58,7 @@ export const mountOptionTable: readonly Option[] = [
   flag('noatime', 'reading leaves access times alone', 'relatime', o => (o.noAtime = true)),
   flag('writeback', 'the kernel gathers writes: fast small writes, but only when no other device writes to the drive', 'off', o => (o.writeback = true)),
   number('readahead', 'how far the kernel reads ahead, KiB', READAHEAD_KIB, 1 << 20, (o, value) => (o.readahead = value)),
-  {
-    name: 'idmap=on|off', meaning: "show the creator's user and group as the mounting user's; off: raw ids", default: 'on',
-    apply(options, value) {
-      if (value !== 'on' && value !== 'off') throw fail('USAGE', 'mount option idmap wants on or off')
-      options.idmap = value === 'on'
-    },
-  },
-  flag('flush', 'ask at each close(2) whether writing went well; costs a round trip', 'off', o => (o.flush = true)),
+  flag('flush', 'close(2) waits until the content is in the store, and tells errors', 'off', o => (o.flush = true)),
   number('spin', 'how long to look for the next request before sleeping, microseconds', SPIN_US, 10_000, (o, value) => (o.spin = value)),
 ]
 
@@ -75,7 +66,7 @@ export const mountOptionTable: readonly Option[] = [
 export function defaultMountOptions(uid = process.getuid?.() ?? 0): MountOptions {
   return {
     allowOther: uid === 0, suid: false, dev: false, readOnly: false, noExec: false, noAtime: false, writeback: false,
-    readahead: READAHEAD_KIB, idmap: true, flush: false, spin: SPIN_US,
+    readahead: READAHEAD_KIB, flush: false, spin: SPIN_US,
   }
 }
 
@@ -94,5 +85,7 @@ export function parseMountOptions(values: string | readonly string[], uid?: numb
     if (value !== undefined && !option.name.includes('=')) throw fail('USAGE', `mount option ${name} takes no value`)
     option.apply(options, value)
   }
+  // fusermount3 always mounts with both off for an ordinary user.
+  if ((uid ?? process.getuid?.() ?? 0) !== 0 && (options.suid || options.dev)) throw fail('USAGE', 'mount options suid and dev are for root')
   return options
 }

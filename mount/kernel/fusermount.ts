@@ -48,6 +48,7 @@ async function run(args: string[], path: string, socket?: number): Promise<void>
   const reason = said.trim().split('\n').pop()!.replace(/^fusermount3: /, '') || `exit code ${code}`
   if (/busy/i.test(reason)) throw fail('MOUNTPOINT_BUSY', `${path} is in use; end what uses it, or unmount with --lazy`)
   if (/user_allow_other/.test(reason)) throw fail('MOUNT_DENIED', 'allow_other needs the line user_allow_other in /etc/fuse.conf')
+  if (/\/dev\/fuse.*permission denied/i.test(reason)) throw fail('MOUNT_DENIED', `${reason}; ask the administrator to open /dev/fuse to users (mode 0666)`)
   if (/\/dev\/fuse|device not found/.test(reason)) throw fail('FUSE_MISSING', `${reason}; load the module with "modprobe fuse"`)
   if (/permission|not permitted|no write access|denied/i.test(reason)) throw fail('MOUNT_DENIED', `${reason}; choose a directory of your own`)
   throw fail('MOUNT_FAILED', `fusermount3: ${reason}`)
