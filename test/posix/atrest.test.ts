@@ -167,7 +167,7 @@ test('two drives share no chunk id and no content hash for equal content', { tim
   }
   const [one, two] = found as [{ ids: string[]; hashes: string[] }, { ids: string[]; hashes: string[] }]
   t.ok(one.ids.length > 10, `${one.ids.length} chunks`)
-  t.is(one.ids.length, two.ids.length, 'cut alike')
+  t.ok(two.ids.length > 10, 'and as many there, cut at other places: the gear table is keyed too')
   t.alike(one.ids.filter((id) => two.ids.includes(id)), [], 'ids')
   t.alike(one.hashes.filter((h) => two.hashes.includes(h)), [], 'content hashes')
 })
