@@ -6,7 +6,13 @@
  */
 import { statSync } from 'node:fs'
 import type { FsckProblem, FsckReport, OnProgress } from './api.js'
-import type { Drive } from './drive.js'
+import type { Device } from './keys/device.js'
+import type { Journal } from './log/journal.js'
+import type { Log } from './log/log.js'
+import type { ChunkTable } from './store/chunks.js'
+import type { Database } from './store/database.js'
+import type { SegmentStore } from './store/segments.js'
+import type { Tree } from './tree/tree.js'
 import { chunkId, sealedLength } from './seal/chunk.js'
 import { checkTree } from './tree/check.js'
 import { ROOT_INO } from './tree/inode.js'
@@ -16,7 +22,19 @@ const BATCH_CHUNKS = 64
 /** Paths named for one damaged chunk. */
 const MAX_PATHS = 20
 
-export async function fsck(drive: Drive, options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport> {
+/** The parts of a drive that it looks at. */
+export interface FsckParts {
+  readonly db: Database
+  readonly journal: Journal
+  readonly log: Log
+  readonly store: SegmentStore
+  readonly tree: Tree
+  readonly chunks: ChunkTable
+  readonly device: Device
+  sync(): Promise<void>
+}
+
+export async function fsck(drive: FsckParts, options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport> {
   const { db, journal, log, store, tree } = drive
   const problems: FsckProblem[] = []
   await drive.sync()
@@ -93,13 +111,13 @@ export async function fsck(drive: Drive, options: { data?: boolean; repair?: boo
   return { inodes: count('inode'), dentries: count('dentry'), extents: count('extent'), chunks, entries, bytesRead, problems }
 }
 
-function pathsOfChunk(drive: Drive, num: number): string[] {
+function pathsOfChunk(drive: FsckParts, num: number): string[] {
   const inos = drive.db.sql.prepare('SELECT DISTINCT ino FROM extent WHERE chunk = ? LIMIT ?').all(num, MAX_PATHS) as { ino: number }[]
   return inos.flatMap(({ ino }) => paths(drive, ino))
 }
 
 /** The names of an inode as paths. Scans the names: there is no index by inode, since nothing else asks. */
-export function paths(drive: Drive, ino: number): string[] {
+export function paths(drive: FsckParts, ino: number): string[] {
   if (ino === ROOT_INO) return ['/']
   const { tree, db } = drive
   const rows = db.sql.prepare('SELECT parent FROM dentry WHERE ino = ? LIMIT ?').all(ino, MAX_PATHS) as { parent: number }[]

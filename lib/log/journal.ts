@@ -11,12 +11,10 @@
 import { fail } from '../errors.js'
 import type { Clock } from '../clock.js'
 import type { Database } from '../store/database.js'
-import type { Rows } from '../tree/rows.js'
-import { INO_HIGH } from '../tree/inode.js'
 import { Writer } from './codec.js'
 import { encodeHeader, entryAad, hashOf } from './entry.js'
 import type { EntrySealer, Log } from './log.js'
-import { encodeOp, type InodeCodec, type Op } from './ops.js'
+import { encodeOp, INO_HIGH, type InodeCodec, type Op } from './ops.js'
 
 /** A commit comes at the latest this long after the first change in it. */
 const COMMIT_AFTER_MS = 1000
@@ -33,9 +31,15 @@ export const KEEP_LOG_BYTES = 16 << 20
 /** A disk that syncs in less is waited for on the loop, if nobody else is there. */
 const QUICK_SYNC_MS = 1
 
+/** Rows that are written behind: the tree's. */
+export interface WrittenBehind {
+  readonly dirtyCount: number
+  flush(): void
+}
+
 export class Journal {
   readonly #db: Database
-  readonly #rows: Rows
+  readonly #rows: WrittenBehind
   readonly #log: Log
   readonly #sealer: EntrySealer
   readonly #clock: Clock
@@ -67,7 +71,7 @@ export class Journal {
   onCommit: (seq: number) => void = () => {}
   onStop: (e: Error) => void = () => {}
 
-  constructor(o: { db: Database; rows: Rows; log: Log; sealer: EntrySealer; clock: Clock; drive: Buffer; incarnation: number }) {
+  constructor(o: { db: Database; rows: WrittenBehind; log: Log; sealer: EntrySealer; clock: Clock; drive: Buffer; incarnation: number }) {
     this.#db = o.db
     this.#rows = o.rows
     this.#log = o.log

@@ -105,18 +105,19 @@ export interface InodeCodec {
   incoming(index: number): number
 }
 
-const HIGH = 4294967296
+/** The local index of an incarnation is the high part of an inode number or an op's id. */
+export const INO_HIGH = 4294967296
 
 function putIno(w: Writer, ino: number, codec: InodeCodec): void {
-  w.uint(codec.outgoing(Math.floor(ino / HIGH)))
-  w.uint(ino % HIGH)
+  w.uint(codec.outgoing(Math.floor(ino / INO_HIGH)))
+  w.uint(ino % INO_HIGH)
 }
 
 function getIno(r: Reader, codec: InodeCodec): number {
   const idx = codec.incoming(r.uint())
   const counter = r.uint()
-  if (counter >= HIGH) throw fail('EIO', 'log entry: an inode counter is out of range')
-  return idx * HIGH + counter
+  if (counter >= INO_HIGH) throw fail('EIO', 'log entry: an inode counter is out of range')
+  return idx * INO_HIGH + counter
 }
 
 function putTime(w: Writer, t: Time): void {

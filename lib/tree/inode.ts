@@ -16,8 +16,7 @@ export const NEVER_LINKED = 1
 export const HAS_XATTRS = 2
 
 export const ROOT_INO = 1
-/** Local index of an incarnation is the high part of an inode number. */
-export const INO_HIGH = 4294967296
+export { INO_HIGH } from '../log/ops.js'
 
 /** What the tree has of a file with unflushed writes. */
 export interface Pending { size: number; mtime: number; mtimeNs: number; ctime: number; ctimeNs: number }

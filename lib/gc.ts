@@ -10,21 +10,21 @@
  * goes. Nothing is touched that a flush under way may be about to name: chunks
  * it has found are pinned, and no segment from its first on is judged.
  */
-import type { GcReport, OnProgress } from '../api.js'
-import type { FlushEngine } from '../file/flush.js'
-import type { Files } from '../file/files.js'
-import type { ReadEngine } from '../file/read.js'
-import { compactFile } from '../file/compact.js'
-import type { Journal } from '../log/journal.js'
-import type { Posix } from '../posix.js'
-import { sealedLength } from '../seal/chunk.js'
-import type { SealPool } from '../seal/pool.js'
-import type { Tree } from '../tree/tree.js'
-import type { ChunkTable } from './chunks.js'
-import type { Database } from './database.js'
-import { HEADER_BYTES, RECORD_BYTES } from './record.js'
-import type { SegmentStore } from './segments.js'
-import { lowestHead } from './heads.js'
+import type { GcReport, OnProgress } from './api.js'
+import type { FlushEngine } from './file/flush.js'
+import type { Files } from './file/files.js'
+import type { ReadEngine } from './file/read.js'
+import { compactFile } from './file/compact.js'
+import type { Journal } from './log/journal.js'
+import type { Posix } from './posix.js'
+import { sealedLength } from './seal/chunk.js'
+import type { SealPool } from './seal/pool.js'
+import type { Tree } from './tree/tree.js'
+import type { ChunkTable } from './store/chunks.js'
+import type { Database } from './store/database.js'
+import { HEADER_BYTES, RECORD_BYTES } from './store/record.js'
+import type { SegmentStore } from './store/segments.js'
+import { lowestHead } from './store/heads.js'
 
 /** Rows looked at before the loop gets a turn. */
 const BATCH_ROWS = 2000
