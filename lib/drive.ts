@@ -12,7 +12,7 @@
  * Owns all of them; `close` ends them in the reverse order and may be called
  * twice. A store has one owner: it is locked while open.
  */
-import { existsSync, mkdirSync, rmSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
@@ -32,6 +32,7 @@ import type { ChunkRef, Op } from './log/ops.js'
 import { CausalEngine } from './order/causal/engine.js'
 import type { EngineMaker, OrderEngine } from './order/engine.js'
 import { Replica } from './order/replica.js'
+import { SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
@@ -49,6 +50,10 @@ import { Space } from './store/space.js'
 import { ROOT_INO } from './tree/inode.js'
 import { Rows } from './tree/rows.js'
 import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
+
+const MIN_SEGMENT_BYTES = 4 << 20
+/** A segment takes at most this part of the disk. */
+const SEGMENTS_A_DISK = 64
 
 /** What `create --order` takes. */
 export const ENGINES: Record<string, EngineMaker> = {
@@ -135,7 +140,7 @@ export class Drive extends PathApi {
       sql.run(0, Buffer.alloc(16), Buffer.alloc(32))
       sql.run(1, device.incarnation, device.publicKey)
       db.setMeta('incarnation', 1)
-      const store = SegmentStore.open(join(dir, 'segments'), { driveId: keys.driveId })
+      const store = openSegments(dir, keys.driveId)
       const drive = new Drive({ dir, lock, keys, device, db, store, clock })
       drive.tree.makeRoot(options.uid ?? process.getuid?.() ?? 0, options.gid ?? process.getgid?.() ?? 0, clock.now())
       drive.journal.touched()
@@ -156,6 +161,7 @@ export class Drive extends PathApi {
   static async open(storeDir: string, options: OpenOptions = {}): Promise<Drive> {
     const dir = resolve(storeDir)
     if (!Drive.exists(dir)) throw fail('STORE_MISSING', `there is no drive in ${dir}; run dfs create, or dfs mount to make one`)
+    Space.rescue(dir)
     const lock = StoreLock.acquire(dir)
     let db: Database | undefined
     try {
@@ -163,7 +169,7 @@ export class Drive extends PathApi {
       db = Database.open(join(dir, 'index.db'))
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
-      const store = SegmentStore.open(join(dir, 'segments'), { driveId: opened.keys.driveId })
+      const store = openSegments(dir, opened.keys.driveId)
       return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock() })
     } catch (e) {
       db?.close()
@@ -199,6 +205,7 @@ export class Drive extends PathApi {
     this.journal = new Journal({
       db: p.db, rows, log: this.log, sealer: entrySealer, clock: p.clock, drive: keys.driveId, incarnation: p.db.getMeta('incarnation') as number,
     })
+    this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)
     this.#checkpointer = new Checkpointer(p.db, this.journal)
 
@@ -221,7 +228,7 @@ export class Drive extends PathApi {
       },
       readOnly: !keys.canWrite,
     })
-    this.flusher = new FlushEngine({ ...host, content: (op) => this.posix.content(op) }, this.files)
+    this.flusher = new FlushEngine({ ...host, makeRoom: () => this.space.makeRoom(), content: (op) => this.posix.content(op) }, this.files)
     this.files.flusher = this.flusher
     this.reader = new ReadEngine(host, this.files)
     this.collector = new Collector({
@@ -316,6 +323,13 @@ export class Drive extends PathApi {
   }
 
   get rootIno(): number { return ROOT_INO }
+}
+
+/** On a small disk segments are small too: compacting one needs room for what lives in it. */
+function openSegments(dir: string, driveId: Buffer): SegmentStore {
+  const fs = statfsSync(dir)
+  const segmentBytes = Math.min(SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, Math.floor(fs.blocks * fs.bsize / SEGMENTS_A_DISK)))
+  return SegmentStore.open(join(dir, 'segments'), { driveId, segmentBytes })
 }
 
 /** What a `create` that was killed has left behind. STORE_EXISTS if it was no such thing. */

@@ -191,6 +191,9 @@ export class Collector {
       else if (alive < (size - HEADER_BYTES) * COMPACT_BELOW) thin.push(n)
     }
     const inSegments = db.sql.prepare('SELECT num, off, len, id FROM chunk WHERE seg = ? AND num > ? ORDER BY num LIMIT 512')
+    await this.#removeSegments(empty, report)
+    // One after the other, those with the least in them first: on a full disk there is room for little at a time.
+    thin.sort((a, b) => live.get(a)! - live.get(b)!)
     let done = 0
     for (const n of thin) {
       for (let from = 0; ;) {
@@ -208,15 +211,20 @@ export class Collector {
         batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === n) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
         journal.touched()
       }
-      empty.push(n)
+      await this.#removeSegments([n], report)
       report.segmentsRewritten++
       onProgress?.({ phase: 'segments', done: ++done, total: thin.length, unit: 'chunks' })
     }
-    if (empty.length === 0) return
+  }
+
+  /** Nothing in the index names them any more; durable first. */
+  async #removeSegments(segments: number[], report: GcReport): Promise<void> {
+    const { journal, store, pool } = this.#p
+    if (segments.length === 0) return
     await journal.durable()
-    for (const n of empty) {
+    for (const n of segments) {
       store.remove(n)
-      this.#p.pool.forget(store.pathOf(n))
+      pool.forget(store.pathOf(n))
       report.segmentsDropped++
     }
   }

@@ -1,8 +1,8 @@
 /**
  * The bytes of files on their way in: write, truncate, punch, and when to flush.
  *
- * A write copies the bytes into a slab and returns; memory is bounded by
- * DIRTY_LIMIT, beyond which writers wait. Flushing (file/flush.ts) turns ranges
+ * A write copies the bytes into a slab and returns; memory is bounded,
+ * and writers wait beyond that. Flushing (file/flush.ts) turns ranges
  * into sealed chunks and one content op a file.
  */
 import { DfsError, fail } from '../errors.js'
@@ -14,10 +14,8 @@ import { SLAB_BYTES, SlabPool, type Slab } from './slab.js'
 
 /** 2^47 bytes: well inside what a double counts exactly, and what an extent row holds in six bytes. */
 export const MAX_FILE_BYTES = 2 ** 47
-/** Unflushed bytes, all files together, beyond which writers wait... */
-const DIRTY_LIMIT = 32 << 20
-/** ...until it is down to this. */
-const DIRTY_LOW = 24 << 20
+/** Writers that wait go on when unflushed bytes are down to this share of what Space allows. */
+const DIRTY_LOW_SHARE = 0.75
 /** Fresh ranges of one file after which it is flushed: bounds the cost of keeping them sorted. */
 const MAX_RANGES = 4096
 /** A file that has this much fresh is flushed at once. */
@@ -49,6 +47,8 @@ export class Files {
   readonly #fresh = new Set<OpenFile>()
   #slab: Slab
   #streams = 0
+  /** Unflushed bytes, all files together, beyond which writers wait. */
+  readonly #limit: number
   #dirtyBytes = 0
   #waiters: (() => void)[] = []
   #ticker: NodeJS.Timeout | null = null
@@ -56,6 +56,7 @@ export class Files {
   constructor(o: { clock: Clock; space: Space }) {
     this.#clock = o.clock
     this.#space = o.space
+    this.#limit = o.space.dirtyLimit
     this.#slab = this.pool.take()
   }
 
@@ -106,7 +107,7 @@ export class Files {
     if (dirty.freshBytes >= FLUSH_BYTES || dirty.fresh >= MAX_RANGES || (file.stream && file.stream.used === SLAB_BYTES)) {
       this.flushSoon([file])
     }
-    if (this.#dirtyBytes > DIRTY_LIMIT) return this.#throttle()
+    if (this.#dirtyBytes > this.#limit) return this.#throttle()
   }
 
   /** Sets the size; what is new reads as zeros. EFBIG. */
@@ -215,7 +216,7 @@ export class Files {
     this.#dirtyBytes += file.dirty.bytes - before
     this.#clean(file)
     this.#drop(file)
-    if (this.#waiters.length && this.#dirtyBytes <= DIRTY_LOW) {
+    if (this.#waiters.length && this.#dirtyBytes <= this.#limit * DIRTY_LOW_SHARE) {
       const waiters = this.#waiters
       this.#waiters = []
       for (const w of waiters) w()

@@ -15,7 +15,7 @@
  * program waits for takes `inline` instead: sealed here, kept in the index,
  * durable with the commit itself.
  */
-import { fail } from '../errors.js'
+import { fail, isDfsError } from '../errors.js'
 import type { ContentOp, ChunkRef, Piece } from '../log/ops.js'
 import type { ChunkTable } from '../store/chunks.js'
 import type { ChunkSealer } from '../seal/chunk.js'
@@ -58,6 +58,8 @@ export interface FlushHost {
   readonly store: SegmentStore
   readonly pool: SealPool
   readonly sealer: ChunkSealer
+  /** The disk is full: whether room was made, so that it is worth trying again. */
+  makeRoom(): boolean
   /** Applies and logs a content op. */
   content(op: ContentOp): Outcome | Promise<Outcome>
 }
@@ -217,8 +219,19 @@ export class FlushEngine implements Flusher {
     })
   }
 
-  /** Makes chunks of all ranges and brings them to the disk. */
+  /** Makes chunks of all ranges and brings them to the disk. What was accepted must fit: a full disk gives back its reserve. */
   async #write(flushes: FileFlush[], keys: string[]): Promise<Map<FileFlush, Out>> {
+    for (;;) {
+      try {
+        return await this.#attempt(flushes, keys)
+      } catch (e) {
+        if (!isDfsError(e, 'ENOSPC') || !this.#host.makeRoom()) throw e
+        for (const k of keys) this.#underway.delete(k)
+      }
+    }
+  }
+
+  async #attempt(flushes: FileFlush[], keys: string[]): Promise<Map<FileFlush, Out>> {
     const outs = new Map<FileFlush, Out>(flushes.map((f) => [f, { chunks: [], pieces: [] }]))
     const runs = plan(flushes, outs)
     if (runs.length === 0) return outs
@@ -231,7 +244,8 @@ export class FlushEngine implements Flusher {
       if (group) group.push(run)
       else groups.set(key, [run])
     }
-    await Promise.all([...groups.values()].map((g) => this.#group(g, outs, keys)))
+    // All of them end before a failure is told: a second attempt must not meet the first.
+    for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, keys)))) if (r.status === 'rejected') throw r.reason
     await this.#host.store.sync()
     return outs
   }

@@ -70,6 +70,7 @@ export class Journal {
   /** Called after each commit, with its entry's seq (0: none). */
   onCommit: (seq: number) => void = () => {}
   onStop: (e: Error) => void = () => {}
+  beforeCommit: () => void = () => {}
 
   constructor(o: { db: Database; rows: WrittenBehind; log: Log; sealer: EntrySealer; clock: Clock; drive: Buffer; incarnation: number }) {
     this.#db = o.db
@@ -148,6 +149,7 @@ export class Journal {
       this.#timer = null
     }
     if (!this.#changed && this.#rows.dirtyCount === 0) return
+    this.beforeCommit()
     try {
       this.#rows.flush()
       const seq = this.#opCount > 0 ? this.#writeEntry() : 0

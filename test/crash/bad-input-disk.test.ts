@@ -121,7 +121,7 @@ for (const disk of Object.keys(DISKS)) {
   })
 
   // gc copies what lives in all thin segments before it removes the first, fails for lack of room, and leaves less of it.
-  test(`a full disk (${disk}) of which every second file goes has room again`, { ...LONG, todo: true }, async (t) => {
+  test(`a full disk (${disk}) of which every second file goes has room again`, LONG, async (t) => {
     const m = await small(t, disk)
     const { accepted } = await fill(m, 'f')
     for (const name of [...accepted.keys()].filter((_, i) => i % 2 === 0)) {
@@ -168,7 +168,7 @@ for (const disk of Object.keys(DISKS)) {
   })
 
   // The reserve is given back only when somebody writes, not when a flush fails.
-  test(`what was accepted fits although others fill the disk (${disk}) before it is synced`, { ...LONG, todo: true }, async (t) => {
+  test(`what was accepted fits although others fill the disk (${disk}) before it is synced`, LONG, async (t) => {
     const m = await small(t, disk)
     const late = await open(join(m.dir, 'late'), 'wx')
     const filling = fillBehind(m.disk, 'timeout', '5')
@@ -186,7 +186,7 @@ for (const disk of Object.keys(DISKS)) {
   })
 
   // lock.db cannot be locked, and the reserve is given back later than that.
-  test(`a store on a full disk (${disk}) can be mounted, read and emptied`, { ...LONG, todo: true }, async (t) => {
+  test(`a store on a full disk (${disk}) can be mounted, read and emptied`, LONG, async (t) => {
     const m = await small(t, disk)
     const { accepted } = await fill(m, 'f')
     await m.unmount()
