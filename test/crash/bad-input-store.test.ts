@@ -3,9 +3,9 @@ import test, { type Assert } from 'brittle'
 import Sqlite from 'better-sqlite3'
 import { randomBytes } from 'node:crypto'
 import { closeSync, cpSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
-import { open, stat, unlink, writeFile } from 'node:fs/promises'
+import { open, readdir, stat, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { isAlive, kill, withMount, type TestMount } from '../helpers/mount.js'
+import { isAlive, isMounted, kill, withMount, type TestMount } from '../helpers/mount.js'
 import { errnoOf, refused } from '../helpers/refused.js'
 import { sleep } from '../helpers/run.js'
 
@@ -192,6 +192,50 @@ function overwrite(path: string, from: number, to: number): void {
   writeSync(fd, noise, 0, noise.length, from)
   closeSync(fd)
 }
+
+// A page deep inside: noticed when it is used, or by fsck, and then the mount can still be taken away.
+test('an index with a damaged page somewhere: fsck says so, unmount works', { ...LONG, todo: true }, async (t) => {
+  const m = await withMount(t)
+  for (let i = 0; i < 600; i++) await writeFile(join(m.dir, `file with a name of some length ${i}`), `${i}`)
+  await m.unmount()
+  const path = join(m.store!, 'index.db')
+  const db = new Sqlite(path, { readonly: true })
+  const { pageno } = db.prepare(`SELECT pageno FROM dbstat WHERE name = 'dentry' AND pagetype = 'leaf' ORDER BY path LIMIT 1 OFFSET 2`).get() as { pageno: number }
+  db.close()
+  overwrite(path, (pageno - 1) * 4096, pageno * 4096)
+  const checked = await m.dfs('fsck')
+  t.is(checked.code, 5, checked.stdout + checked.stderr)
+  t.absent(/should not have happened/.test(checked.stderr), checked.stderr)
+  const [code, message] = refused(await m.dfs('ls', '/'))
+  t.is(code, 5, message)
+  await m.mount()
+  t.is(await errnoOf(readdir(m.dir)), 'EIO')
+  await m.unmount()
+  t.absent(isMounted(m.dir))
+})
+
+// Deduplication takes the damaged chunk for the content.
+test('writing the lost content again brings it back', { ...LONG, todo: true }, async (t) => {
+  const { m, contents, inos } = await twoFiles(t)
+  rmSync(placesOf(m, inos.first)[0]!.segment)
+  await m.mount()
+  await writeFile(join(m.dir, 'again'), contents.first)
+  const handle = await open(join(m.dir, 'again'), 'r')
+  await handle.sync()
+  await handle.close()
+  await m.remount()
+  t.ok(readFileSync(join(m.dir, 'again')).equals(contents.first))
+})
+
+// Killed in create, between the index and the keys: neither open nor create again.
+test('a create that was cut short can be run again', { ...LONG, todo: true }, async (t) => {
+  const m = await withMount(t)
+  await m.unmount()
+  rmSync(join(m.store!, 'keys')) // written last
+  rmSync(join(m.store!, 'segments'), { recursive: true })
+  const again = await m.dfs('create')
+  t.is(again.code, 0, again.stderr)
+})
 
 test('a key file that is gone, or not one', LONG, async (t) => {
   const { m } = await twoFiles(t)
