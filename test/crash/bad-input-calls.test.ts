@@ -5,11 +5,11 @@ import { createHash, randomBytes } from 'node:crypto'
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs'
 import { link, mkdir, open, readdir, rename, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { DFS, dfs, isAlive, isMounted, kill, processesOf, withMount, type TestMount } from '../helpers/mount.js'
+import { DFS, dfs, isAlive, isMounted, processesOf, withMount, type TestMount } from '../helpers/mount.js'
+import { clearAway, clearedDir } from '../helpers/cleared.js'
 import { ended } from '../helpers/memmount.js'
 import { errnoOf, refused } from '../helpers/refused.js'
-import { run, sleep } from '../helpers/run.js'
-import { scratchDir } from '../helpers/scratch.js'
+import { sleep } from '../helpers/run.js'
 
 const LONG = { timeout: 120_000 }
 const LIMIT_BYTES = 2 ** 47
@@ -109,27 +109,26 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
   })
 }
 
-/** `dfs mount -f`, ready. Gone with the test. */
-async function foreground(t: Assert, store: string, dir: string): Promise<{ child: ChildProcess; output: () => string; over: Promise<[number | null, NodeJS.Signals | null]> }> {
-  const child = spawn(process.execPath, [DFS, '--store', store, 'mount', '-f', dir], { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' })
-  t.teardown(async () => {
-    await ended(child, 'SIGKILL')
-    for (const pid of processesOf(store)) kill(pid)
-    while (isMounted(dir) && (await run('umount', ['-l', dir])).code === 0);
-  }, { force: true, order: 1 })
+/** `dfs mount -f` on a new store, ready. Gone with the test. */
+async function foreground(t: Assert): Promise<{ scratch: string; store: string; dir: string; child: ChildProcess; output: () => string; over: Promise<[number | null, NodeJS.Signals | null]> }> {
+  let started: ChildProcess | undefined
+  const scratch = clearedDir(t, async (made) => {
+    if (started) await ended(started, 'SIGKILL')
+    await clearAway(join(made, 'store'), join(made, 'mnt'))
+  })
+  const [store, dir] = [join(scratch, 'store'), join(scratch, 'mnt')]
+  mkdirSync(dir)
+  const child = started = spawn(process.execPath, [DFS, '--store', store, 'mount', '-f', dir], { stdio: ['ignore', 'pipe', 'pipe'], cwd: '/' })
   let output = ''
   const over = new Promise<[number | null, NodeJS.Signals | null]>((resolve) => child.on('close', (code, signal) => resolve([code, signal])))
   for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (b: Buffer) => (output += b.toString()))
   for (let i = 0; i < 600 && !output.includes('Mounted on'); i++) await sleep(25)
-  return { child, output: () => output, over }
+  return { scratch, store, dir, child, output: () => output, over }
 }
 
 for (const [signal, wanted] of [['SIGINT', 130], ['SIGTERM', 143]] as const) {
   test(`${signal} to dfs mount -f during writing: flushed, unmounted, exit code ${wanted}`, LONG, async (t) => {
-    const scratch = scratchDir(t)
-    const [store, dir] = [join(scratch, 'store'), join(scratch, 'mnt')]
-    mkdirSync(dir)
-    const { child, output, over } = await foreground(t, store, dir)
+    const { scratch, store, dir, child, output, over } = await foreground(t)
     const content = randomBytes(30 << 20)
     await writeFile(join(dir, 'f'), content)
     child.kill(signal)
@@ -143,10 +142,7 @@ for (const [signal, wanted] of [['SIGINT', 130], ['SIGTERM', 143]] as const) {
 }
 
 test('dfs mount -f that is killed takes its daemon along in good order', LONG, async (t) => {
-  const scratch = scratchDir(t)
-  const [store, dir] = [join(scratch, 'store'), join(scratch, 'mnt')]
-  mkdirSync(dir)
-  const { child } = await foreground(t, store, dir)
+  const { store, dir, child } = await foreground(t)
   await writeFile(join(dir, 'f'), 'kept')
   child.kill('SIGKILL')
   for (let i = 0; i < 1000 && (isMounted(dir) || processesOf(store).length > 0); i++) await sleep(10)

@@ -7,10 +7,10 @@ import { randomBytes } from 'node:crypto'
 import { mkdirSync, readdirSync, readFileSync, statfsSync } from 'node:fs'
 import { mkdir, open, readdir, rm, truncate, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { clearedDir } from '../helpers/cleared.js'
 import { makeMount, type TestMount } from '../helpers/mount.js'
 import { errnoOf } from '../helpers/refused.js'
 import { must, run, sleep } from '../helpers/run.js'
-import { scratchDir } from '../helpers/scratch.js'
 
 const LONG = { timeout: 240_000 }
 const DISK_MIB = 128
@@ -29,14 +29,13 @@ const DISKS: Record<string, (dir: string, scratch: string) => Promise<unknown>> 
 
 /** A drive whose store is on a disk of DISK_MIB. */
 async function small(t: Assert, disk: string): Promise<TestMount & { disk: string }> {
-  const scratch = scratchDir(t)
+  let m: TestMount | undefined
+  const scratch = clearedDir(t, async (made) => {
+    await m?.close()
+    await run('umount', [join(made, 'disk')])
+  })
   const dir = join(scratch, 'disk')
   mkdirSync(dir)
-  let m: TestMount | undefined
-  t.teardown(async () => {
-    await m?.close()
-    await run('umount', [dir])
-  }, { force: true, order: 1 })
   await DISKS[disk]!(dir, scratch)
   m = await makeMount({ parent: dir })
   return Object.assign(m, { disk: dir })

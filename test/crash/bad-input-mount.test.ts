@@ -6,22 +6,18 @@ import { chown, mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Drive } from '../../lib/drive.js'
 import { DFS, dfs, isMounted, kill, makeMount, processesOf, withMount, type TestMount } from '../helpers/mount.js'
+import { clearAway, clearedDir } from '../helpers/cleared.js'
 import { asNobody, ended } from '../helpers/memmount.js'
 import { refused } from '../helpers/refused.js'
 import { must, run, shell, sleep } from '../helpers/run.js'
-import { scratchDir } from '../helpers/scratch.js'
 
 const LONG = { timeout: 120_000 }
 
 /** A store and a mount point, not mounted; nothing of it is left when the test is over. */
 function place(t: Assert): { scratch: string; store: string; dir: string; mount(...args: string[]): ReturnType<typeof dfs> } {
-  const scratch = scratchDir(t)
+  const scratch = clearedDir(t, (made) => clearAway(join(made, 'store'), join(made, 'mnt')))
   const [store, dir] = [join(scratch, 'store'), join(scratch, 'mnt')]
   mkdirSync(dir)
-  t.teardown(async () => {
-    for (const pid of processesOf(store)) kill(pid)
-    while (isMounted(dir) && (await run('umount', ['-l', dir])).code === 0);
-  }, { force: true, order: 1 })
   return { scratch, store, dir, mount: (...args) => dfs(['--store', store, 'mount', ...args], { cwd: scratch }) }
 }
 
