@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { DriveApi } from '../lib/api.js'
 import { Client } from '../lib/client.js'
 import { loadConfig, type Config } from '../lib/config.js'
-import { DfsError, fail, isDfsError } from '../lib/errors.js'
+import { DfsError, fail, isDfsError, understood } from '../lib/errors.js'
 import { ADVICE, EXIT, exitCodeOf } from './exit-codes.js'
 import { visible } from './output.js'
 
@@ -83,7 +83,7 @@ export class Context {
 
   /** The work goes on; the command ends with the code of the first failure. */
   warn(problem: unknown): void {
-    if (this.#exitCode === EXIT.ok) this.#exitCode = problem instanceof DfsError ? exitCodeOf(problem.code) : EXIT.failure
+    if (this.#exitCode === EXIT.ok) this.#exitCode = exitOf(problem)
     process.stderr.write(`${typeof problem === 'string' ? `dfs: ${visible(problem)}` : errorLine(problem)}\n`)
   }
 
@@ -136,17 +136,23 @@ function report(error: unknown, context: Context | undefined): number {
     return code
   }
   process.stderr.write(`${errorLine(error)}\n`)
-  return error instanceof DfsError ? exitCodeOf(error.code) : EXIT.failure
+  return exitOf(error)
+}
+
+function exitOf(error: unknown): number {
+  const known = understood(error)
+  return known ? exitCodeOf(known.code) : EXIT.failure
 }
 
 /** `dfs: what happened; what to do` */
 export function errorLine(error: unknown): string {
-  if (!(error instanceof DfsError)) {
+  const known = understood(error)
+  if (!known) {
     const text = error instanceof Error ? (process.env.DFS_DEBUG ? (error.stack ?? error.message) : error.message) : String(error)
     return `dfs: this should not have happened: ${process.env.DFS_DEBUG ? text : visible(text)}; run it again with DFS_DEBUG=1 and report what it says`
   }
-  const advice = error.message.includes(';') ? undefined : ADVICE[error.code]
-  return `dfs: ${visible(error.message)}${advice ? `; ${advice}` : ''}`
+  const advice = known.message.includes(';') ? undefined : ADVICE[known.code]
+  return `dfs: ${visible(known.message)}${advice ? `; ${advice}` : ''}`
 }
 
 class Interrupted extends Error {}

@@ -12,9 +12,9 @@
  * Owns all of them; `close` ends them in the reverse order and may be called
  * twice. A store has one owner: it is locked while open.
  */
-import { existsSync, mkdirSync, rmSync, statfsSync, statSync } from 'node:fs'
+import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
 import { SystemClock, type Clock } from './clock.js'
 import { fail } from './errors.js'
@@ -124,7 +124,8 @@ export class Drive extends PathApi {
     if (!ENGINES[order]) throw fail('USAGE', `unknown order "${order}"; there is: ${Object.keys(ENGINES).join(', ')}`)
     const dir = resolve(storeDir)
     if (Drive.exists(dir)) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    const made = mkdirSync(dir, { recursive: true, mode: 0o700 })
+    syncPath(dir, made ?? dir)
     const lock = StoreLock.acquire(dir)
     try {
       clearUnfinished(dir)
@@ -245,7 +246,12 @@ export class Drive extends PathApi {
     if (local.num > 0) return local.num
     // Equal content may have come in by another way meanwhile.
     const known = this.chunks.findByHash(ref.h)
-    local.num = known > 0 ? known : this.chunks.add(local)
+    if (known === 0) local.num = this.chunks.add(local)
+    else {
+      local.num = known
+      // The one we knew was lost or damaged: here are its bytes again, the same to the bit.
+      if (local.seg > 0 && !this.chunks.isThere(known, this.store)) this.chunks.move(known, local.seg, local.off)
+    }
     return local.num
   }
 
@@ -330,6 +336,15 @@ function openSegments(dir: string, driveId: Buffer): SegmentStore {
   const fs = statfsSync(dir)
   const segmentBytes = Math.min(SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, Math.floor(fs.blocks * fs.bsize / SEGMENTS_A_DISK)))
   return SegmentStore.open(join(dir, 'segments'), { driveId, segmentBytes })
+}
+
+/** Makes the names of directories that were just made durable, from `first` down to `dir`. */
+function syncPath(dir: string, first: string): void {
+  for (let at = dir; ; at = dirname(at)) {
+    const parent = openSync(dirname(at), 'r')
+    try { fsyncSync(parent) } finally { closeSync(parent) }
+    if (at === first || at === dirname(at)) return
+  }
 }
 
 /** What a `create` that was killed has left behind. STORE_EXISTS if it was no such thing. */

@@ -35,3 +35,13 @@ export function fail(code: DfsErrorCode, message: string, cause?: unknown): DfsE
 export function isDfsError(e: unknown, code?: DfsErrorCode): e is DfsError {
   return e instanceof DfsError && (code === undefined || e.code === code)
 }
+
+/** What an error means to a user: a DfsError as it is, a damaged index by its name; undefined for a fault of ours. */
+export function understood(e: unknown): DfsError | undefined {
+  if (e instanceof DfsError) return e
+  const code = (e as { code?: unknown } | null)?.code
+  if (typeof code === 'string' && /^SQLITE_(CORRUPT|NOTADB|IOERR)/.test(code)) {
+    return fail('STORE_DAMAGED', `the index of the store is damaged (${(e as Error).message}); run dfs fsck to see what it concerns`, e)
+  }
+  return undefined
+}

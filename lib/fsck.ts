@@ -6,6 +6,7 @@
  */
 import { statSync } from 'node:fs'
 import type { FsckProblem, FsckReport, OnProgress } from './api.js'
+import { understood } from './errors.js'
 import type { Device } from './keys/device.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
@@ -39,24 +40,42 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
   const problems: FsckProblem[] = []
   await drive.sync()
   tree.rows.flush()
-  const count = (table: string) => (db.sql.prepare(`SELECT count(*) AS n FROM ${table}`).get() as { n: number }).n
+
+  /** A page that cannot be read is a finding, not the end. */
+  const reading = (what: string, check: () => void): void => {
+    try { check() } catch (e) {
+      const damage = understood(e)
+      if (!damage) throw e
+      problems.push({ kind: 'index', detail: `${what}: ${damage.message}`, mended: false })
+    }
+  }
+
+  const count = (table: string): number => {
+    let n = 0
+    reading(table, () => { n = (db.sql.prepare(`SELECT count(*) AS n FROM ${table}`).get() as { n: number }).n })
+    return n
+  }
 
   onProgress?.({ phase: 'index', done: 0, total: 0, unit: 'rows' })
-  for (const r of db.sql.pragma('quick_check(100)') as { quick_check: string }[]) {
-    if (r.quick_check !== 'ok') problems.push({ kind: 'index', detail: r.quick_check, mended: false })
-  }
+  reading('the index', () => {
+    for (const r of db.sql.pragma('quick_check(100)') as { quick_check: string }[]) {
+      if (r.quick_check !== 'ok') problems.push({ kind: 'index', detail: r.quick_check, mended: false })
+    }
+  })
 
   onProgress?.({ phase: 'tree', done: 0, total: 0, unit: 'rows' })
-  for (const f of checkTree(db)) {
-    let mended = false
-    if (options.repair && f.mend) {
-      f.mend()
-      journal.touched()
-      tree.rows.forget()
-      mended = true
+  reading('the tree', () => {
+    for (const f of checkTree(db)) {
+      let mended = false
+      if (options.repair && f.mend) {
+        f.mend()
+        journal.touched()
+        tree.rows.forget()
+        mended = true
+      }
+      problems.push({ kind: f.kind, detail: f.detail, mended, ...(f.ino ? { path: paths(drive, f.ino)[0] ?? `inode ${f.ino}` } : {}) })
     }
-    problems.push({ kind: f.kind, detail: f.detail, mended, ...(f.ino ? { path: paths(drive, f.ino)[0] ?? `inode ${f.ino}` } : {}) })
-  }
+  })
 
   onProgress?.({ phase: 'log', done: 0, total: 0, unit: 'rows' })
   let entries = 0
@@ -87,6 +106,7 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
       from = r.num
       seen++
       const bad = (kind: string, detail: string) => {
+        drive.chunks.bad.add(r.num)
         const named = pathsOfChunk(drive, r.num)
         for (const path of named.length ? named : [undefined]) problems.push({ kind, detail, mended: false, ...(path ? { path } : {}) })
       }

@@ -259,7 +259,7 @@ export class FlushEngine implements Flusher {
     const fresh: { start: number; length: number; h: Buffer; settle: (c: LocalChunk) => void; fail: (e: Error) => void }[] = []
     for (const c of cuts) {
       const num = table.findByHash(c.h)
-      if (num > 0) {
+      if (num > 0 && table.isThere(num, store)) {
         this.#pin(num)
         const known = table.identity(num)!
         found.push({ id: known.id, h: known.h, len: known.len, num, seg: 0, off: 0 })
@@ -320,7 +320,7 @@ export class FlushEngine implements Flusher {
     const { sealer, chunks } = this.#host
     const h = sealer.contentHash(plain)
     const num = chunks.findByHash(h)
-    if (num > 0) return { ...chunks.identity(num)!, num, seg: 0, off: 0 }
+    if (num > 0 && chunks.isThere(num, this.#host.store)) return { ...chunks.identity(num)!, num, seg: 0, off: 0 }
     const data = Buffer.allocUnsafe(sealedLength(plain.length))
     sealer.seal(plain, h, data)
     return { id: chunkId(data), h, len: plain.length, num: 0, seg: 0, off: 0, data }

@@ -146,7 +146,10 @@ export class ReadEngine {
       store.readSync(e.seg, e.soff + p.sealedOffset, p.sealedLength, sealed)
     }
     const out = Buffer.allocUnsafe(p.plainBytes)
-    sealer.openRange(e.h, e.clen, sealed, p.firstPiece, out)
+    try { sealer.openRange(e.h, e.clen, sealed, p.firstPiece, out) } catch (error) {
+      chunks.bad.add(e.chunk)
+      throw error
+    }
     return out.subarray(from - p.plainOffset, to - p.plainOffset)
   }
 
@@ -172,7 +175,10 @@ export class ReadEngine {
     } catch (error) {
       // Compaction may have moved it between the look-up and the read.
       const now = chunks.get(num)
-      if (!now || now.seg === 0 || (now.seg === seg && now.off === off)) throw error
+      if (!now || now.seg === 0 || (now.seg === seg && now.off === off)) {
+        chunks.bad.add(num)
+        throw error
+      }
       return this.#open(num, now.seg, now.off, len, h)
     }
   }

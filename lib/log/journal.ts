@@ -28,6 +28,8 @@ const COMMIT_BYTES = 2 << 20
 /** Sealed ops kept of a drive whose only device is this one: nobody needs them, but fsck and `dfs log` like some. */
 export const KEEP_LOG_BYTES = 16 << 20
 
+/** A commit that nobody waits for is synced this long after: a power cut may take the last seconds, never more. */
+const SYNC_AFTER_MS = 2000
 /** A disk that syncs in less is waited for on the loop, if nobody else is there. */
 const QUICK_SYNC_MS = 1
 
@@ -58,6 +60,7 @@ export class Journal {
   #nextIno: number
   #changed = false
   #timer: NodeJS.Timeout | null = null
+  #syncTimer: NodeJS.Timeout | null = null
   #syncing: Promise<void> | null = null
   #queued: Promise<void> | null = null
   #stopped: Error | null = null
@@ -157,6 +160,10 @@ export class Journal {
       this.#commit.run()
       this.#begin.run()
       this.#changed = false
+      this.#syncTimer ??= setTimeout(() => {
+        this.#syncTimer = null
+        this.durable().catch(() => { /* stopped; every caller learns from check() */ })
+      }, SYNC_AFTER_MS)
       this.onCommit(seq)
     } catch (e) {
       this.stop(e as Error)
@@ -181,6 +188,7 @@ export class Journal {
   async #now(): Promise<void> {
     this.commit()
     const start = performance.now()
+    this.#synced()
     try { this.#db.syncWalNow() } catch (e) {
       this.stop(e as Error)
       throw e
@@ -190,6 +198,7 @@ export class Journal {
 
   #round(): Promise<void> {
     try { this.commit() } catch (e) { return Promise.reject(e) }
+    this.#synced()
     const start = performance.now()
     const round = this.#db.syncWal().then(() => this.#took(performance.now() - start), (e: Error) => {
       this.stop(e)
@@ -199,6 +208,12 @@ export class Journal {
     const done = () => { if (this.#syncing === round) this.#syncing = null }
     round.then(done, done)
     return round
+  }
+
+  /** A sync begins that covers every commit so far. */
+  #synced(): void {
+    if (this.#syncTimer) clearTimeout(this.#syncTimer)
+    this.#syncTimer = null
   }
 
   /** Slow ones count at once, quick ones bit by bit. */
@@ -216,6 +231,7 @@ export class Journal {
   stop(e: Error): void {
     if (this.#stopped) return
     this.#stopped = e
+    this.#synced()
     if (this.#timer) clearTimeout(this.#timer)
     this.#timer = null
     this.onStop(e)
@@ -228,6 +244,7 @@ export class Journal {
       this.#commit.run()
       this.#stopped = new Error('closed')
     }
+    this.#synced()
     if (this.#timer) clearTimeout(this.#timer)
     this.#timer = null
   }

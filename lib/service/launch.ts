@@ -13,7 +13,7 @@ import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client } from '../client.js'
 import { logPath } from '../config.js'
-import { DfsError, fail, isDfsError, type DfsErrorCode } from '../errors.js'
+import { DfsError, fail, isDfsError, type DfsErrorCode, understood } from '../errors.js'
 import { isKeyFileSealed } from '../keys/keyfile.js'
 import type { MountRequest } from './calls.js'
 
@@ -175,6 +175,7 @@ export function answerStart(answer: StartAnswer): void {
 }
 
 export function startFailure(error: unknown): StartAnswer {
-  if (error instanceof DfsError) return { ok: false, code: error.code, message: error.message }
+  const known = understood(error)
+  if (known) return { ok: false, code: known.code, message: known.message }
   return { ok: false, code: 'DAEMON_FAILED', message: error instanceof Error ? error.message : String(error) }
 }

@@ -16,7 +16,7 @@
  * Large data never waits in a queue: a reader asks for the next piece when it
  * has room (read, readdir), a writer waits for earlier pieces to be taken.
  */
-import { DfsError, fail, type DfsErrorCode } from '../errors.js'
+import { DfsError, fail, type DfsErrorCode, understood } from '../errors.js'
 import type { Path, Progress } from '../api.js'
 
 export const PROTOCOL_VERSION = 1
@@ -137,7 +137,8 @@ export function unpackPath(value: unknown): Path {
 
 /** Of an error that is not a DfsError nothing is told but that it happened; the daemon's log has the rest. */
 export function packError(id: number, error: unknown): Answer {
-  if (error instanceof DfsError) return { id, code: error.code, message: error.message.slice(0, 8192) }
+  const known = understood(error)
+  if (known) return { id, code: known.code, message: known.message.slice(0, 8192) }
   return { id, code: 'DAEMON_FAILED', message: 'the daemon failed at this call; its log daemon.log in the store says where' }
 }
 

@@ -8,6 +8,7 @@
  * commits the differences are gathered here, since a run of random writes
  * changes one chunk's count many times.
  */
+import { sealedLength } from '../seal/chunk.js'
 import type { Database, Statement } from './database.js'
 
 export interface ChunkRow {
@@ -33,6 +34,8 @@ export interface NewChunk {
 }
 
 export class ChunkTable {
+  /** Chunks that were found damaged since the store was opened: not to be deduplicated against. */
+  readonly bad = new Set<number>()
   #next: number
   readonly #deltas = new Map<number, number>()
   readonly #byH: Statement
@@ -72,6 +75,13 @@ export class ChunkTable {
     return row && { num, len: row[0], seg: row[1], off: row[2], h: row[3] }
   }
 
+  /** Whether the sealed bytes of a chunk can be expected where the row says. */
+  isThere(num: number, store: { holds(segment: number, offset: number, length: number): boolean }): boolean {
+    const row = this.get(num)
+    if (!row || this.bad.has(num)) return false
+    return row.seg === 0 || store.holds(row.seg, row.off, sealedLength(row.len))
+  }
+
   identity(num: number): { id: Buffer; h: Buffer; len: number } | undefined {
     const row = this.#idOf.get(num) as [Buffer, Buffer, number] | undefined
     return row && { id: row[0], h: row[1], len: row[2] }
@@ -109,6 +119,7 @@ export class ChunkTable {
 
   /** The sealed bytes have moved (compaction, or from inline into a segment). */
   move(num: number, seg: number, off: number): void {
+    this.bad.delete(num)
     this.onMove()
     this.#move.run(seg, off, num)
     this.#removeInline.run(num)

@@ -129,6 +129,12 @@ export class SegmentStore {
     return sizes
   }
 
+  /** Whether `length` bytes at `offset` lie within a segment that is there. */
+  holds(segment: number, offset: number, length: number): boolean {
+    const s = this.#segments.get(segment)
+    return s !== undefined && offset + length <= s.size
+  }
+
   /** Whether appends still go there: such a segment is not for compaction. */
   isHead(segment: number): boolean {
     return this.#heads.small?.number === segment || this.#heads.bulk?.number === segment
