@@ -123,7 +123,8 @@ export async function run(command: Command, work: (context: Context) => Promise<
     // Through a direct drive, this is what makes everything durable: its failure is the command's.
     await context?.close()
   } catch (error) {
-    code = report(error, context)
+    // What stopped the work often stops the close: told once.
+    if (code === EXIT.ok) code = report(error, context)
   }
   await end(code)
 }

@@ -4,7 +4,7 @@
  */
 import type { Dirent, DriveApi, DriveStatus, FileHandle, FileType, FsckReport, GcReport, OnProgress, Path, Stats } from './api.js'
 import { fromMs, toMs } from './clock.js'
-import { fail, type DfsErrorCode } from './errors.js'
+import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
 import type { ReadEngine } from './file/read.js'
@@ -77,10 +77,14 @@ export abstract class PathApi implements DriveApi {
     if (!inode) {
       if (!spec.create) throw error('ENOENT', path)
       inode = await this.#want(this.posix.make(found.parent.ino, found.name, S_IFREG | (mode & 0o7777), 0, owner()), path)
+      this.#named(found)
     }
     if (inode.isDir) throw error('EISDIR', path)
     if (!inode.isFile) throw fail('EOPNOTSUPP', `${text(path)} is not a regular file`)
-    if (spec.truncate && inode.size > 0) await this.#want(this.posix.setattr(inode.ino, { size: 0 }), path)
+    if (spec.truncate && inode.size > 0) {
+      await this.#want(this.posix.setattr(inode.ino, { size: 0 }), path)
+      this.changed(inode, 0, 0)
+    }
     return new Handle(this, this.files.open(inode), path, spec.write)
   }
 
@@ -90,6 +94,7 @@ export abstract class PathApi implements DriveApi {
       const found = this.#find(path, false)
       if (found.inode) throw error('EEXIST', path)
       await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), path)
+      this.#named(found)
       return
     }
     let at = '/'
@@ -97,7 +102,10 @@ export abstract class PathApi implements DriveApi {
       const next = Buffer.concat([Buffer.from(at === '/' ? '/' : at + '/', 'latin1'), part])
       const found = this.#find(next, true)
       if (found.inode && !found.inode.isDir) throw error('ENOTDIR', next)
-      if (!found.inode) await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), next)
+      if (!found.inode) {
+        await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), next)
+        this.#named(found)
+      }
       at = next.toString('latin1')
     }
   }
@@ -123,6 +131,10 @@ export abstract class PathApi implements DriveApi {
     const b = this.#find(to, false)
     if (a.inode.ino === ROOT_INO || b.inode?.ino === ROOT_INO) throw fail('EBUSY', 'the root of a drive cannot be renamed')
     await this.#ok(this.posix.rename(a.parent.ino, a.name, b.parent.ino, b.name, 0), to)
+    this.#named(a)
+    this.#named(b)
+    this.changed(a.inode)
+    if (b.inode) this.changed(b.inode)
   }
 
   async link(existing: Path, path: Path): Promise<void> {
@@ -130,12 +142,15 @@ export abstract class PathApi implements DriveApi {
     const found = this.#find(path, false)
     if (found.inode) throw error('EEXIST', path)
     await this.#want(this.posix.link(inode.ino, found.parent.ino, found.name), path)
+    this.#named(found)
+    this.changed(inode)
   }
 
   async symlink(target: Path, path: Path): Promise<void> {
     const found = this.#find(path, false)
     if (found.inode) throw error('EEXIST', path)
     await this.#want(this.posix.make(found.parent.ino, found.name, S_IFLNK | 0o777, 0, owner(), { target: bytes(target) }), path)
+    this.#named(found)
   }
 
   async readlink(path: Path): Promise<Buffer> {
@@ -145,18 +160,27 @@ export abstract class PathApi implements DriveApi {
   }
 
   async chmod(path: Path, mode: number): Promise<void> {
-    await this.#want(this.posix.setattr(this.#inode(path, true).ino, { mode: mode & 0o7777 }), path)
+    this.changed(await this.#want(this.posix.setattr(this.#inode(path, true).ino, { mode: mode & 0o7777 }), path))
   }
 
   async chown(path: Path, uid: number, gid: number): Promise<void> {
-    await this.#want(this.posix.setattr(this.#inode(path, false).ino, { uid, gid }), path)
+    this.changed(await this.#want(this.posix.setattr(this.#inode(path, false).ino, { uid, gid }), path))
   }
 
   async utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void> {
-    await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path)
+    this.changed(await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path))
   }
 
   // --- inside -------------------------------------------------------------
+
+  /** Mounts keep copies: `inode` has changed, its attributes alone or content from `from` on. */
+  changed(inode: Inode, from = -1, length = 0): void {
+    this.posix.tell(null, (w) => w.inodeChanged(inode.ino, from, length))
+  }
+
+  #named({ parent, name }: { parent: Inode; name: Buffer }): void {
+    this.posix.tell(null, (w) => w.entryChanged(parent.ino, name))
+  }
 
   async #remove(parent: Inode, name: Buffer, inode: Inode, path: Path): Promise<void> {
     if (inode.isDir) {
@@ -171,6 +195,8 @@ export abstract class PathApi implements DriveApi {
       }
     }
     await this.#ok(this.posix.unlink(parent.ino, name, inode.isDir), path)
+    this.#named({ parent, name })
+    this.changed(inode)
   }
 
   #inode(path: Path, follow: boolean): Inode {
@@ -245,18 +271,24 @@ class Handle implements FileHandle {
   async stat(): Promise<Stats> { return statsOf(this.#file.inode) }
 
   async read(offset: number, length: number): Promise<Buffer> {
-    const parts = await this.#api.reader.read(this.#file.inode, offset, length)
+    let parts: Buffer[]
+    try { parts = await this.#api.reader.read(this.#file.inode, offset, length) } catch (e) {
+      if (!isDfsError(e, 'EIO')) throw e
+      throw fail('EIO', `${text(this.#path)}: ${e.message.split(';')[0]}; dfs fsck --data names all files that are damaged`, e)
+    }
     return parts.length === 1 ? Buffer.from(parts[0]!) : Buffer.concat(parts)
   }
 
   async write(offset: number, data: Buffer): Promise<void> {
     if (!this.#writes) throw fail('EBADF', `${text(this.#path)} is open for reading`)
     await this.#api.files.write(this.#file.inode, offset, data)
+    this.#api.changed(this.#file.inode, offset, data.length)
   }
 
   async truncate(size: number): Promise<void> {
     const r = await this.#api.posix.setattr(this.#file.inode.ino, { size })
     if (typeof r === 'string') throw error(r, this.#path)
+    this.#api.changed(this.#file.inode, Math.min(size, this.#file.inode.size), 0)
   }
 
   async sync(): Promise<void> { await this.#api.posix.fsync(this.#file.inode) }

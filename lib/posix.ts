@@ -65,7 +65,16 @@ export interface PosixParts {
   readOnly: boolean
 }
 
+/** Somebody who keeps copies of what it was told: a mount, whose kernel caches names, attributes and pages. */
+export interface Watcher {
+  /** The name means something else now, or nothing. */
+  entryChanged(parent: number, name: Buffer): void
+  /** Attributes, and content in [from, from + length); length 0: to the end; from < 0: attributes alone. */
+  inodeChanged(ino: number, from: number, length: number): void
+}
+
 export class Posix {
+  readonly #watchers = new Set<Watcher>()
   readonly #p: PosixParts
   /** Asked before an unlinked inode is reaped: whether somebody still knows it. */
   readonly holders = new Set<(ino: number) => boolean>()
@@ -76,6 +85,21 @@ export class Posix {
 
   constructor(parts: PosixParts) {
     this.#p = parts
+  }
+
+  watch(watcher: Watcher): () => void {
+    this.#watchers.add(watcher)
+    return () => { this.#watchers.delete(watcher) }
+  }
+
+  /** Whether there is a watcher besides `by`. */
+  isWatched(by: Watcher | null): boolean {
+    return this.#watchers.size > (by && this.#watchers.has(by) ? 1 : 0)
+  }
+
+  /** Tells all watchers but `by`, through whom the change came: its kernel knows. After the change is made. */
+  tell(by: Watcher | null, what: (w: Watcher) => void): void {
+    for (const w of this.#watchers) if (w !== by) what(w)
   }
 
   // --- names --------------------------------------------------------------

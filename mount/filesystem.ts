@@ -7,8 +7,8 @@ import type { DfsErrorCode } from '../lib/errors.js'
 import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import { MAX_FILE_BYTES } from '../lib/file/files.js'
-import type { Result, Soon } from '../lib/posix.js'
-import { Inode, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
+import type { Result, Soon, Watcher } from '../lib/posix.js'
+import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
 import * as E from './errno.js'
 import { isInGroup } from './groups.js'
 import { HeldInodes } from './held.js'
@@ -26,6 +26,8 @@ const STATFS_BLOCK = 4096
 
 export class Filesystem implements Operations {
   readonly #drive: Drive
+  #watcher: Watcher | null = null
+  #unwatch = (): void => {}
   readonly #noAtime: boolean
   /** What the kernel knows: lookups not yet forgotten. */
   readonly #held = new HeldInodes()
@@ -40,12 +42,36 @@ export class Filesystem implements Operations {
     this.#noAtime = options.noAtime ?? false
   }
 
-  init(_notifier: Notifier | undefined): void {
-    this.#drive.posix.holders.add(this.#holder)
+  init(notifier: Notifier | undefined): void {
+    const { posix } = this.#drive
+    posix.holders.add(this.#holder)
+    if (!notifier) return
+    // What changes by anything but this mount's own requests: the command line, another mount.
+    this.#unwatch = posix.watch(this.#watcher = {
+      entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },
+      inodeChanged: (ino, from, length) => { if (this.#knows(ino)) notifier.invalInode(ino, from, length) },
+    })
+  }
+
+  #knows(ino: number): boolean {
+    return ino === ROOT_INO || this.#held.has(ino)
+  }
+
+  /** Tells the other mounts of this drive. */
+  #named(parent: number, name: Buffer): void {
+    if (!this.#drive.posix.isWatched(this.#watcher)) return
+    const copy = Buffer.from(name)
+    this.#drive.posix.tell(this.#watcher, (w) => w.entryChanged(parent, copy))
+  }
+
+  #changed(ino: number, from = -1, length = 0): void {
+    if (!this.#drive.posix.isWatched(this.#watcher)) return
+    this.#drive.posix.tell(this.#watcher, (w) => w.inodeChanged(ino, from, length))
   }
 
   async destroy(): Promise<void> {
     this.#drive.posix.holders.delete(this.#holder)
+    this.#unwatch()
     for (const file of this.#handles.values()) this.#drive.files.release(file)
     this.#handles.clear()
     await this.#drive.sync()
@@ -71,31 +97,33 @@ export class Filesystem implements Operations {
 
   mknod(parent: number, name: Buffer, mode: number, rdev: number, umask: number, caller: Caller): Reply<Attr> {
     if ((mode & S_IFMT) === 0) mode |= S_IFREG
-    return this.#entry(this.#drive.posix.make(parent, name, mode, umask, caller, { rdev }))
+    return this.#made(parent, name, this.#drive.posix.make(parent, name, mode, umask, caller, { rdev }))
   }
 
   mkdir(parent: number, name: Buffer, mode: number, umask: number, caller: Caller): Reply<Attr> {
-    return this.#entry(this.#drive.posix.make(parent, name, S_IFDIR | (mode & 0o7777), umask, caller))
+    return this.#made(parent, name, this.#drive.posix.make(parent, name, S_IFDIR | (mode & 0o7777), umask, caller))
   }
 
   symlink(parent: number, name: Buffer, target: Buffer, caller: Caller): Reply<Attr> {
-    return this.#entry(this.#drive.posix.make(parent, name, S_IFLNK | 0o777, 0, caller, { target }))
+    return this.#made(parent, name, this.#drive.posix.make(parent, name, S_IFLNK | 0o777, 0, caller, { target }))
   }
 
   link(ino: number, parent: number, name: Buffer, _caller: Caller): Reply<Attr> {
-    return this.#entry(this.#drive.posix.link(ino, parent, name))
+    return this.#made(parent, name, this.#drive.posix.link(ino, parent, name))
   }
 
   unlink(parent: number, name: Buffer, _caller: Caller): Reply<0> {
-    return errno(this.#drive.posix.unlink(parent, name, false))
+    return this.#unnamed(parent, name, this.#drive.posix.unlink(parent, name, false))
   }
 
   rmdir(parent: number, name: Buffer, _caller: Caller): Reply<0> {
-    return errno(this.#drive.posix.unlink(parent, name, true))
+    return this.#unnamed(parent, name, this.#drive.posix.unlink(parent, name, true))
   }
 
   rename(parent: number, name: Buffer, newParent: number, newName: Buffer, flags: number, _caller: Caller): Reply<0> {
-    return errno(this.#drive.posix.rename(parent, name, newParent, newName, flags))
+    const outcome = this.#drive.posix.rename(parent, name, newParent, newName, flags)
+    const from = outcome instanceof Promise ? Buffer.from(name) : name
+    return this.#unnamed(newParent, newName, outcome, () => this.#named(parent, from))
   }
 
   // --- attributes ---------------------------------------------------------
@@ -117,10 +145,13 @@ export class Filesystem implements Operations {
     }
     const atime = time(set.atime)
     const mtime = time(set.mtime)
-    return node(this.#drive.posix.setattr(ino, {
+    return mapped(this.#drive.posix.setattr(ino, {
       ...(mode !== undefined ? { mode } : {}), ...(uid !== undefined ? { uid } : {}), ...(gid !== undefined ? { gid } : {}),
       ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}), keepsSgid,
-    }))
+    }), (inode) => {
+      this.#changed(ino, size === undefined ? -1 : size, 0)
+      return inode
+    })
   }
 
   readlink(ino: number): Reply<Buffer> {
@@ -131,7 +162,7 @@ export class Filesystem implements Operations {
 
   setxattr(ino: number, name: Buffer, value: Buffer, flags: number, killSgid: boolean, _caller: Caller): Reply<0> {
     if (!isKnownNamespace(name)) return unknownName(name)
-    return errno(this.#drive.posix.setXattr(ino, name, value, flags, killSgid))
+    return errno(this.#drive.posix.setXattr(ino, name, value, flags, killSgid), () => this.#changed(ino))
   }
 
   getxattr(ino: number, name: Buffer, _caller: Caller): Reply<Buffer> {
@@ -149,7 +180,7 @@ export class Filesystem implements Operations {
 
   removexattr(ino: number, name: Buffer, _caller: Caller): Reply<0> {
     if (!isKnownNamespace(name)) return unknownName(name)
-    return errno(this.#drive.posix.setXattr(ino, name, null, 0, false))
+    return errno(this.#drive.posix.setXattr(ino, name, null, 0, false), () => this.#changed(ino))
   }
 
   // --- open files ---------------------------------------------------------
@@ -165,7 +196,12 @@ export class Filesystem implements Operations {
   }
 
   create(parent: number, name: Buffer, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
-    return mapped(this.#drive.posix.make(parent, name, S_IFREG | (mode & 0o7777), umask, caller), (i) => this.#created(i))
+    const result = this.#drive.posix.make(parent, name, S_IFREG | (mode & 0o7777), umask, caller)
+    const made = result instanceof Promise ? Buffer.from(name) : name
+    return mapped(result, (i) => {
+      this.#named(parent, made)
+      return this.#created(i)
+    })
   }
 
   tmpfile(parent: number, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
@@ -203,6 +239,7 @@ export class Filesystem implements Operations {
       }
     }
     const wait = this.#drive.files.write(inode, offset, data)
+    this.#changed(inode.ino, offset, data.length)
     return wait === undefined ? 0 : wait.then(() => 0)
   }
 
@@ -237,6 +274,7 @@ export class Filesystem implements Operations {
     else files.punch(inode, offset, end)
     if (!keep && end > inode.size) files.truncate(inode, end)
     else files.touch(inode)
+    this.#changed(ino, offset, 0)
     return this.#killed(inode, caller)
   }
 
@@ -251,6 +289,7 @@ export class Filesystem implements Operations {
     const to = this.#drive.tree.get(inoOut)
     if (!from || !to) return E.ENOENT
     return this.#drive.posix.copy(from, offsetIn, to, offsetOut, length).then(async (bytes) => {
+      this.#changed(inoOut, offsetOut, bytes)
       const errno = await this.#killed(to, caller)
       return errno === 0 ? { bytes } : errno
     })
@@ -297,6 +336,23 @@ export class Filesystem implements Operations {
     })
   }
 
+  #made(parent: number, name: Buffer, result: Soon<Result<Inode>>): Reply<Attr> {
+    if (result instanceof Promise) name = Buffer.from(name)
+    return mapped(result, (inode) => {
+      this.#held.add(inode.ino)
+      this.#named(parent, name)
+      return inode
+    })
+  }
+
+  #unnamed(parent: number, name: Buffer, outcome: Soon<'' | DfsErrorCode>, also: () => void = () => {}): Reply<0> {
+    if (outcome instanceof Promise) name = Buffer.from(name)
+    return errno(outcome, () => {
+      this.#named(parent, name)
+      also()
+    })
+  }
+
   #created(inode: Inode): Created {
     this.#held.add(inode.ino)
     return { attr: inode, fh: this.#handle(inode), keepCache: true }
@@ -324,17 +380,18 @@ function toErrno(code: DfsErrorCode): Errno {
   return E.errnoOfCode(code)
 }
 
-function errno(outcome: Soon<'' | DfsErrorCode>): Reply<0> {
-  if (typeof outcome === 'string') return outcome === '' ? 0 : toErrno(outcome)
-  return outcome.then((o) => (o === '' ? 0 : toErrno(o)))
+/** `done`: what to do where it went well. */
+function errno(outcome: Soon<'' | DfsErrorCode>, done: () => void = () => {}): Reply<0> {
+  if (typeof outcome !== 'string') return outcome.then((o) => errno(o, done))
+  if (outcome !== '') return toErrno(outcome)
+  done()
+  return 0
 }
 
 function mapped<T, R>(result: Soon<Result<T>>, then: (value: T) => R): Reply<R> {
   if (result instanceof Promise) return result.then((r) => (typeof r === 'string' ? toErrno(r as DfsErrorCode) : then(r)))
   return typeof result === 'string' ? toErrno(result as DfsErrorCode) : then(result)
 }
-
-const node = (result: Soon<Result<Inode>>): Reply<Attr> => mapped(result, (i) => i)
 
 function isKnownNamespace(name: Buffer): boolean {
   const text = name.toString('latin1')

@@ -17,7 +17,8 @@ Examples:
     .action((path: string, options: Options) => run(command, async (context) => {
       const dir = await canonicalDir(path)
       const daemon = await context.daemon()
-      const isOurs = daemon && (await daemon.status()).mountpoints.some((m) => m.dir === dir)
+      // A daemon that cannot tell, for its index is damaged, is asked all the same: unmounting must work.
+      const isOurs = daemon && await daemon.status().then((s) => s.mountpoints.some((m) => m.dir === dir), () => true)
       if (!daemon || !isOurs) {
         const { clearDeadMount } = await import('../recover.js')
         if (await clearDeadMount(dir)) return context.say(`Cleared away the mount on ${dir}, whose daemon had died.`)
