@@ -1,7 +1,7 @@
 /**
  * Chunks: plaintext <-> sealed bytes. docs/format.md, "Sealed chunk".
  *
- * A chunk of 1 byte to 1 MiB is sealed in pieces of 16 KiB, each followed by its
+ * A chunk of 1 byte to 1 MiB is sealed in pieces of 4 KiB, each followed by its
  * 16-byte tag; nothing else is stored. Piece i has
  *   nonce = first 20 bytes of h || le32(i)      (XChaCha20-Poly1305, 24 bytes)
  *   associated data = drive id, epoch, format, codec, last-piece flag (40 bytes)
