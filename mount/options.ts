@@ -59,7 +59,7 @@ export const mountOptionTable: readonly Option[] = [
   flag('writeback', 'the kernel gathers writes: fast small writes, but only when no other device writes to the drive', 'off', o => (o.writeback = true)),
   number('readahead', 'how far the kernel reads ahead, KiB', READAHEAD_KIB, 1 << 20, (o, value) => (o.readahead = value)),
   flag('flush', 'close(2) waits until the content is in the store, and tells errors', 'off', o => (o.flush = true)),
-  number('spin', 'how long to look for the next request before sleeping, microseconds', SPIN_US, 10_000, (o, value) => (o.spin = value)),
+  number('spin', 'how long to look for the next request before sleeping, microseconds; 0 also lets processors halt between requests', SPIN_US, 10_000, (o, value) => (o.spin = value)),
 ]
 
 /** What holds without any option, for the user who mounts. */

@@ -19,6 +19,12 @@ napi_value fail(napi_env env, const char *message);
 napi_value session_start(napi_env env, napi_callback_info info);
 void system_init(napi_env env, napi_value exports);
 
+/* warm.c: keeps a virtual processor from halting between requests that follow each other closely. */
+typedef struct warmer warmer;
+warmer *warmer_open(void);
+void warmer_touch(warmer *w, uint64_t now_ns);
+void warmer_close(warmer *w);
+
 /* notify.c: threads that write notifications to the fd, never the loop's own (it would deadlock). */
 typedef struct notifier notifier;
 notifier *notifier_open(int fd);

@@ -15,7 +15,7 @@ import { fileURLToPath } from 'node:url'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
-const sources = ['session.c', 'notify.c', 'system.c']
+const sources = ['session.c', 'notify.c', 'system.c', 'warm.c']
 const require = createRequire(import.meta.url)
 
 function quit(message) {

@@ -26,6 +26,8 @@
 #define BUSY_NS 200000ull
 /* The same while the fd is empty: then a turn of the loop costs us nothing. */
 #define EMPTY_NS 4000ull
+/* Requests that come within this of each other are a run of them. */
+#define CLOSE_NS 300000ull
 /* Offset of a WRITE's data: fuse_in_header (40) + fuse_write_in (40). */
 #define WRITE_HEADER 80
 #define PAGE 4096
@@ -46,6 +48,7 @@ typedef struct session {
   uint64_t last_ns;                 /* when the last request was taken */
   uint64_t spin_ns, spin_limit_ns;  /* adaptive; 0 = never spin */
   notifier *notifier;
+  warmer *warmer;                   /* NULL: not wanted, or of no use */
 } session;
 
 static void end(session *s, int error);
@@ -94,6 +97,7 @@ static void turn(session *s) {
         if (written < 0) call(s, s->on_request, -errno);
       }
       now = uv_hrtime();
+      if (s->warmer != NULL && now - s->last_ns < CLOSE_NS) warmer_touch(s->warmer, now);
       s->last_ns = now;
       s->spin_ns = s->spin_limit_ns;
       if (now - start > BUSY_NS) return;
@@ -249,6 +253,8 @@ static napi_value stop(napi_env env, napi_callback_info info) {
   session *s = session_of(env, info, &argc, NULL);
   if (s->notifier != NULL) notifier_stop(s->notifier);
   s->notifier = NULL;
+  if (s->warmer != NULL) warmer_close(s->warmer);
+  s->warmer = NULL;
   shut(s);
   return NULL;
 }
@@ -258,6 +264,8 @@ static void cleanup(void *data) {
   session *s = data;
   if (s->notifier != NULL) notifier_stop(s->notifier);
   s->notifier = NULL;
+  if (s->warmer != NULL) warmer_close(s->warmer);
+  s->warmer = NULL;
   if (s->fd >= 0) close(s->fd);
   s->fd = -1;
   s->ended = true;
@@ -296,6 +304,7 @@ napi_value session_start(napi_env env, napi_callback_info info) {
   s->env = env;
   s->fd = fd;
   s->spin_limit_ns = s->spin_ns = (uint64_t)spin_us * 1000;
+  if (spin_us > 0) s->warmer = warmer_open();
   size_t offset = (PAGE - ((uintptr_t)s->request + WRITE_HEADER) % PAGE) % PAGE;
   s->request += offset;
   s->request_size -= offset;
