@@ -8,13 +8,13 @@ import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
 import type { ReadEngine } from './file/read.js'
+import { MAX_NAME_BYTES } from './limits.js'
 import type { Posix, Result, Soon } from './posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
 
 /** As Linux. */
 const MAX_SYMLINKS = 40
-const MAX_NAME_BYTES = 255
 /** Names of a directory fetched at a time. */
 const LIST_BATCH = 512
 

@@ -12,6 +12,7 @@ import type { DfsErrorCode } from './errors.js'
 import { fail } from './errors.js'
 import type { Files } from './file/files.js'
 import { MAX_FILE_BYTES } from './file/files.js'
+import { MAX_SYMLINK_BYTES } from './limits.js'
 import type { Journal } from './log/journal.js'
 import type { CreateOp, Op, Piece, SetAttrOp } from './log/ops.js'
 import type { OrderEngine } from './order/engine.js'
@@ -49,8 +50,6 @@ const ALONE_BYTES = 1 << 20
 const DAY_S = 86_400
 /** Extents that one copy_file_range moves. */
 const COPY_EXTENTS = 2048
-/** Longest symlink target. */
-export const MAX_TARGET_BYTES = 4095
 
 export interface PosixParts {
   tree: Tree
@@ -122,7 +121,7 @@ export class Posix {
     if (parent.nlink === 0) return 'ENOENT'
     this.#writable()
     this.#p.space.takeMeta()
-    if (extra.target && extra.target.length > MAX_TARGET_BYTES) return 'ENAMETOOLONG'
+    if (extra.target && extra.target.length > MAX_SYMLINK_BYTES) return 'ENAMETOOLONG'
     const op: CreateOp = { type: 'create', parent: parentIno, name: Buffer.from(name), ino: journal.newIno(), ...this.#fresh(parent, mode, umask, owner), ...extra, rdev: extra.rdev ?? 0 }
     if (extra.target) op.target = Buffer.from(extra.target)
     const outcome = this.#p.engine.submit(op)

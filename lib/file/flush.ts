@@ -20,6 +20,7 @@ import type { ContentOp, ChunkRef, Piece } from '../log/ops.js'
 import type { ChunkTable } from '../store/chunks.js'
 import type { ChunkSealer } from '../seal/chunk.js'
 import { chunkId, sealedLength } from '../seal/chunk.js'
+import { averageFor } from '../seal/chunker.js'
 import type { SealPool } from '../seal/pool.js'
 import type { SegmentStore } from '../store/segments.js'
 import type { Outcome } from '../tree/tree.js'
@@ -338,11 +339,6 @@ export class FlushEngine implements Flusher {
   }
 }
 
-/** Chooses chunk averages by the file's size: fewer chunks for large files, finer deduplication for small ones. */
-function average(size: number): number {
-  return size < 32 << 20 ? 128 << 10 : 256 << 10
-}
-
 /** Lays out what is cut and what is packed; holes go to `outs` at once. */
 function plan(flushes: FileFlush[], outs: Map<FileFlush, Out>): Run[] {
   const runs: Run[] = []
@@ -362,7 +358,7 @@ function plan(flushes: FileFlush[], outs: Map<FileFlush, Out>): Run[] {
         last.parts.push(part)
         continue
       }
-      last = { slab: r.slab, pos: r.pos, len: r.len, cut: average(flush.size), parts: [part] }
+      last = { slab: r.slab, pos: r.pos, len: r.len, cut: averageFor(flush.size), parts: [part] }
       small.push(last)
     }
     if (small.length === 1) {

@@ -5,13 +5,12 @@
  * hash, and the entries first..seq are all there, each holding the hash of the
  * one before.
  */
+import { SIGNATURE_BYTES } from '../seal/entry.js'
 import type { Database, Statement } from '../store/database.js'
 import { fail } from '../errors.js'
 import { decodeOp, type InodeCodec, type Op } from './ops.js'
 import { Reader } from './codec.js'
 import { decodeHeader, entryAad, entryHash, hashOf, type EntryHeader } from './entry.js'
-
-export const SIGNATURE_BYTES = 64
 
 export interface Head { seq: number; hash: Buffer; first: number; bytes: number }
 
@@ -51,16 +50,6 @@ export class Log {
     const id = this.#incarnations[index]
     if (!id) throw fail('EIO', `unknown incarnation ${index}`)
     return id
-  }
-
-  /** Local index of an incarnation, made if it is new. */
-  addIncarnation(id: Buffer, device: Buffer): number {
-    const known = this.#incarnations.findIndex((k) => k?.equals(id))
-    if (known >= 0) return known
-    const idx = this.#incarnations.length
-    this.#db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)').run(idx, id, device)
-    this.#incarnations[idx] = id
-    return idx
   }
 
   /** Appends an entry of our own; `header` is encoded and signed, `sealed` are its ops. */

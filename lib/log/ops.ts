@@ -11,6 +11,7 @@
  */
 import type { Time } from '../clock.js'
 import { fail } from '../errors.js'
+import { MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from '../limits.js'
 import { Reader, Writer } from './codec.js'
 
 /** Makes a name and, unless it is a hard link, an inode. */
@@ -93,9 +94,6 @@ export type Op = CreateOp | LinkOp | UnlinkOp | RenameOp | SetAttrOp | ContentOp
 const TYPE: Record<Op['type'], number> = { create: 1, link: 2, unlink: 3, rename: 4, setattr: 5, content: 6, xattr: 7 }
 
 /** Bounds that a decoder checks before it allocates. */
-const MAX_NAME = 255
-const MAX_TARGET = 4096
-const MAX_VALUE = 65536
 const MAX_PIECES = 1 << 20
 
 /** Translates inode numbers to what means the same on every device, and back. */
@@ -197,21 +195,21 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
   switch (type) {
     case 1: {
       const parent = getIno(r, codec)
-      const name = r.bytes(MAX_NAME)
+      const name = r.bytes(MAX_NAME_BYTES)
       const ino = getIno(r, codec)
       const mode = r.uint(), uid = r.uint(), gid = r.uint(), rdev = r.uint()
       const time = getTime(r)
-      const target = r.bytes(MAX_TARGET)
+      const target = r.bytes(MAX_SYMLINK_BYTES)
       const count = r.count(16)
       const xattrs: [Buffer, Buffer][] = []
-      for (let i = 0; i < count; i++) xattrs.push([r.bytes(MAX_NAME), r.bytes(MAX_VALUE)])
+      for (let i = 0; i < count; i++) xattrs.push([r.bytes(MAX_XATTR_NAME_BYTES), r.bytes(MAX_XATTR_VALUE_BYTES)])
       return { type: 'create', parent, name, ino, mode, uid, gid, rdev, time, ...(target.length ? { target } : {}), ...(count ? { xattrs } : {}) }
     }
-    case 2: return { type: 'link', ino: getIno(r, codec), parent: getIno(r, codec), name: r.bytes(MAX_NAME), time: getTime(r) }
-    case 3: return { type: 'unlink', parent: getIno(r, codec), name: r.bytes(MAX_NAME), ino: getIno(r, codec), dir: r.byte() === 1, time: getTime(r) }
+    case 2: return { type: 'link', ino: getIno(r, codec), parent: getIno(r, codec), name: r.bytes(MAX_NAME_BYTES), time: getTime(r) }
+    case 3: return { type: 'unlink', parent: getIno(r, codec), name: r.bytes(MAX_NAME_BYTES), ino: getIno(r, codec), dir: r.byte() === 1, time: getTime(r) }
     case 4: return {
-      type: 'rename', parent: getIno(r, codec), name: r.bytes(MAX_NAME), ino: getIno(r, codec), newParent: getIno(r, codec),
-      newName: r.bytes(MAX_NAME), over: getIno(r, codec), exchange: r.byte() === 1, time: getTime(r),
+      type: 'rename', parent: getIno(r, codec), name: r.bytes(MAX_NAME_BYTES), ino: getIno(r, codec), newParent: getIno(r, codec),
+      newName: r.bytes(MAX_NAME_BYTES), over: getIno(r, codec), exchange: r.byte() === 1, time: getTime(r),
     }
     case 5: {
       const ino = getIno(r, codec)
@@ -243,9 +241,9 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
       return { type: 'content', ino, base, cut: cut === 0 ? Infinity : cut - 1, size, chunks, pieces, mtime: getTime(r), ctime: getTime(r) }
     }
     case 7: {
-      const ino = getIno(r, codec), name = r.bytes(MAX_NAME)
+      const ino = getIno(r, codec), name = r.bytes(MAX_XATTR_NAME_BYTES)
       const mask = r.byte()
-      const value = mask & 1 ? r.bytes(MAX_VALUE) : null
+      const value = mask & 1 ? r.bytes(MAX_XATTR_VALUE_BYTES) : null
       const mode = mask & 2 ? r.uint() : undefined
       return { type: 'xattr', ino, name, value, ...(mode !== undefined ? { mode } : {}), ctime: getTime(r) }
     }

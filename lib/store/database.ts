@@ -59,7 +59,6 @@ CREATE TABLE log(inc INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL,
 CREATE TABLE log_head(inc INTEGER PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL, first INTEGER NOT NULL, bytes INTEGER NOT NULL);
 -- The next op and inode that an incarnation of this device will number.
 CREATE TABLE counter(inc INTEGER PRIMARY KEY, next_op INTEGER NOT NULL, next_ino INTEGER NOT NULL);
-CREATE TABLE undo(pos INTEGER PRIMARY KEY, record BLOB NOT NULL);
 `
 
 export class Database {

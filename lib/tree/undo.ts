@@ -4,7 +4,6 @@
  *
  * Local to a device and never sent. A drive with one device keeps none.
  */
-import { deserialize, serialize } from 'node:v8'
 import type { Rows } from './rows.js'
 
 type Image =
@@ -56,6 +55,3 @@ export function undo(rows: Rows, record: UndoRecord): void {
   }
   rows.recorder = recorder
 }
-
-export function encodeUndo(record: UndoRecord): Buffer { return serialize(record) }
-export function decodeUndo(bytes: Buffer): UndoRecord { return deserialize(bytes) as UndoRecord }
