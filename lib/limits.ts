@@ -67,3 +67,42 @@ export const MAX_ARENA_BYTES = 1024 * 1024 * 1024
 export const POOL_SPARE_BYTES = 24 * 1024 * 1024
 /** Crashes in a row without a finished job after which the pool gives up. */
 export const MAX_WORKER_CRASHES = 5
+
+// --- the network ---
+
+/** Format. One message of a link, reassembled before it is handed on: a whole sealed chunk with room for its frame. */
+export const MAX_MESSAGE_BYTES = 2 * 1024 * 1024
+/** Format. What the rooms above may say in the handshake. */
+export const MAX_HELLO_BYTES = 4 * 1024
+/** Format. Addresses that a device tells its peers, and the length of each as text. */
+export const MAX_TOLD_ADDRESSES = 8
+export const MAX_ADDRESS_CHARS = 64
+/** Format. Message bytes of one packet: a 'now' message waits for one packet of bulk at most; larger ones gain little. */
+export const PACKET_BYTES = 64 * 1024
+/** Format. Bulk bytes that a peer may send before they are taken: a round trip of 100 ms still carries 80 MB/s. */
+export const BULK_WINDOW_BYTES = 8 * 1024 * 1024
+/** Format. The same for 'now' messages, apart, so that bulk which is slow to be stored does not hold them up. */
+export const NOW_WINDOW_BYTES = 4 * 1024 * 1024
+/** Format. What a message costs of the window beside its bytes: empty-handed floods are bounded too. */
+export const MESSAGE_COST_BYTES = 64
+/** Queued on one link: past this the caller does not keep its bounds, and memory is at stake. */
+export const MAX_QUEUED_BYTES = 256 * 1024 * 1024
+/** Link.onDrain: so much keeps a worker busy while the main thread makes more. */
+export const LOW_WATER_BYTES = 1024 * 1024
+/** File ranges read ahead of their turn, of one link: the disk works while the network does. */
+export const FILE_READ_AHEAD_BYTES = 4 * 1024 * 1024
+/** Raw bytes of a connection before it has proven membership: the two handshakes need about 400. */
+export const MAX_UNPROVEN_BYTES = 4 * 1024
+/** Connections in handshake, in all and of one address (one /64 of IPv6): each holds some kilobytes. The oldest gives way. */
+export const MAX_HALF_OPEN = 64
+export const MAX_HALF_OPEN_PER_ADDRESS = 16
+/** Accepted connections of one address, proven ones included: a household behind one NAT, or ten devices on one machine. */
+export const MAX_ACCEPTED_PER_ADDRESS = 64
+/** Links and connections beside them, in all and of one device (a spare beside the one in use, and what replaces either). */
+export const MAX_CONNECTIONS = 512
+export const MAX_CONNECTIONS_PER_PEER = 4
+/** Inbound hyperswarm handshakes of unknown keys a second, and under way (hyperdht issue 294: each holds a socket for 20 s). */
+export const MAX_DHT_HANDSHAKES_PER_S = 10
+export const MAX_DHT_HANDSHAKES = 64
+/** Addresses that are tried, beside the given ones. */
+export const MAX_LEARNED_ADDRESSES = 512

@@ -1,12 +1,8 @@
 /**
  * What the rest of dfs sees of the network: a `Net` finds the other devices of
- * a drive and keeps one `Link` to each. docs/protocol.md has the bytes.
+ * a drive and keeps one `Link` to each. docs/protocol.md has the bytes,
+ * lib/limits.ts the bounds that are named here.
  */
-
-/** One message, head and file range together. */
-export const MAX_MESSAGE_BYTES = 2 * 1024 * 1024
-/** What `hello` may return. */
-export const MAX_HELLO_BYTES = 4 * 1024
 
 export interface NetOptions {
   /** Ed25519, 32 and 64 bytes; also the device's Noise static key. */
