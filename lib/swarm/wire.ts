@@ -1,0 +1,235 @@
+/**
+ * Messages as bytes: a type byte, then the fields in the order of messages.ts.
+ * Integers are LEB128 in their shortest form, byte strings of variable length
+ * carry their length, the others do not. docs/protocol.md has the table.
+ *
+ * `decode` is the first thing that a stranger's bytes reach. It throws a DfsError
+ * EIO for anything that `encode` does not write, allocates no more than a small
+ * multiple of the bytes that it was given, and checks every length first.
+ */
+import { fail } from '../errors.js'
+import { Reader, Writer } from '../log/codec.js'
+import {
+  BYE_REASONS, DEVICE_BYTES, HASH_BYTES, ID_BYTES, INCARNATION_BYTES, MAX_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_ENTRIES,
+  MAX_ENTRIES_BYTES, MAX_HAVE_LOGS, MAX_IDS, MAX_MESSAGE_BYTES, MAX_SEALED_CHUNK_BYTES, MAX_SEALED_OPS_BYTES,
+  MAX_SIGNED_HEADER_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, MAX_SNAPSHOT_META_BYTES, MAX_SNAPSHOT_ROWS_BYTES, MIN_SEALED_CHUNK_BYTES,
+  MIN_SEALED_OPS_BYTES, MIN_SIGNED_HEADER_BYTES, NONCE_BYTES, SNAPSHOT_REFUSALS, URGENCIES,
+  type HeldLog, type LogName, type Message, type SignedEntry,
+} from './messages.js'
+
+/** Numbers are never given out again. 32 and above are for what comes later (order engines). */
+const TYPES = {
+  have: 1, wantEntries: 2, entries: 3, noEntries: 4, certificates: 5, forked: 6,
+  wantSnapshot: 8, snapshotBegin: 9, snapshotRows: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
+  wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
+  haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
+  status: 24, bye: 25,
+} as const satisfies Record<Message['type'], number>
+
+const NAMES = new Map<number, Message['type']>(Object.entries(TYPES).map(([name, n]) => [n, name as Message['type']]))
+
+export function encode(m: Message): Buffer {
+  if (m.type === 'chunk') {
+    // The bulk of all traffic: one copy.
+    const out = Buffer.allocUnsafe(1 + ID_BYTES + m.sealed.length)
+    out[0] = TYPES.chunk
+    out.set(m.id, 1)
+    out.set(m.sealed, 1 + ID_BYTES)
+    return out
+  }
+  const w = new Writer(sizeHint(m))
+  w.byte(TYPES[m.type])
+  switch (m.type) {
+    case 'have':
+      w.byte(m.isFull ? 1 : 0)
+      w.uint(m.logs.length)
+      for (const log of m.logs) {
+        writeName(w, log)
+        w.uint(log.seq)
+        w.uint(log.first)
+        w.fixed(log.hash)
+      }
+      break
+    case 'wantEntries':
+      w.uint(m.request)
+      writeName(w, m)
+      w.uint(m.from)
+      w.uint(m.to - m.from)
+      w.uint(m.limitBytes)
+      break
+    case 'entries':
+      w.uint(m.request)
+      writeName(w, m)
+      w.uint(m.from)
+      w.uint(m.entries.length)
+      for (const e of m.entries) { w.bytes(e.signed); w.bytes(e.sealed) }
+      break
+    case 'noEntries': w.uint(m.request); w.uint(m.needBytes); break
+    case 'certificates':
+      w.uint(m.certificates.length)
+      for (const c of m.certificates) w.bytes(c)
+      break
+    case 'forked': writeName(w, m); w.bytes(m.one); w.bytes(m.other); break
+    case 'wantSnapshot': case 'snapshotCredit': w.uint(m.creditBytes); break
+    case 'snapshotBegin': w.bytes(m.meta); w.uint(m.totalBytes); break
+    case 'snapshotRows': w.byte(m.table); w.bytes(m.rows); break
+    case 'snapshotEnd': w.fixed(m.hash); break
+    case 'snapshotRefused': w.byte(SNAPSHOT_REFUSALS.indexOf(m.reason)); break
+    case 'snapshotCancel': break
+    case 'wantChunks': w.byte(URGENCIES.indexOf(m.urgency)); writeIds(w, m.ids); break
+    case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': writeIds(w, m.ids); break
+    case 'challenge': w.fixed(m.id); w.fixed(m.nonce); break
+    case 'proof': w.fixed(m.id); w.fixed(m.mac); break
+    case 'status':
+      w.uint(m.capacityBytes)
+      w.uint(m.usedBytes)
+      w.uint(m.owedBytes)
+      w.byte(m.keepsEverything ? 1 : 0)
+      break
+    case 'bye': w.byte(BYE_REASONS.indexOf(m.reason)); break
+  }
+  return w.take()
+}
+
+/** `bytes` become the message's: a chunk is a view of them. */
+export function decode(bytes: Buffer): Message {
+  if (bytes.length > MAX_MESSAGE_BYTES) throw wrong('it is too long')
+  const r = new Strict(bytes)
+  const type = NAMES.get(r.byte())
+  if (type === undefined) throw wrong('its type is unknown')
+  const m = decodeAs(type, r, bytes)
+  if (type !== 'chunk' && r.left !== 0) throw wrong('bytes after its end')
+  return m
+}
+
+function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
+  switch (type) {
+    case 'have': return { type, isFull: r.flag(), logs: r.list(0, MAX_HAVE_LOGS, INCARNATION_BYTES + DEVICE_BYTES + 2 + HASH_BYTES, () => readHeld(r)) }
+    case 'wantEntries': {
+      const request = r.atLeast(1), name = readName(r), from = r.atLeast(1), to = from + r.uint()
+      if (!Number.isSafeInteger(to)) throw wrong('a number is out of range')
+      return { type, request, ...name, from, to, limitBytes: r.within(1, MAX_ENTRIES_BYTES) }
+    }
+    case 'entries': {
+      const request = r.uint(), name = readName(r), from = r.atLeast(1)
+      const entries = r.list(1, MAX_ENTRIES, MIN_SIGNED_HEADER_BYTES + MIN_SEALED_OPS_BYTES, () => readEntry(r))
+      if (!Number.isSafeInteger(from + entries.length)) throw wrong('a number is out of range')
+      return { type, request, ...name, from, entries }
+    }
+    case 'noEntries': return { type, request: r.atLeast(1), needBytes: r.within(0, MAX_ENTRIES_BYTES) }
+    case 'certificates': return { type, certificates: r.list(1, MAX_CERTIFICATES, 2, () => r.string(1, MAX_CERTIFICATE_BYTES)) }
+    case 'forked': {
+      const name = readName(r)
+      return { type, ...name, one: r.string(MIN_SIGNED_HEADER_BYTES, MAX_SIGNED_HEADER_BYTES), other: r.string(MIN_SIGNED_HEADER_BYTES, MAX_SIGNED_HEADER_BYTES) }
+    }
+    case 'wantSnapshot': case 'snapshotCredit': return { type, creditBytes: r.within(1, MAX_SNAPSHOT_CREDIT_BYTES) }
+    case 'snapshotBegin': return { type, meta: r.string(0, MAX_SNAPSHOT_META_BYTES), totalBytes: r.uint() }
+    case 'snapshotRows': return { type, table: r.byte(), rows: r.string(1, MAX_SNAPSHOT_ROWS_BYTES) }
+    case 'snapshotEnd': return { type, hash: r.fixed(HASH_BYTES) }
+    case 'snapshotRefused': return { type, reason: r.oneOf(SNAPSHOT_REFUSALS) }
+    case 'snapshotCancel': return { type }
+    case 'wantChunks': return { type, urgency: r.oneOf(URGENCIES), ids: readIds(r) }
+    case 'chunk': {
+      const id = r.fixed(ID_BYTES)
+      if (r.left < MIN_SEALED_CHUNK_BYTES || r.left > MAX_SEALED_CHUNK_BYTES) throw wrong('no chunk has this length')
+      return { type, id, sealed: bytes.subarray(1 + ID_BYTES) }
+    }
+    case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return { type, ids: readIds(r) }
+    case 'challenge': return { type, id: r.fixed(ID_BYTES), nonce: r.fixed(NONCE_BYTES) }
+    case 'proof': return { type, id: r.fixed(ID_BYTES), mac: r.fixed(HASH_BYTES) }
+    case 'status': return { type, capacityBytes: r.uint(), usedBytes: r.uint(), owedBytes: r.uint(), keepsEverything: r.flag() }
+    case 'bye': return { type, reason: r.oneOf(BYE_REASONS) }
+  }
+}
+
+function writeName(w: Writer, log: LogName): void {
+  w.fixed(log.incarnation)
+  w.fixed(log.device)
+}
+
+function readName(r: Strict): LogName {
+  return { incarnation: r.fixed(INCARNATION_BYTES), device: r.fixed(DEVICE_BYTES) }
+}
+
+function readHeld(r: Strict): HeldLog {
+  const name = readName(r)
+  const seq = r.within(1, Number.MAX_SAFE_INTEGER - 1)
+  return { ...name, seq, first: r.within(1, seq + 1), hash: r.fixed(HASH_BYTES) }
+}
+
+function readEntry(r: Strict): SignedEntry {
+  return { signed: r.string(MIN_SIGNED_HEADER_BYTES, MAX_SIGNED_HEADER_BYTES), sealed: r.string(MIN_SEALED_OPS_BYTES, MAX_SEALED_OPS_BYTES) }
+}
+
+function writeIds(w: Writer, ids: Buffer[]): void {
+  w.uint(ids.length)
+  for (const id of ids) w.fixed(id)
+}
+
+function readIds(r: Strict): Buffer[] {
+  return r.list(1, MAX_IDS, ID_BYTES, () => r.fixed(ID_BYTES))
+}
+
+/** So that the writer seldom has to move what it has. */
+function sizeHint(m: Message): number {
+  switch (m.type) {
+    case 'have': return 16 + m.logs.length * 96
+    case 'entries': return m.entries.reduce((n, e) => n + e.signed.length + e.sealed.length + 16, 128)
+    case 'certificates': return m.certificates.reduce((n, c) => n + c.length + 8, 16)
+    case 'forked': return m.one.length + m.other.length + 80
+    case 'snapshotBegin': return m.meta.length + 32
+    case 'snapshotRows': return m.rows.length + 32
+    case 'wantChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return 16 + m.ids.length * ID_BYTES
+    default: return 128
+  }
+}
+
+/** Accepts one form of each value only: a message has one encoding. */
+class Strict extends Reader {
+  override uint(): number {
+    const before = this.left
+    const v = super.uint()
+    const took = before - this.left
+    if (took > 1 && v < 128 ** (took - 1)) throw wrong('a number is not in its shortest form')
+    return v
+  }
+
+  within(min: number, max: number): number {
+    const v = this.uint()
+    if (v < min || v > max) throw wrong('a number is out of range')
+    return v
+  }
+
+  atLeast(min: number): number {
+    return this.within(min, Number.MAX_SAFE_INTEGER)
+  }
+
+  flag(): boolean {
+    const v = this.byte()
+    if (v > 1) throw wrong('a flag is neither 0 nor 1')
+    return v === 1
+  }
+
+  oneOf<T>(values: readonly T[]): T {
+    const v = values[this.byte()]
+    if (v === undefined) throw wrong('a value is unknown')
+    return v
+  }
+
+  string(min: number, max: number): Buffer {
+    return this.fixed(this.within(min, max))
+  }
+
+  /** `eachBytes`: none takes less, so that a count cannot ask for more than is there. */
+  list<T>(min: number, max: number, eachBytes: number, read: () => T): T[] {
+    const n = this.within(min, max)
+    if (n * eachBytes > this.left) throw wrong('it ends too early')
+    const out: T[] = []
+    for (let i = 0; i < n; i++) out.push(read())
+    return out
+  }
+}
+
+function wrong(why: string) {
+  return fail('EIO', `a peer's message: ${why}`)
+}

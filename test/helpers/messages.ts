@@ -1,0 +1,39 @@
+/** Arbitrary messages of the swarm, for fast-check. */
+import fc from 'fast-check'
+import {
+  BYE_REASONS, MAX_ENTRIES_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, SNAPSHOT_REFUSALS, URGENCIES, type Message,
+} from '../../lib/swarm/messages.js'
+
+export const bytes = (min: number, max: number) => fc.uint8Array({ minLength: min, maxLength: max }).map((b) => Buffer.from(b))
+const uint = fc.oneof(fc.nat(300), fc.maxSafeNat())
+const seq = fc.oneof(fc.integer({ min: 1, max: 300 }), fc.maxSafeInteger().filter((n) => n >= 1 && n < Number.MAX_SAFE_INTEGER - 2000))
+const name = { incarnation: bytes(16, 16), device: bytes(32, 32) }
+const ids = fc.array(bytes(32, 32), { minLength: 1, maxLength: 20 })
+const type = <T extends Message['type']>(t: T) => fc.constant(t)
+
+const held = fc.record({ ...name, seq, back: uint, hash: bytes(32, 32) })
+  .map(({ back, ...log }) => ({ ...log, first: Math.max(1, log.seq + 1 - back) }))
+const entry = fc.record({ signed: bytes(65, 300), sealed: bytes(40, 300) })
+
+export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
+  fc.record({ type: type('have'), isFull: fc.boolean(), logs: fc.array(held, { maxLength: 10 }) }),
+  fc.record({ type: type('wantEntries'), request: seq, ...name, from: seq, more: fc.nat(1000), limitBytes: fc.integer({ min: 1, max: MAX_ENTRIES_BYTES }) })
+    .map(({ more, ...m }) => ({ ...m, to: m.from + more })),
+  fc.record({ type: type('entries'), request: uint, ...name, from: seq, entries: fc.array(entry, { minLength: 1, maxLength: 5 }) }),
+  fc.record({ type: type('noEntries'), request: seq, needBytes: fc.integer({ min: 0, max: MAX_ENTRIES_BYTES }) }),
+  fc.record({ type: type('certificates'), certificates: fc.array(bytes(1, 200), { minLength: 1, maxLength: 5 }) }),
+  fc.record({ type: type('forked'), ...name, one: bytes(65, 200), other: bytes(65, 200) }),
+  fc.record({ type: fc.constantFrom('wantSnapshot' as const, 'snapshotCredit' as const), creditBytes: fc.integer({ min: 1, max: MAX_SNAPSHOT_CREDIT_BYTES }) }),
+  fc.record({ type: type('snapshotBegin'), meta: bytes(0, 200), totalBytes: uint }),
+  fc.record({ type: type('snapshotRows'), table: fc.nat(255), rows: bytes(1, 300) }),
+  fc.record({ type: type('snapshotEnd'), hash: bytes(32, 32) }),
+  fc.record({ type: type('snapshotRefused'), reason: fc.constantFrom(...SNAPSHOT_REFUSALS) }),
+  fc.record({ type: type('snapshotCancel') }),
+  fc.record({ type: type('wantChunks'), urgency: fc.constantFrom(...URGENCIES), ids }),
+  fc.record({ type: type('chunk'), id: bytes(32, 32), sealed: bytes(17, 400) }),
+  fc.record({ type: fc.constantFrom('noChunks' as const, 'cancelChunks' as const, 'haveChunks' as const, 'askChunks' as const), ids }),
+  fc.record({ type: type('challenge'), id: bytes(32, 32), nonce: bytes(32, 32) }),
+  fc.record({ type: type('proof'), id: bytes(32, 32), mac: bytes(32, 32) }),
+  fc.record({ type: type('status'), capacityBytes: uint, usedBytes: uint, owedBytes: uint, keepsEverything: fc.boolean() }),
+  fc.record({ type: type('bye'), reason: fc.constantFrom(...BYE_REASONS) }),
+)
