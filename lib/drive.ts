@@ -18,6 +18,7 @@ import { dirname, join, resolve } from 'node:path'
 import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
 import { SystemClock, type Clock } from './clock.js'
 import { fail } from './errors.js'
+import type { ChunkSource } from './file/fetch.js'
 import { FlushEngine, type LocalChunk } from './file/flush.js'
 import { Files } from './file/files.js'
 import { ReadEngine } from './file/read.js'
@@ -32,7 +33,7 @@ import type { ChunkRef, Op } from './log/ops.js'
 import { CausalEngine } from './order/causal/engine.js'
 import type { EngineMaker, OrderEngine } from './order/engine.js'
 import { Replica } from './order/replica.js'
-import { SEGMENT_BYTES } from './limits.js'
+import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
@@ -40,6 +41,7 @@ import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
 import { NameSealer } from './seal/name.js'
 import { SealPool } from './seal/pool.js'
 import { ValueSealer } from './seal/value.js'
+import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
 import { ChunkTable } from './store/chunks.js'
 import { Database } from './store/database.js'
@@ -74,6 +76,10 @@ export interface OpenOptions {
   /** Asked for only if the key file needs one. */
   passphrase?: () => Promise<Buffer>
   clock?: Clock
+  /** Where chunks can be had that are known and not here. Without one, reading them is EIO. */
+  source?: ChunkSource
+  /** How long a read waits for its content; default READ_DEADLINE_MS. */
+  readDeadlineMs?: number
 }
 
 interface Parts {
@@ -84,6 +90,8 @@ interface Parts {
   db: Database
   store: SegmentStore
   clock: Clock
+  source?: ChunkSource | undefined
+  readDeadlineMs?: number | undefined
 }
 
 export class Drive extends PathApi {
@@ -106,6 +114,7 @@ export class Drive extends PathApi {
   readonly flusher: FlushEngine
   readonly collector: Collector
   readonly #checkpointer: Checkpointer
+  readonly #arrivals: Arrivals
   readonly #lock: StoreLock
   #closing: Promise<void> | null = null
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
@@ -171,7 +180,7 @@ export class Drive extends PathApi {
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
       const store = openSegments(dir, opened.keys.driveId)
-      return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock() })
+      return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock(), source: options.source, readDeadlineMs: options.readDeadlineMs })
     } catch (e) {
       db?.close()
       lock.release()
@@ -231,7 +240,13 @@ export class Drive extends PathApi {
     })
     this.flusher = new FlushEngine({ ...host, makeRoom: () => this.space.makeRoom(), content: (op) => this.posix.content(op) }, this.files)
     this.files.flusher = this.flusher
-    this.reader = new ReadEngine(host, this.files)
+    this.reader = new ReadEngine({
+      ...host, source: p.source, deadlineMs: p.readDeadlineMs ?? READ_DEADLINE_MS, arrived: (chunk, sealed) => this.#arrivals.keep(chunk, sealed),
+    }, this.files)
+    this.#arrivals = new Arrivals({
+      chunks: this.chunks, store: p.store, journal: this.journal, guard: () => this.flusher.guard(),
+      take: (bytes) => this.space.take(bytes, this.files.dirtyBytes),
+    })
     this.collector = new Collector({
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
       files: this.files, pool: this.pool, posix: this.posix,
@@ -250,7 +265,10 @@ export class Drive extends PathApi {
     else {
       local.num = known
       // The one we knew was lost or damaged: here are its bytes again, the same to the bit.
-      if (local.seg > 0 && !this.chunks.isThere(known, this.store)) this.chunks.move(known, local.seg, local.off)
+      if ((local.seg > 0 || local.data) && !this.chunks.isThere(known, this.store)) {
+        if (local.data) this.chunks.moveInline(known, local.data)
+        else this.chunks.move(known, local.seg, local.off)
+      }
     }
     return local.num
   }
@@ -267,7 +285,7 @@ export class Drive extends PathApi {
     this.journal.touched()
     const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
     const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000') as [number, number]
-    const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk') as [number, number]
+    const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
     const [inline, inlineBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = 0') as [number, number]
     const head = this.log.head(this.journal.incarnation)
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
@@ -315,6 +333,8 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await step(() => this.collector.stop())
+    this.reader.close()
+    await step(() => this.#arrivals.close())
     if (!this.journal.stopped) await step(() => this.posix.sync())
     this.files.close()
     await step(() => this.engine.close())

@@ -10,7 +10,7 @@ import { understood } from './errors.js'
 import type { Device } from './keys/device.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
-import type { ChunkTable } from './store/chunks.js'
+import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import type { SegmentStore } from './store/segments.js'
 import type { Tree } from './tree/tree.js'
@@ -115,7 +115,7 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
         bad('chunk-missing', `chunk ${r.num} should be at ${r.off} of segment ${r.seg}, which ${sizes.has(r.seg) ? 'ends before' : 'is missing'}`)
         continue
       }
-      if (!options.data) continue
+      if (!options.data || r.seg === ELSEWHERE) continue
       try {
         const sealed = r.seg === 0 ? drive.chunks.inlineData(r.num) : await store.read(r.seg, r.off, length)
         bytesRead += length

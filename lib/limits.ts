@@ -14,6 +14,9 @@ export const CHUNK_AVERAGE_BYTES = 128 * 1024
 /** Below this a cut costs more in records than it can save. */
 export const MIN_CHUNK_AVERAGE_BYTES = 4 * 1024
 
+/** How long a read waits for its content before it fails with EIO: a peer that wakes from sleep, not one that is gone. Milliseconds. */
+export const READ_DEADLINE_MS = 30_000
+
 // --- names and values (format: every device must refuse alike) ---
 
 /** NAME_MAX of Linux. */

@@ -8,6 +8,7 @@
 import type { Inode } from '../tree/inode.js'
 import type { Tree } from '../tree/tree.js'
 import type { Posix } from '../posix.js'
+import { ELSEWHERE } from '../store/chunks.js'
 import type { Files } from './files.js'
 import type { FlushEngine } from './flush.js'
 import type { ReadEngine } from './read.js'
@@ -31,7 +32,7 @@ export async function compactFile(p: CompactParts, inode: Inode): Promise<void> 
 
 async function compactWindow(p: CompactParts, inode: Inode, from: number): Promise<void> {
   const extents = p.tree.rows.extents(inode.ino, from, from + SLAB_BYTES)
-  if (extents.length < MIN_EXTENTS || inode.nlink === 0) return
+  if (extents.length < MIN_EXTENTS || inode.nlink === 0 || extents.some((e) => e.seg === ELSEWHERE)) return
   const end = Math.min(from + SLAB_BYTES, inode.size)
   const runs: { off: number; len: number }[] = []
   let bytes = 0

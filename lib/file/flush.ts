@@ -160,6 +160,12 @@ export class FlushEngine implements Flusher {
     }
   }
 
+  /** Until the function given is called, gc leaves segments alone that are written to from now on. */
+  guard(): () => void {
+    const job = this.#begin()
+    return () => { this.#jobs.delete(job) }
+  }
+
   /** Number of the first segment that a flush under way may have written to. */
   firstSegment(): number {
     let first = Infinity

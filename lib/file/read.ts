@@ -5,18 +5,19 @@
  * sealed pieces opened on this thread, which costs less than waking another.
  * Sequential readers are read ahead: whole chunks are read and opened by the
  * workers into a bounded cache of plaintext, so that disk, opening and the
- * kernel's copying overlap.
+ * kernel's copying overlap. Chunks that are not here come whole, too (loads.ts).
  */
 import { fail } from '../errors.js'
 import type { Inode } from '../tree/inode.js'
 import type { ReadExtent, Rows } from '../tree/rows.js'
-import type { ChunkTable } from '../store/chunks.js'
+import { ELSEWHERE, type ChunkTable } from '../store/chunks.js'
 import type { SegmentStore } from '../store/segments.js'
 import type { ChunkSealer } from '../seal/chunk.js'
 import { pieceRange, sealedLength } from '../seal/chunk.js'
-import type { SealPool } from '../seal/pool.js'
 import type { Files } from './files.js'
 import type { OpenFile } from './file.js'
+import { Loads, type Load, type LoadHost } from './loads.js'
+import { Reading } from './reading.js'
 
 /** Plaintext of whole chunks kept for readers that go on. */
 const CACHE_BYTES = 24 << 20
@@ -27,11 +28,10 @@ const AHEAD_AFTER = 64 << 10
 /** Reads up to this size are served on this thread when nothing is cached. */
 const DIRECT_BYTES = 64 << 10
 
-export interface ReadHost {
+export interface ReadHost extends LoadHost {
   readonly rows: Rows
   readonly chunks: ChunkTable
   readonly store: SegmentStore
-  readonly pool: SealPool
   readonly sealer: ChunkSealer
 }
 
@@ -40,21 +40,30 @@ export class ReadEngine {
   readonly #files: Files
   readonly #cache = new Map<number, Buffer>()
   #cached = 0
-  readonly #loading = new Map<number, Promise<Buffer>>()
+  readonly #loads: Loads
+  /** What the read being laid out waits for. */
+  #joined: Load[] = []
   #scratch = Buffer.allocUnsafe(0)
 
   constructor(host: ReadHost, files: Files) {
     this.#host = host
     this.#files = files
+    this.#loads = new Loads(host, (chunk, plain) => this.#keep(chunk, plain))
   }
 
-  /** At most `size` bytes from `off`, in pieces; fewer only at the end of the file. EIO if a chunk is damaged or gone. */
+  /** At most `size` bytes from `off`, in pieces; fewer only at the end of the file. EIO if a chunk is damaged or gone, or does not come in time. */
   read(inode: Inode, off: number, size: number): Buffer[] | Promise<Buffer[]> {
+    const read = this.start(inode, off, size)
+    return read instanceof Reading ? read.done : read
+  }
+
+  /** As `read`, for who may lose interest. `deadline`: of the read that this one replaces, since the file has changed. */
+  start(inode: Inode, off: number, size: number, deadline?: number): Buffer[] | Reading {
     const end = Math.min(off + size, inode.size)
     if (off >= end) return []
     const file = this.#files.find(inode.ino)
     let ahead = false
-    if (file) {
+    if (file && deadline === undefined) {
       if (off === file.nextRead) file.ahead += end - off
       else {
         file.ahead = 0
@@ -66,11 +75,18 @@ export class ReadEngine {
     const dirty = file?.dirty.ranges.length ? file : undefined
     const base = file ? file.base : Infinity
     const jobs: (Buffer | Promise<Buffer>)[] = []
-    if (dirty) this.#overlay(dirty, inode, off, end, base, jobs)
-    else this.#stored(inode, off, end, base, jobs)
+    try {
+      if (dirty) this.#overlay(dirty, inode, off, end, base, jobs)
+      else this.#stored(inode, off, end, base, jobs)
+    } catch (error) {
+      for (const load of this.#joined.splice(0)) load.leave()
+      throw error
+    }
     if (ahead) this.#readAhead(inode, end, base)
-    for (const j of jobs) if (!Buffer.isBuffer(j)) return Promise.all(jobs)
-    return jobs as Buffer[]
+    if (this.#joined.length === 0) return jobs as Buffer[]
+    const loads = this.#joined
+    this.#joined = []
+    return new Reading(jobs, loads, deadline ?? performance.now() + this.#host.deadlineMs)
   }
 
   /** Forgets plaintext (the chunk was found damaged, or dropped). */
@@ -79,6 +95,11 @@ export class ReadEngine {
     if (!known) return
     this.#cached -= known.length
     this.#cache.delete(chunk)
+  }
+
+  /** What is being fetched is given up. */
+  close(): void {
+    this.#loads.close()
   }
 
   /** Dirty ranges where there are any, the store between them. */
@@ -125,10 +146,21 @@ export class ReadEngine {
       this.#cache.set(e.chunk, whole)
       return whole.subarray(from, to)
     }
-    const loading = this.#loading.get(e.chunk)
-    if (loading) return partOf(loading, from, to)
-    if (to - from > DIRECT_BYTES && e.seg !== 0) return partOf(this.#load(e), from, to)
-    return this.#direct(e, from, to)
+    const isLoading = this.#loads.find(e.chunk) !== undefined
+    if (isLoading || e.seg === ELSEWHERE || (to - from > DIRECT_BYTES && e.seg !== 0)) return this.#partOf(e, from, to)
+    try { return this.#direct(e, from, to) } catch (error) {
+      if (!this.#host.source) throw error
+      return this.#partOf(e, from, to)
+    }
+  }
+
+  #partOf(e: ReadExtent, from: number, to: number): Promise<Buffer> {
+    const load = this.#loads.start(e, 'reader')
+    this.#joined.push(load)
+    const part = load.bytes.then((b) => b.subarray(from, to))
+    // Where nobody waits, since another extent of the same read failed at once, it is no fault of the program.
+    part.catch(() => {})
+    return part
   }
 
   /** Reads and opens just the sealed pieces that hold [from, to), here. */
@@ -138,7 +170,10 @@ export class ReadEngine {
     let sealed: Buffer
     if (e.seg === 0) {
       const data = chunks.inlineData(e.chunk)
-      if (!data || data.length !== sealedLength(e.clen)) throw fail('EIO', `chunk ${e.chunk} is damaged; run dfs fsck`)
+      if (!data || data.length !== sealedLength(e.clen)) {
+        chunks.bad.add(e.chunk)
+        throw fail('EIO', `chunk ${e.chunk} is damaged; run dfs fsck`)
+      }
       sealed = data.subarray(p.sealedOffset, p.sealedOffset + p.sealedLength)
     } else {
       if (this.#scratch.length < p.sealedLength) this.#scratch = Buffer.allocUnsafe(Math.max(p.sealedLength, 128 << 10))
@@ -151,36 +186,6 @@ export class ReadEngine {
       throw error
     }
     return out.subarray(from - p.plainOffset, to - p.plainOffset)
-  }
-
-  /** Has a worker read and open the whole chunk. */
-  #load(e: ReadExtent): Promise<Buffer> {
-    const job = this.#open(e.chunk, e.seg, e.soff, e.clen, e.h).then((plain) => {
-      this.#loading.delete(e.chunk)
-      this.#keep(e.chunk, plain)
-      return plain
-    }, (error) => {
-      this.#loading.delete(e.chunk)
-      throw error
-    })
-    job.catch(() => {})
-    this.#loading.set(e.chunk, job)
-    return job
-  }
-
-  async #open(num: number, seg: number, off: number, len: number, h: Buffer): Promise<Buffer> {
-    const { pool, store, chunks } = this.#host
-    try {
-      return (await pool.open({ path: store.pathOf(seg), reads: [{ offset: off, plainLength: len, h, from: 0, to: len }] }))[0]!
-    } catch (error) {
-      // Compaction may have moved it between the look-up and the read.
-      const now = chunks.get(num)
-      if (!now || now.seg === 0 || (now.seg === seg && now.off === off)) {
-        chunks.bad.add(num)
-        throw error
-      }
-      return this.#open(num, now.seg, now.off, len, h)
-    }
   }
 
   #keep(chunk: number, plain: Buffer): void {
@@ -203,17 +208,10 @@ export class ReadEngine {
     const start = file.aheadTo > from && file.aheadTo <= to ? file.aheadTo : from
     file.aheadTo = to
     for (const e of this.#host.rows.extents(inode.ino, start, to, 256)) {
-      if (e.seg === 0 || e.clen < 0 || this.#cache.has(e.chunk) || this.#loading.has(e.chunk)) continue
-      void this.#load(e)
+      if (e.seg === 0 || e.clen < 0 || this.#cache.has(e.chunk)) continue
+      this.#loads.start(e, 'ahead')
     }
   }
-}
-
-/** Its failure is for whoever waits for it; where nobody does, since another extent of the same read failed at once, it is no fault of the program. */
-function partOf(loading: Promise<Buffer>, from: number, to: number): Promise<Buffer> {
-  const part = loading.then((b) => b.subarray(from, to))
-  part.catch(() => {})
-  return part
 }
 
 const ZEROS = Buffer.alloc(1 << 20)

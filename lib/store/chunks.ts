@@ -2,8 +2,8 @@
  * The chunk table: which chunks are known, where their sealed bytes lie, and how
  * many extents refer to each.
  *
- * Invariant: a row exists only for a chunk whose sealed bytes are durable in a
- * segment, or inline in the same transaction. `refs` equals the number of
+ * Invariant: a row says of a chunk that its sealed bytes are durable in a
+ * segment, or inline in the same transaction, or not here (ELSEWHERE). `refs` equals the number of
  * extents that name the chunk once `flush` ran (before each commit); between
  * commits the differences are gathered here, since a run of random writes
  * changes one chunk's count many times.
@@ -11,11 +11,14 @@
 import { sealedLength } from '../seal/chunk.js'
 import type { Database, Statement } from './database.js'
 
+/** In place of a segment: the chunk is known, and its bytes must be fetched (file/fetch.ts). */
+export const ELSEWHERE = -1
+
 export interface ChunkRow {
   num: number
   /** Plaintext bytes. */
   len: number
-  /** Segment number; 0 = inline. */
+  /** Segment number; 0 = inline; ELSEWHERE. */
   seg: number
   /** Of the sealed bytes in the segment. */
   off: number
@@ -117,12 +120,18 @@ export class ChunkTable {
   /** Told when sealed bytes have moved. */
   onMove: () => void = () => {}
 
-  /** The sealed bytes have moved (compaction, or from inline into a segment). */
+  /** The sealed bytes have moved (compaction, from inline into a segment), came (seg > 0), or went (ELSEWHERE). */
   move(num: number, seg: number, off: number): void {
     this.bad.delete(num)
     this.onMove()
     this.#move.run(seg, off, num)
     this.#removeInline.run(num)
+  }
+
+  /** The sealed bytes, which were lost or not here, came as small content. */
+  moveInline(num: number, data: Buffer): void {
+    this.move(num, 0, 0)
+    this.#insertInline.run(num, data)
   }
 
   remove(num: number): void {

@@ -1,0 +1,99 @@
+/**
+ * A chunk that is known but not here, on its way from somewhere else.
+ *
+ * What comes is believed only if its BLAKE3 is the id that the op names; whoever
+ * gave it may lie. A fetch ends when the bytes are there, when the source says
+ * that they cannot be had, or when nobody wants them any more: the readers keep
+ * the time (reading.ts), and one that was begun ahead of any is given up after
+ * as long as a reader would wait.
+ */
+import { fail } from '../errors.js'
+import { chunkId } from '../seal/chunk.js'
+import { asError } from './files.js'
+
+/** What a fetch is for; 'reader': a program waits for it now. */
+export type Urgency = 'reader' | 'ahead'
+
+/** Where sealed chunks can be had that are not in this store. */
+export interface ChunkSource {
+  /**
+   * The sealed bytes of the chunk `id` (32 bytes: their BLAKE3-256). Whoever asks checks them.
+   * Takes its time as long as there is hope, since how long to wait is for the caller to say: `signal` is aborted
+   * when the bytes are not wanted any more. Rejects once they cannot be had, which the reader gets as EIO at once: so
+   * a source with several holders asks them all before it does.
+   * A chunk that was asked for ahead and is now waited for is asked for again, with the greater urgency, while the
+   * first call runs.
+   */
+  fetch(id: Buffer, how: { urgency: Urgency; signal: AbortSignal }): Promise<Buffer>
+}
+
+export class Fetch {
+  /** The sealed bytes, verified. */
+  readonly sealed: Promise<Buffer>
+  readonly #source: ChunkSource
+  readonly #id: Buffer
+  readonly #length: number
+  readonly #controller = new AbortController()
+  #urgency: Urgency | null = null
+  #asked = 0
+  #timer: NodeJS.Timeout | undefined
+  #settle!: { resolve: (sealed: Buffer) => void; reject: (error: Error) => void }
+
+  /** `length`: of the sealed bytes. */
+  constructor(source: ChunkSource, id: Buffer, length: number) {
+    this.#source = source
+    this.#id = id
+    this.#length = length
+    this.sealed = new Promise((resolve, reject) => { this.#settle = { resolve, reject } })
+    this.sealed.catch(() => {})
+  }
+
+  /** Nobody waits yet. `onIdle` is called if nobody came within `forMs`. */
+  ahead(forMs: number, onIdle: () => void): void {
+    this.#timer = setTimeout(onIdle, forMs)
+    this.#ask('ahead')
+  }
+
+  /** A program waits. */
+  wanted(): void {
+    clearTimeout(this.#timer)
+    if (this.#urgency !== 'reader') this.#ask('reader')
+  }
+
+  /** Also if the source does not heed the signal. */
+  giveUp(): void {
+    this.#end()
+    this.#settle.reject(fail('EIO', 'nobody waits for the chunk any more'))
+  }
+
+  #ask(urgency: Urgency): void {
+    this.#urgency = urgency
+    this.#asked++
+    this.#one(urgency).then((sealed) => {
+      this.#end()
+      this.#settle.resolve(sealed)
+    }, (error: unknown) => {
+      if (--this.#asked > 0) return
+      this.#end()
+      this.#settle.reject(asError(error))
+    })
+  }
+
+  async #one(urgency: Urgency): Promise<Buffer> {
+    let sealed: Buffer
+    try {
+      sealed = await this.#source.fetch(this.#id, { urgency, signal: this.#controller.signal })
+    } catch (error) {
+      throw fail('EIO', `chunk ${this.#id.toString('hex', 0, 8)} cannot be had: ${asError(error).message}`, error)
+    }
+    if (sealed.length !== this.#length || !chunkId(sealed).equals(this.#id)) {
+      throw fail('EIO', `what came for chunk ${this.#id.toString('hex', 0, 8)} is something else`)
+    }
+    return sealed
+  }
+
+  #end(): void {
+    clearTimeout(this.#timer)
+    this.#controller.abort()
+  }
+}
