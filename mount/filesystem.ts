@@ -7,11 +7,13 @@ import type { DfsErrorCode } from '../lib/errors.js'
 import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import { MAX_FILE_BYTES } from '../lib/file/files.js'
+import { Reading } from '../lib/file/reading.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
 import * as E from './errno.js'
 import { isInGroup } from './groups.js'
 import { HeldInodes } from './held.js'
+import { PendingReads } from './reads.js'
 import type {
   Attr, Caller, Created, DirSink, Errno, Interrupt, Notifier, Opened, Operations, Reply, SetAttr, StatFs,
 } from './operations.js'
@@ -34,6 +36,7 @@ export class Filesystem implements Operations {
   readonly #handles = new Map<number, OpenFile>()
   readonly #handlesFree: number[] = []
   #handleNext = 1
+  readonly #reads = new PendingReads()
   readonly #holder = (ino: number) => this.#held.has(ino)
 
   /** `noAtime`: reading leaves access times alone; else as relatime. */
@@ -49,7 +52,10 @@ export class Filesystem implements Operations {
     // What changes by anything but this mount's own requests: the command line, another mount.
     this.#unwatch = posix.watch(this.#watcher = {
       entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },
-      inodeChanged: (ino, from, length) => { if (this.#knows(ino)) notifier.invalInode(ino, from, length) },
+      inodeChanged: (ino, from, length) => {
+        this.#reads.changed(ino, from, length)
+        if (this.#knows(ino)) notifier.invalInode(ino, from, length)
+      },
     })
   }
 
@@ -219,11 +225,20 @@ export class Filesystem implements Operations {
     return 0
   }
 
-  read(ino: number, _fh: number, offset: number, size: number, _signal: Interrupt): Reply<Buffer | Buffer[]> {
-    const inode = this.#drive.tree.get(ino)
+  read(ino: number, _fh: number, offset: number, size: number, signal: Interrupt): Reply<Buffer | Buffer[]> {
+    const { tree, posix, reader } = this.#drive
+    const inode = tree.get(ino)
     if (!inode) return E.ENOENT
-    if (!this.#noAtime) this.#drive.posix.accessed(inode)
-    return this.#drive.reader.read(inode, offset, size)
+    if (!this.#noAtime) posix.accessed(inode)
+    const read = reader.start(inode, offset, size)
+    if (!(read instanceof Reading)) return read
+    return this.#reads.wait({
+      ino, offset, size, read, signal,
+      again: (deadline) => {
+        const now = tree.get(ino)
+        return now ? reader.start(now, offset, size, deadline) : []
+      },
+    })
   }
 
   write(ino: number, fh: number, offset: number, data: Buffer, killFor: Caller | undefined, _cached: boolean): Reply<0> {
