@@ -3,15 +3,13 @@
  * fields, its limits, what it means and who sends it when. docs/protocol.md
  * tells the same in prose; lib/swarm/wire.ts turns them into bytes and back.
  *
- * A link delivers whole messages, each once. It has two lanes: 'now' (small
+ * A link delivers whole messages, each at most once. It has two lanes: 'now' (small
  * things, and what somebody waits for) overtakes 'bulk'. Order is kept within a
  * lane only, so no message may rely on one sent in the other lane before it.
  */
 import { MAX_CHUNK_BYTES, MAX_ENTRY_OPS_BYTES } from '../limits.js'
 import { sealedLength } from '../seal/chunk.js'
 import { OPS_OVERHEAD_BYTES, SIGNATURE_BYTES } from '../seal/entry.js'
-
-export type Lane = 'now' | 'bulk'
 
 /** Names a peer to the host: one live link to one device. Its device's id in hex, say; opaque here. */
 export type Peer = string
@@ -66,10 +64,16 @@ export const MAX_SIGNED_HEADER_BYTES = MAX_ENTRY_OPS_BYTES
 export const MIN_SIGNED_HEADER_BYTES = SIGNATURE_BYTES + 1
 export const MAX_SEALED_OPS_BYTES = MAX_ENTRY_OPS_BYTES + OPS_OVERHEAD_BYTES
 export const MIN_SEALED_OPS_BYTES = OPS_OVERHEAD_BYTES
-/** What one entry can take in a message. */
+/** The largest entry there can be. */
 export const MAX_ENTRY_BYTES = MAX_SIGNED_HEADER_BYTES + MAX_SEALED_OPS_BYTES
 /** Entries in one message: bounds what decoding allocates beside the bytes themselves. */
 export const MAX_ENTRIES = 1024
+/** Entries in one message add up to at most so many bytes, so that they fit a message of a link. A larger entry goes in parts. */
+export const MAX_ENTRIES_BYTES = 1024 * 1024
+/** Of an entry that goes in parts. */
+export const MAX_PART_BYTES = 512 * 1024
+/** A header in a proof of a fork: two fit a message. Larger ones (25,000 chunks in one entry) are not spread; each device then finds the fork by itself. */
+export const MAX_FORKED_HEADER_BYTES = 768 * 1024
 /** A device certificate is a few hundred bytes; a lot of room for later fields. */
 export const MAX_CERTIFICATE_BYTES = 4096
 /** Certificates in one message: 1 MiB at most. More go into further messages. */
@@ -86,10 +90,7 @@ export const MAX_IDS = 1024
 export const MAX_SEALED_CHUNK_BYTES = sealedLength(MAX_CHUNK_BYTES)
 /** One byte of plaintext and a tag. */
 export const MIN_SEALED_CHUNK_BYTES = sealedLength(1)
-/** No message is longer, its type byte included: what a link must be able to carry. One `entries` with one entry of the largest kind. */
-export const MAX_MESSAGE_BYTES = MAX_ENTRY_BYTES + 128
-/** Entries of several add up to at most this: an asker never allows more. */
-export const MAX_ENTRIES_BYTES = MAX_ENTRY_BYTES
+// No message is longer than MAX_MESSAGE_BYTES of lib/limits.ts, what a link carries; `forked` comes nearest.
 
 // --- logs: lib/swarm/sync.ts ---
 
@@ -103,7 +104,8 @@ export interface Have { type: 'have'; isFull: boolean; logs: HeldLog[] }
 
 /**
  * Asks for entries from..to. The answer is one `entries` with a beginning of the
- * range of at most `limitBytes` (signed and sealed bytes added up), or one `noEntries`.
+ * range of at most `limitBytes` (signed and sealed bytes added up) and MAX_ENTRIES_BYTES; or,
+ * if entry `from` alone takes more than MAX_ENTRIES_BYTES, that one in `entryPart`s; or one `noEntries`.
  */
 export interface WantEntries extends LogName {
   type: 'wantEntries'
@@ -121,6 +123,16 @@ export interface Entries extends LogName {
   request: number
   from: number
   entries: SignedEntry[]
+}
+
+/** A part of entry `from` of a request: bytes from `offset` of signed || sealed. In order, each of MAX_PART_BYTES except the last. */
+export interface EntryPart {
+  type: 'entryPart'
+  request: number
+  signedBytes: number
+  sealedBytes: number
+  offset: number
+  part: Buffer
 }
 
 /** The answer when there is nothing to send. */
@@ -204,7 +216,7 @@ export interface Bye { type: 'bye'; reason: ByeReason }
 export type ByeReason = 'leaving' | 'duplicate' | 'busy' | 'protocol' | 'lying' | 'removed'
 export const BYE_REASONS: readonly ByeReason[] = ['leaving', 'duplicate', 'busy', 'protocol', 'lying', 'removed']
 
-export type SyncMessage = Have | WantEntries | Entries | NoEntries | Certificates | Forked
+export type SyncMessage = Have | WantEntries | Entries | EntryPart | NoEntries | Certificates | Forked
 export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotRows | SnapshotCredit | SnapshotEnd | SnapshotRefused | SnapshotCancel
 export type ChunkMessage = WantChunks | Chunk | NoChunks | CancelChunks
 export type CustodyMessage = HaveChunks | AskChunks | Challenge | Proof

@@ -8,18 +8,19 @@
  * multiple of the bytes that it was given, and checks every length first.
  */
 import { fail } from '../errors.js'
+import { MAX_MESSAGE_BYTES } from '../limits.js'
 import { Reader, Writer } from '../log/codec.js'
 import {
   BYE_REASONS, DEVICE_BYTES, HASH_BYTES, ID_BYTES, INCARNATION_BYTES, MAX_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_ENTRIES,
-  MAX_ENTRIES_BYTES, MAX_HAVE_LOGS, MAX_IDS, MAX_MESSAGE_BYTES, MAX_SEALED_CHUNK_BYTES, MAX_SEALED_OPS_BYTES,
+  MAX_ENTRIES_BYTES, MAX_ENTRY_BYTES, MAX_FORKED_HEADER_BYTES, MAX_HAVE_LOGS, MAX_IDS, MAX_PART_BYTES, MAX_SEALED_CHUNK_BYTES, MAX_SEALED_OPS_BYTES,
   MAX_SIGNED_HEADER_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, MAX_SNAPSHOT_META_BYTES, MAX_SNAPSHOT_ROWS_BYTES, MIN_SEALED_CHUNK_BYTES,
-  MIN_SEALED_OPS_BYTES, MIN_SIGNED_HEADER_BYTES, NONCE_BYTES, SNAPSHOT_REFUSALS, URGENCIES,
+  MIN_SEALED_OPS_BYTES, MIN_SIGNED_HEADER_BYTES, NONCE_BYTES, SNAPSHOT_REFUSALS, URGENCIES, entryBytes,
   type HeldLog, type LogName, type Message, type SignedEntry,
 } from './messages.js'
 
 /** Numbers are never given out again. 32 and above are for what comes later (order engines). */
 const TYPES = {
-  have: 1, wantEntries: 2, entries: 3, noEntries: 4, certificates: 5, forked: 6,
+  have: 1, wantEntries: 2, entries: 3, noEntries: 4, certificates: 5, forked: 6, entryPart: 7,
   wantSnapshot: 8, snapshotBegin: 9, snapshotRows: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
   wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
   haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
@@ -64,6 +65,13 @@ export function encode(m: Message): Buffer {
       w.uint(m.entries.length)
       for (const e of m.entries) { w.bytes(e.signed); w.bytes(e.sealed) }
       break
+    case 'entryPart':
+      w.uint(m.request)
+      w.uint(m.signedBytes)
+      w.uint(m.sealedBytes)
+      w.uint(m.offset)
+      w.bytes(m.part)
+      break
     case 'noEntries': w.uint(m.request); w.uint(m.needBytes); break
     case 'certificates':
       w.uint(m.certificates.length)
@@ -91,6 +99,11 @@ export function encode(m: Message): Buffer {
   return w.take()
 }
 
+/** What stands before the sealed bytes of a `chunk`, for links that send the rest from a file. */
+export function chunkHead(id: Buffer): Buffer {
+  return Buffer.concat([Buffer.from([TYPES.chunk]), id])
+}
+
 /** `bytes` become the message's: a chunk is a view of them. */
 export function decode(bytes: Buffer): Message {
   if (bytes.length > MAX_MESSAGE_BYTES) throw wrong('it is too long')
@@ -108,19 +121,28 @@ function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
     case 'wantEntries': {
       const request = r.atLeast(1), name = readName(r), from = r.atLeast(1), to = from + r.uint()
       if (!Number.isSafeInteger(to)) throw wrong('a number is out of range')
-      return { type, request, ...name, from, to, limitBytes: r.within(1, MAX_ENTRIES_BYTES) }
+      return { type, request, ...name, from, to, limitBytes: r.within(1, MAX_ENTRY_BYTES) }
     }
     case 'entries': {
       const request = r.uint(), name = readName(r), from = r.atLeast(1)
       const entries = r.list(1, MAX_ENTRIES, MIN_SIGNED_HEADER_BYTES + MIN_SEALED_OPS_BYTES, () => readEntry(r))
+      if (entries.reduce((n, e) => n + entryBytes(e), 0) > MAX_ENTRIES_BYTES) throw wrong('too many entries')
       if (!Number.isSafeInteger(from + entries.length)) throw wrong('a number is out of range')
       return { type, request, ...name, from, entries }
     }
-    case 'noEntries': return { type, request: r.atLeast(1), needBytes: r.within(0, MAX_ENTRIES_BYTES) }
+    case 'entryPart': {
+      const request = r.atLeast(1)
+      const signedBytes = r.within(MIN_SIGNED_HEADER_BYTES, MAX_SIGNED_HEADER_BYTES), sealedBytes = r.within(MIN_SEALED_OPS_BYTES, MAX_SEALED_OPS_BYTES)
+      const offset = r.within(0, signedBytes + sealedBytes - 1)
+      if (offset % MAX_PART_BYTES !== 0) throw wrong('a part begins where none does')
+      const length = Math.min(MAX_PART_BYTES, signedBytes + sealedBytes - offset)
+      return { type, request, signedBytes, sealedBytes, offset, part: r.string(length, length) }
+    }
+    case 'noEntries': return { type, request: r.atLeast(1), needBytes: r.within(0, MAX_ENTRY_BYTES) }
     case 'certificates': return { type, certificates: r.list(1, MAX_CERTIFICATES, 2, () => r.string(1, MAX_CERTIFICATE_BYTES)) }
     case 'forked': {
       const name = readName(r)
-      return { type, ...name, one: r.string(MIN_SIGNED_HEADER_BYTES, MAX_SIGNED_HEADER_BYTES), other: r.string(MIN_SIGNED_HEADER_BYTES, MAX_SIGNED_HEADER_BYTES) }
+      return { type, ...name, one: r.string(MIN_SIGNED_HEADER_BYTES, MAX_FORKED_HEADER_BYTES), other: r.string(MIN_SIGNED_HEADER_BYTES, MAX_FORKED_HEADER_BYTES) }
     }
     case 'wantSnapshot': case 'snapshotCredit': return { type, creditBytes: r.within(1, MAX_SNAPSHOT_CREDIT_BYTES) }
     case 'snapshotBegin': return { type, meta: r.string(0, MAX_SNAPSHOT_META_BYTES), totalBytes: r.uint() }
@@ -175,6 +197,7 @@ function sizeHint(m: Message): number {
   switch (m.type) {
     case 'have': return 16 + m.logs.length * 96
     case 'entries': return m.entries.reduce((n, e) => n + e.signed.length + e.sealed.length + 16, 128)
+    case 'entryPart': return m.part.length + 64
     case 'certificates': return m.certificates.reduce((n, c) => n + c.length + 8, 16)
     case 'forked': return m.one.length + m.other.length + 80
     case 'snapshotBegin': return m.meta.length + 32

@@ -1,7 +1,7 @@
 /** Arbitrary messages of the swarm, for fast-check. */
 import fc from 'fast-check'
 import {
-  BYE_REASONS, MAX_ENTRIES_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, SNAPSHOT_REFUSALS, URGENCIES, type Message,
+  BYE_REASONS, MAX_ENTRY_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, SNAPSHOT_REFUSALS, URGENCIES, type Message,
 } from '../../lib/swarm/messages.js'
 
 export const bytes = (min: number, max: number) => fc.uint8Array({ minLength: min, maxLength: max }).map((b) => Buffer.from(b))
@@ -17,10 +17,12 @@ const entry = fc.record({ signed: bytes(65, 300), sealed: bytes(40, 300) })
 
 export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: type('have'), isFull: fc.boolean(), logs: fc.array(held, { maxLength: 10 }) }),
-  fc.record({ type: type('wantEntries'), request: seq, ...name, from: seq, more: fc.nat(1000), limitBytes: fc.integer({ min: 1, max: MAX_ENTRIES_BYTES }) })
+  fc.record({ type: type('wantEntries'), request: seq, ...name, from: seq, more: fc.nat(1000), limitBytes: fc.integer({ min: 1, max: MAX_ENTRY_BYTES }) })
     .map(({ more, ...m }) => ({ ...m, to: m.from + more })),
   fc.record({ type: type('entries'), request: uint, ...name, from: seq, entries: fc.array(entry, { minLength: 1, maxLength: 5 }) }),
-  fc.record({ type: type('noEntries'), request: seq, needBytes: fc.integer({ min: 0, max: MAX_ENTRIES_BYTES }) }),
+  fc.record({ type: type('entryPart'), request: seq, signedBytes: fc.integer({ min: 65, max: 300 }), sealedBytes: fc.integer({ min: 40, max: 300 }), offset: fc.constant(0) })
+    .map((m) => ({ ...m, part: Buffer.alloc(m.signedBytes + m.sealedBytes, m.request) })),
+  fc.record({ type: type('noEntries'), request: seq, needBytes: fc.integer({ min: 0, max: MAX_ENTRY_BYTES }) }),
   fc.record({ type: type('certificates'), certificates: fc.array(bytes(1, 200), { minLength: 1, maxLength: 5 }) }),
   fc.record({ type: type('forked'), ...name, one: bytes(65, 200), other: bytes(65, 200) }),
   fc.record({ type: fc.constantFrom('wantSnapshot' as const, 'snapshotCredit' as const), creditBytes: fc.integer({ min: 1, max: MAX_SNAPSHOT_CREDIT_BYTES }) }),

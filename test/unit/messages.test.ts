@@ -6,9 +6,10 @@ import test from 'brittle'
 import fc from 'fast-check'
 import assert from 'node:assert'
 import { isDfsError } from '../../lib/errors.js'
+import { MAX_MESSAGE_BYTES } from '../../lib/limits.js'
 import { Writer } from '../../lib/log/codec.js'
 import {
-  MAX_ENTRIES, MAX_HAVE_LOGS, MAX_IDS, MAX_MESSAGE_BYTES, MAX_SEALED_CHUNK_BYTES, MAX_SEALED_OPS_BYTES, MAX_SIGNED_HEADER_BYTES,
+  MAX_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_ENTRIES, MAX_ENTRIES_BYTES, MAX_HAVE_LOGS, MAX_FORKED_HEADER_BYTES, MAX_IDS, MAX_SEALED_CHUNK_BYTES, MAX_SIGNED_HEADER_BYTES,
   type Message,
 } from '../../lib/swarm/messages.js'
 import { decode, encode } from '../../lib/swarm/wire.js'
@@ -37,7 +38,7 @@ test('what is written is read back', (t) => {
 
 test('every kind of message is among those tried', (t) => {
   const kinds = new Set(fc.sample(anyMessage, 3000).map((m) => m.type))
-  t.is(kinds.size, 23)
+  t.is(kinds.size, 24)
 })
 
 test('a message that was cut anywhere is refused', (t) => {
@@ -99,14 +100,20 @@ test('counts and lengths past the limits, or past what follows, are refused befo
   t.is(outcome(w.take()), 'refused')
 })
 
-test('the largest entry fits a message, a longer message is refused unread', (t) => {
-  const m: Message = {
-    type: 'entries', request: Number.MAX_SAFE_INTEGER, incarnation: Buffer.alloc(16), device: Buffer.alloc(32), from: 2 ** 52,
-    entries: [{ signed: Buffer.alloc(MAX_SIGNED_HEADER_BYTES), sealed: Buffer.alloc(MAX_SEALED_OPS_BYTES) }],
+test('the largest messages fit a link, a longer one is refused unread', (t) => {
+  const name = { incarnation: Buffer.alloc(16), device: Buffer.alloc(32) }
+  const n = Number.MAX_SAFE_INTEGER - 1
+  const largest: Message[] = [
+    { type: 'forked', ...name, one: Buffer.alloc(MAX_FORKED_HEADER_BYTES), other: Buffer.alloc(MAX_FORKED_HEADER_BYTES, 1) },
+    { type: 'entries', request: n, ...name, from: 2 ** 52, entries: [{ signed: Buffer.alloc(MAX_ENTRIES_BYTES / 2), sealed: Buffer.alloc(MAX_ENTRIES_BYTES / 2) }] },
+    { type: 'have', isFull: true, logs: Array.from({ length: MAX_HAVE_LOGS }, () => ({ ...name, seq: n, first: n, hash: Buffer.alloc(32) })) },
+    { type: 'certificates', certificates: Array.from({ length: MAX_CERTIFICATES }, () => Buffer.alloc(MAX_CERTIFICATE_BYTES)) },
+  ]
+  for (const m of largest) {
+    const whole = encode(m)
+    t.ok(whole.length <= MAX_MESSAGE_BYTES, m.type)
+    t.is(outcome(whole), 'read', m.type)
   }
-  const whole = encode(m)
-  t.ok(whole.length <= MAX_MESSAGE_BYTES)
-  t.is(decode(whole).type, 'entries')
   t.is(outcome(Buffer.alloc(MAX_MESSAGE_BYTES + 1, 17)), 'refused')
 })
 
