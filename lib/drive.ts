@@ -251,9 +251,19 @@ export class Drive extends PathApi {
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
       files: this.files, pool: this.pool, posix: this.posix,
     })
+    if (!maker.revises) this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id, chunkNumber))
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
     this.collector.start()
+  }
+
+  /** An op of our own that the index has lost. */
+  #redo(op: Op, id: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
+    for (const c of op.type === 'content' ? op.chunks as LocalChunk[] : []) {
+      c.num = 0
+      if (c.seg === 0 && !c.data && this.chunks.findByHash(c.h) === 0) return 'EIO'
+    }
+    return this.tree.apply(op, id, chunkNumber)
   }
 
   #chunkNumber(ref: ChunkRef): number {
@@ -268,6 +278,8 @@ export class Drive extends PathApi {
       if ((local.seg > 0 || local.data) && !this.chunks.isThere(known, this.store)) {
         if (local.data) this.chunks.moveInline(known, local.data)
         else this.chunks.move(known, local.seg, local.off)
+        // Whoever applies the op again has not seen the damage.
+        this.journal.touched()
       }
     }
     return local.num
@@ -282,7 +294,7 @@ export class Drive extends PathApi {
   async status(): Promise<DriveStatus> {
     this.journal.check()
     this.tree.rows.flush()
-    this.journal.touched()
+    this.journal.touched('derived')
     const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
     const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000') as [number, number]
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
@@ -375,7 +387,7 @@ function clearUnfinished(dir: string): void {
   const finished = db.getMeta('finished') === 1
   db.close()
   if (finished) throw fail('STORE_EXISTS', `${dir} holds a drive whose file "keys" is missing; put it back, or use another --store`)
-  for (const name of ['index.db', 'index.db-wal', 'index.db-shm', 'segments']) rmSync(join(dir, name), { recursive: true, force: true })
+  for (const name of ['index.db', 'index.db-wal', 'index.db-shm', 'redo', 'segments']) rmSync(join(dir, name), { recursive: true, force: true })
 }
 
 /** Names and small values under the keys of a drive. */

@@ -32,6 +32,13 @@ export const MAX_GLOBAL_ID_BYTES = 24
 /** Sealed ops of one log entry: one must fit the memory of the smallest peer many times over. */
 export const MAX_ENTRY_OPS_BYTES = 4 * 1024 * 1024
 
+// --- the redo file ---
+
+/** Each half holds some 256 small fsyncs: their commit takes milliseconds of the loop, and the sync of it is over before the other half is full. */
+export const REDO_HALF_BYTES = 2 * 1024 * 1024
+/** A larger batch is committed at once: then the pages of the index are no longer what costs. */
+export const MAX_REDO_RECORD_BYTES = 128 * 1024
+
 // --- keys ---
 
 /** Twice the longest key string with dashes and spaces between all characters; more is not a key. */

@@ -216,7 +216,7 @@ export class Posix {
     for (const holds of this.holders) if (holds(ino)) return
     files.discard(ino)
     tree.reap(ino)
-    journal.touched()
+    journal.touched('derived')
   }
 
   // --- attributes ---------------------------------------------------------
@@ -266,7 +266,7 @@ export class Posix {
     this.#p.tree.rows.touch(inode)
     inode.atime = t.sec
     inode.atimeNs = t.nsec
-    this.#p.journal.touched()
+    this.#p.journal.touched('derived')
   }
 
   /** Before a write or truncation by somebody without CAP_FSETID. */

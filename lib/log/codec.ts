@@ -20,6 +20,11 @@ export class Writer {
     return Buffer.from(this.#buf.subarray(0, this.#at))
   }
 
+  /** What was written from `start` on; valid until the next write. */
+  since(start: number): Buffer {
+    return this.#buf.subarray(start, this.#at)
+  }
+
   reset(): void {
     this.#at = 0
     if (this.#buf.length > 1 << 20) this.#buf = Buffer.allocUnsafe(4096)

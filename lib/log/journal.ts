@@ -3,18 +3,27 @@
  * a commit closes the batch into one signed entry, writes it in the same
  * transaction, and starts the next.
  *
- * Durability (DESIGN 5): COMMIT does not sync. `durable()` commits and then
- * fdatasyncs the WAL off the loop; calls that arrive meanwhile share the next
- * round. A failed sync or commit is never retried: the journal stops, and every
- * later call fails.
+ * Durability (DESIGN 5): COMMIT does not sync. `durable()` writes the ops that
+ * are new into the redo file (redo.ts) and leaves the commit for later; where
+ * that is not possible it commits, and fdatasyncs the WAL off the loop. Calls
+ * that arrive meanwhile share the next round. A failed sync or commit is never
+ * retried: the journal stops, and every later call fails.
+ *
+ * Invariant: a record is written to the redo file only while every change since
+ * the last durable commit is in it too, so that the two together always give
+ * back what was promised. A change that is no op of ours (a chunk moved by
+ * gc, a file without a name) is not: after it the next `durable` is a commit.
  */
+import { randomBytes } from 'node:crypto'
 import { fail } from '../errors.js'
 import type { Clock } from '../clock.js'
+import { MAX_REDO_RECORD_BYTES } from '../limits.js'
 import type { Database } from '../store/database.js'
 import { Writer } from './codec.js'
 import { encodeHeader, entryAad, hashOf } from './entry.js'
 import type { EntrySealer, Log } from './log.js'
 import { encodeOp, INO_HIGH, type InodeCodec, type Op } from './ops.js'
+import { readRedo, RedoFile, SESSION_BYTES, type PlacedChunk } from './redo.js'
 
 /** A commit comes at the latest this long after the first change in it. */
 const COMMIT_AFTER_MS = 1000
@@ -66,6 +75,24 @@ export class Journal {
   #stopped: Error | null = null
   /** What a sync of the log took lately, milliseconds. */
   #syncMs = 0
+
+  /** Where ops are redone from; null: not wanted, or no room. */
+  #redoPath: string | null = null
+  #redo: RedoFile | null = null
+  /** Of the open batch: ops, and bytes of them, that the redo file has. */
+  #redoneOps = 0
+  #redoneBytes = 0
+  /** Chunks of the ops that it does not have; null: too much for a record. */
+  #placed: PlacedChunk[] | null = []
+  #placedBytes = 0
+  /** The open transaction holds a change that is no op. */
+  #opaque = false
+  /** Commits so far; the last one with a change that the redo file does not have; the last one that is durable. */
+  #commits = 0
+  #opaqueCommit = 0
+  #durableCommit = -1
+  /** A half of the redo file waits for a commit. */
+  #due = false
 
   readonly #begin
   readonly #commit
@@ -125,13 +152,33 @@ export class Journal {
     encodeOp(this.#ops, op, this.#codec)
     this.#opCount++
     this.#nextOp++
-    if (op.type === 'content') for (const c of op.chunks) this.#chunks.push(c.id)
-    this.touched()
+    if (op.type === 'content') {
+      for (const c of op.chunks) {
+        this.#chunks.push(c.id)
+        this.#place(c as PlacedChunk)
+      }
+    }
+    this.#change()
     if (this.#opCount >= COMMIT_OPS || this.#ops.length >= COMMIT_BYTES) this.commit()
   }
 
-  /** Something in the transaction changed, be it without an op. */
-  touched(): void {
+  #place(chunk: PlacedChunk): void {
+    if (this.#placed === null) return
+    this.#placed.push(chunk)
+    this.#placedBytes += chunk.data?.length ?? 0
+    if (this.#placedBytes > MAX_REDO_RECORD_BYTES) this.#placed = null
+  }
+
+  /**
+   * Something in the transaction changed that is no op of ours. `derived`: it comes again by itself, or need not (access times,
+   * unnamed inodes that are gone), should a crash lose it.
+   */
+  touched(what: 'local' | 'derived' = 'local'): void {
+    if (what === 'local') this.#opaque = true
+    this.#change()
+  }
+
+  #change(): void {
     this.#changed = true
     if (this.#timer !== null) return
     this.#timer = setTimeout(() => {
@@ -153,6 +200,7 @@ export class Journal {
     }
     if (!this.#changed && this.#rows.dirtyCount === 0) return
     this.beforeCommit()
+    const isRedone = this.#redoneOps === this.#opCount
     try {
       this.#rows.flush()
       const seq = this.#opCount > 0 ? this.#writeEntry() : 0
@@ -160,9 +208,14 @@ export class Journal {
       this.#commit.run()
       this.#begin.run()
       this.#changed = false
+      this.#commits++
+      if (this.#opaque || !isRedone) this.#opaqueCommit = this.#commits
+      this.#opaque = false
+      this.#due = false
+      this.#redoneOps = this.#redoneBytes = 0
       this.#syncTimer ??= setTimeout(() => {
         this.#syncTimer = null
-        this.durable().catch(() => { /* stopped; every caller learns from check() */ })
+        this.settle().catch(() => { /* stopped; every caller learns from check() */ })
       }, SYNC_AFTER_MS)
       this.onCommit(seq)
     } catch (e) {
@@ -186,10 +239,17 @@ export class Journal {
   }
 
   async #now(): Promise<void> {
-    this.commit()
+    const way = this.#prepare()
+    if (way === 'nothing') return
     const start = performance.now()
-    this.#synced()
-    try { this.#db.syncWalNow() } catch (e) {
+    try {
+      if (way === 'redo') this.#redo!.writeNow()
+      else {
+        this.#synced()
+        this.#db.syncWalNow()
+        this.#durableCommit = this.#commits
+      }
+    } catch (e) {
       this.stop(e as Error)
       throw e
     }
@@ -197,10 +257,11 @@ export class Journal {
   }
 
   #round(): Promise<void> {
-    try { this.commit() } catch (e) { return Promise.reject(e) }
-    this.#synced()
+    let way: 'nothing' | 'redo' | 'commit'
+    try { way = this.#prepare() } catch (e) { return Promise.reject(e) }
+    if (way === 'nothing') return Promise.resolve()
     const start = performance.now()
-    const round = this.#db.syncWal().then(() => this.#took(performance.now() - start), (e: Error) => {
+    const round = (way === 'redo' ? this.#redo!.write() : this.#syncWal()).then(() => this.#took(performance.now() - start), (e: Error) => {
       this.stop(e)
       throw e
     })
@@ -208,6 +269,51 @@ export class Journal {
     const done = () => { if (this.#syncing === round) this.#syncing = null }
     round.then(done, done)
     return round
+  }
+
+  /** What makes everything so far durable: nothing, writing the record that is prepared now, or a sync of the commit made now. */
+  #prepare(): 'nothing' | 'redo' | 'commit' {
+    this.check()
+    if (!this.#opaque && this.#opaqueCommit <= this.#durableCommit) {
+      if (this.#redoneOps === this.#opCount) return 'nothing'
+      if (this.#record()) return 'redo'
+    }
+    if (this.#redo === null && this.#redoPath !== null) this.#openRedo(this.#redoPath)
+    this.commit()
+    return 'commit'
+  }
+
+  /** Whether what the redo file lacks fits into it, and is prepared. */
+  #record(): boolean {
+    if (this.#redo === null || this.#placed === null) return false
+    const room = this.#redo.prepare({
+      firstOp: this.#firstOp + this.#redoneOps, opCount: this.#opCount - this.#redoneOps, ops: this.#ops.since(this.#redoneBytes),
+      table: this.#table, chunks: this.#placed,
+    }, this.#commits + 1, this.#durableCommit)
+    if (room === 'none') return false
+    this.#redoneOps = this.#opCount
+    this.#redoneBytes = this.#ops.length
+    this.#placed = []
+    this.#placedBytes = 0
+    if (room === 'turned') this.#due = true
+    // After the reply; and only when it would not take along what the redo file lacks.
+    if (this.#due) setImmediate(() => { if (this.#due && !this.#stopped && !this.#opaque && this.#redoneOps === this.#opCount) this.settle().catch(() => {}) })
+    return true
+  }
+
+  /** Commits, and makes that durable off the loop, whatever the redo file has. */
+  settle(): Promise<void> {
+    try { this.commit() } catch (e) { return Promise.reject(e) }
+    return this.#syncWal().catch((e: Error) => {
+      this.stop(e)
+      throw e
+    })
+  }
+
+  #syncWal(): Promise<void> {
+    this.#synced()
+    const commit = this.#commits
+    return this.#db.syncWal().then(() => { this.#durableCommit = Math.max(this.#durableCommit, commit) })
   }
 
   /** A sync begins that covers every commit so far. */
@@ -219,6 +325,56 @@ export class Journal {
   /** Slow ones count at once, quick ones bit by bit. */
   #took(ms: number): void {
     this.#syncMs = ms > this.#syncMs ? ms : this.#syncMs * 0.8 + ms * 0.2
+  }
+
+  // --- redo -----------------------------------------------------------------
+
+  #redoOwner() {
+    return { sealer: this.#sealer, drive: this.#drive, incarnation: this.#log.incarnationId(this.incarnation) }
+  }
+
+  /**
+   * Once, before anything else: applies what the redo file at `path` has and the index has not, and uses the file from
+   * then on. `apply` applies an op of our own with its id. STORE_DAMAGED if one is refused that was not.
+   */
+  recover(path: string, apply: (op: Op, id: number) => string): void {
+    this.#redoPath = path
+    const session = this.#db.getMeta('redo_session') as Buffer | undefined
+    if (!session) return
+    let redone = 0
+    for (const record of readRedo(path, session, this.#redoOwner())) {
+      if (record.firstOp < this.#nextOp) continue
+      if (record.firstOp > this.#nextOp) {
+        process.emitWarning(`${path}: ops ${this.#nextOp} to ${record.firstOp - 1} are damaged; what followed the last good commit is lost`)
+        break
+      }
+      for (const op of record.ops) {
+        const outcome = apply(op, this.newOpId())
+        if (outcome !== '') throw fail('STORE_DAMAGED', `the redo file ${path} does not fit the index (${op.type}: ${outcome}); restore the store from a copy`)
+        if (op.type === 'create' && Math.floor(op.ino / INO_HIGH) === this.incarnation) this.#nextIno = Math.max(this.#nextIno, op.ino % INO_HIGH + 1)
+        this.append(op)
+        redone++
+      }
+    }
+    if (redone === 0) return
+    this.commit()
+    this.#synced()
+    this.#db.syncWalNow()
+  }
+
+  /** The records of this session bear its number, which the commit to come makes known. */
+  #openRedo(path: string): void {
+    const session = randomBytes(SESSION_BYTES)
+    this.#redoPath = null
+    try {
+      this.#redo = RedoFile.open(path, session, this.#redoOwner()) ?? null
+    } catch (e) {
+      // Without it every fsync is a commit, as sound and slower.
+      process.emitWarning(`${path}: ${(e as Error).message}`)
+    }
+    if (this.#redo === null) return
+    this.#db.setMeta('redo_session', session)
+    this.touched()
   }
 
   /** Commits, lets `work` run with no transaction open (a checkpoint), and starts the next. */
@@ -244,6 +400,7 @@ export class Journal {
       this.#commit.run()
       this.#stopped = new Error('closed')
     }
+    this.#redo?.close()
     this.#synced()
     if (this.#timer) clearTimeout(this.#timer)
     this.#timer = null
@@ -270,6 +427,8 @@ export class Journal {
     this.#ops.reset()
     this.#opCount = 0
     this.#chunks = []
+    this.#placed = []
+    this.#placedBytes = 0
     this.#table = [this.incarnation]
     // Half as hysteresis: truncation scans the sizes.
     if (this.#log.head(this.incarnation).bytes > KEEP_LOG_BYTES * 1.5) this.#log.truncate(this.incarnation, KEEP_LOG_BYTES)

@@ -17,8 +17,8 @@ import { fail, isDfsError } from '../errors.js'
 export type Db = Sqlite.Database
 export type Statement = Sqlite.Statement<unknown[], unknown>
 
-/** Bumped when an older dfs could misread the index. */
-export const INDEX_VERSION = 1
+/** Bumped when an older dfs could misread the index. 2: what was made durable last may be in the redo file beside it. */
+export const INDEX_VERSION = 2
 
 const SCHEMA = `
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -102,6 +102,7 @@ export class Database {
       }
       const db = new Database(sql, path)
       db.#openWal()
+      if (row.value < INDEX_VERSION) db.setMeta('index_version', INDEX_VERSION)
       return db
     } catch (e) {
       sql?.close()
