@@ -87,6 +87,11 @@ export class Context {
     process.stderr.write(`${typeof problem === 'string' ? `dfs: ${visible(problem)}` : errorLine(problem)}\n`)
   }
 
+  /** Worth knowing, and no failure. */
+  notice(text: string): void {
+    process.stderr.write(`dfs: ${visible(text)}\n`)
+  }
+
   get exitCode(): number {
     return this.#exitCode
   }

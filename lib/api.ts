@@ -28,6 +28,8 @@ export interface Stats {
   atimeMs: number
   mtimeMs: number
   ctimeMs: number
+  /** False: there are no extended attributes. */
+  hasXattrs?: boolean
 }
 
 export interface Dirent {
@@ -107,6 +109,17 @@ export interface DriveApi {
   chown(path: Path, uid: number, gid: number): Promise<void>
   /** Milliseconds since 1970. */
   utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void>
+  /** Names of the extended attributes, POSIX ACLs (system.posix_acl_*) included. Follows symlinks, as the next. */
+  listXattrs(path: Path): Promise<Buffer[]>
+  /** ENODATA if there is none of that name. */
+  getXattr(path: Path, name: Buffer): Promise<Buffer>
+  /** Of a symlink itself. EOPNOTSUPP outside of user., trusted., security. and the ACLs. */
+  setXattr(path: Path, name: Buffer, value: Buffer): Promise<void>
+  /**
+   * A path beside `path` that nothing has, for something to be built under and renamed. What is still there under
+   * it when this object is closed, or its process ends in whatever way, is removed.
+   */
+  temporary(path: Path): Promise<Path>
   /** Everything so far survives power loss. */
   sync(): Promise<void>
   status(): Promise<DriveStatus>

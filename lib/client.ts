@@ -134,6 +134,22 @@ export class Client implements DriveApi {
     await this.#value('utimes', { path: packPath(path), atimeMs, mtimeMs })
   }
 
+  async listXattrs(path: Path): Promise<Buffer[]> {
+    return ((await this.#value('listXattrs', { path: packPath(path) })) as string[]).map((name) => Buffer.from(name, 'latin1'))
+  }
+
+  async getXattr(path: Path, name: Buffer): Promise<Buffer> {
+    return (await this.#call('getXattr', { path: packPath(path), name: packPath(name) })).payload
+  }
+
+  async setXattr(path: Path, name: Buffer, value: Buffer): Promise<void> {
+    await this.#call('setXattr', { path: packPath(path), name: packPath(name) }, value)
+  }
+
+  async temporary(path: Path): Promise<Path> {
+    return Buffer.from((await this.#value('temporary', { path: packPath(path) })) as string, 'latin1')
+  }
+
   async sync(): Promise<void> {
     await this.#value('sync')
   }

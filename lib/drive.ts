@@ -49,6 +49,7 @@ import { Collector } from './gc.js'
 import { StoreLock } from './store/lock.js'
 import { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
+import { Unfinished } from './store/unfinished.js'
 import { ROOT_INO } from './tree/inode.js'
 import { Rows } from './tree/rows.js'
 import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
@@ -109,6 +110,7 @@ export class Drive extends PathApi {
   readonly files: Files
   readonly reader: ReadEngine
   readonly posix: Posix
+  readonly unfinished: Unfinished
   readonly space: Space
   readonly clock: Clock
   readonly flusher: FlushEngine
@@ -117,6 +119,7 @@ export class Drive extends PathApi {
   readonly #arrivals: Arrivals
   readonly #lock: StoreLock
   #closing: Promise<void> | null = null
+  #clearing: Promise<void> | null = null
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
   onStop: (e: Error) => void = () => {}
   /** Where it is mounted; kept by whoever mounts. */
@@ -252,9 +255,17 @@ export class Drive extends PathApi {
       files: this.files, pool: this.pool, posix: this.posix,
     })
     if (!maker.revises) this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id, chunkNumber))
+    this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
     this.collector.start()
+    void this.#clear().catch((e: Error) => { if (!this.journal.stopped) process.emitWarning(`clearing what a copy left: ${e.message}`) })
+  }
+
+  /** What was being built when the last session was killed. */
+  #clear(): Promise<void> {
+    if (!this.keys.canWrite) return Promise.resolve()
+    return (this.#clearing ??= this.clearUnfinished(() => this.#closing === null && !this.journal.stopped).finally(() => { this.#clearing = null }))
   }
 
   /** An op of our own that the index has lost. */
@@ -328,7 +339,8 @@ export class Drive extends PathApi {
     return fsck(this, options, onProgress)
   }
 
-  gc(onProgress?: OnProgress): Promise<GcReport> {
+  async gc(onProgress?: OnProgress): Promise<GcReport> {
+    await this.#clear()
     return this.collector.run(onProgress)
   }
 
@@ -344,6 +356,7 @@ export class Drive extends PathApi {
   async #close(): Promise<void> {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
+    await this.#clearing?.catch(() => {})
     await step(() => this.collector.stop())
     this.reader.close()
     await step(() => this.#arrivals.close())

@@ -8,9 +8,10 @@ import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
 import type { ReadEngine } from './file/read.js'
-import { MAX_NAME_BYTES } from './limits.js'
+import { MAX_NAME_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from './limits.js'
 import type { Posix, Result, Soon } from './posix.js'
-import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from './tree/inode.js'
+import type { Unfinished } from './store/unfinished.js'
+import { HAS_XATTRS, Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
 
 /** As Linux. */
@@ -30,6 +31,7 @@ export function statsOf(i: Inode): Stats {
   return {
     ino: i.ino, type: typeOf(i.mode), mode: i.mode, nlink: i.nlink, uid: i.uid, gid: i.gid, rdev: i.rdev, size: i.size,
     atimeMs: toMs(i.atime, i.atimeNs), mtimeMs: toMs(i.mtime, i.mtimeNs), ctimeMs: toMs(i.ctime, i.ctimeNs),
+    hasXattrs: (i.flags & HAS_XATTRS) !== 0,
   }
 }
 
@@ -40,6 +42,7 @@ export abstract class PathApi implements DriveApi {
   abstract readonly posix: Posix
   abstract readonly files: Files
   abstract readonly reader: ReadEngine
+  abstract readonly unfinished: Unfinished
   abstract sync(): Promise<void>
   abstract status(): Promise<DriveStatus>
   abstract fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
@@ -117,12 +120,14 @@ export abstract class PathApi implements DriveApi {
       throw e
     }
     if (!found.inode) {
+      this.unfinished.ended(found.name)
       if (options.force) return
       throw error('ENOENT', path)
     }
     if (found.inode.ino === ROOT_INO) throw fail('EBUSY', 'the root of a drive cannot be removed')
     if (found.inode.isDir && !options.recursive) throw error('EISDIR', path)
     await this.#remove(found.parent, found.name, found.inode, path)
+    this.unfinished.ended(found.name)
   }
 
   async rename(from: Path, to: Path): Promise<void> {
@@ -131,6 +136,7 @@ export abstract class PathApi implements DriveApi {
     const b = this.#find(to, false)
     if (a.inode.ino === ROOT_INO || b.inode?.ino === ROOT_INO) throw fail('EBUSY', 'the root of a drive cannot be renamed')
     await this.#ok(this.posix.rename(a.parent.ino, a.name, b.parent.ino, b.name, 0), to)
+    this.unfinished.ended(a.name)
     this.#named(a)
     this.#named(b)
     this.changed(a.inode)
@@ -171,6 +177,41 @@ export abstract class PathApi implements DriveApi {
     this.changed(await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path))
   }
 
+  async listXattrs(path: Path): Promise<Buffer[]> {
+    return this.tree.xattrNames(this.#inode(path, true))
+  }
+
+  async getXattr(path: Path, name: Buffer): Promise<Buffer> {
+    const value = this.tree.getXattr(this.#inode(path, true), name)
+    if (!value) throw error('ENODATA', path)
+    return value
+  }
+
+  async setXattr(path: Path, name: Buffer, value: Buffer): Promise<void> {
+    if (!isXattrName(name)) throw error('EOPNOTSUPP', path)
+    if (name.length > MAX_XATTR_NAME_BYTES) throw error('ERANGE', path)
+    if (value.length > MAX_XATTR_VALUE_BYTES) throw error('E2BIG', path)
+    const inode = this.#inode(path, false)
+    await this.#ok(this.posix.setXattr(inode.ino, name, value, 0, false), path)
+    this.changed(inode)
+  }
+
+  async temporary(path: Path): Promise<Path> {
+    const { parent } = this.#find(path, false)
+    return beside(path, this.unfinished.begin(parent.ino))
+  }
+
+  /** Removes what former sessions were building, as long as `goesOn`. */
+  async clearUnfinished(goesOn: () => boolean): Promise<void> {
+    for (const { parent, name } of this.unfinished.left()) {
+      const dir = this.tree.get(parent)
+      const ino = dir?.isDir ? this.tree.lookup(dir, name) : 0
+      const inode = ino === 0 ? undefined : this.tree.get(ino)
+      if (inode && !(await this.#remove(dir!, name, inode, name, goesOn))) return
+      this.unfinished.ended(name)
+    }
+  }
+
   // --- inside -------------------------------------------------------------
 
   /** Mounts keep copies: `inode` has changed, its attributes alone or content from `from` on. */
@@ -182,7 +223,8 @@ export abstract class PathApi implements DriveApi {
     this.posix.tell(null, (w) => w.entryChanged(parent.ino, name))
   }
 
-  async #remove(parent: Inode, name: Buffer, inode: Inode, path: Path): Promise<void> {
+  /** False if `goesOn` said no before the end. */
+  async #remove(parent: Inode, name: Buffer, inode: Inode, path: Path, goesOn: () => boolean = () => true): Promise<boolean> {
     if (inode.isDir) {
       for (;;) {
         const batch: [Buffer, number][] = []
@@ -190,13 +232,17 @@ export abstract class PathApi implements DriveApi {
         if (batch.length === 0) break
         for (const [n, ino] of batch) {
           const child = this.tree.get(ino)
-          if (child) await this.#remove(inode, n, child, path)
+          if (child && !(await this.#remove(inode, n, child, path, goesOn))) return false
         }
+        // Others want the loop, too.
+        await new Promise((resolve) => setImmediate(resolve))
+        if (!goesOn()) return false
       }
     }
     await this.#ok(this.posix.unlink(parent.ino, name, inode.isDir), path)
     this.#named({ parent, name })
     this.changed(inode)
+    return true
   }
 
   #inode(path: Path, follow: boolean): Inode {
@@ -319,6 +365,20 @@ function bytes(path: Path): Buffer {
 
 export function text(path: Path): string {
   return typeof path === 'string' ? path : path.toString()
+}
+
+/** The kernel knows no others (fs/xattr.c), nor do mounts of a drive. */
+export function isXattrName(name: Buffer): boolean {
+  const text = name.toString('latin1')
+  return /^(user|trusted|security)\../.test(text) || text === 'system.posix_acl_access' || text === 'system.posix_acl_default'
+}
+
+/** `name` in place of the last one of `path`. */
+export function beside(path: Path, name: Buffer): Buffer {
+  const all = bytes(path)
+  let end = all.length
+  while (end > 1 && all[end - 1] === 47) end--
+  return Buffer.concat([all.subarray(0, all.subarray(0, end).lastIndexOf(47) + 1), name])
 }
 
 /** Names of a path, without empty ones and '.'. */

@@ -8,6 +8,7 @@ import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import { MAX_FILE_BYTES } from '../lib/file/files.js'
 import { Reading } from '../lib/file/reading.js'
+import { isXattrName } from '../lib/paths.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
 import * as E from './errno.js'
@@ -167,14 +168,14 @@ export class Filesystem implements Operations {
   }
 
   setxattr(ino: number, name: Buffer, value: Buffer, flags: number, killSgid: boolean, _caller: Caller): Reply<0> {
-    if (!isKnownNamespace(name)) return unknownName(name)
+    if (!isXattrName(name)) return unknownName(name)
     return errno(this.#drive.posix.setXattr(ino, name, value, flags, killSgid), () => this.#changed(ino))
   }
 
   getxattr(ino: number, name: Buffer, _caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    return this.#drive.tree.getXattr(inode, name) ?? (isKnownNamespace(name) ? E.ENODATA : unknownName(name))
+    return this.#drive.tree.getXattr(inode, name) ?? (isXattrName(name) ? E.ENODATA : unknownName(name))
   }
 
   listxattr(ino: number, caller: Caller): Reply<Buffer> {
@@ -185,7 +186,7 @@ export class Filesystem implements Operations {
   }
 
   removexattr(ino: number, name: Buffer, _caller: Caller): Reply<0> {
-    if (!isKnownNamespace(name)) return unknownName(name)
+    if (!isXattrName(name)) return unknownName(name)
     return errno(this.#drive.posix.setXattr(ino, name, null, 0, false), () => this.#changed(ino))
   }
 
@@ -406,11 +407,6 @@ function errno(outcome: Soon<'' | DfsErrorCode>, done: () => void = () => {}): R
 function mapped<T, R>(result: Soon<Result<T>>, then: (value: T) => R): Reply<R> {
   if (result instanceof Promise) return result.then((r) => (typeof r === 'string' ? toErrno(r as DfsErrorCode) : then(r)))
   return typeof result === 'string' ? toErrno(result as DfsErrorCode) : then(result)
-}
-
-function isKnownNamespace(name: Buffer): boolean {
-  const text = name.toString('latin1')
-  return /^(user|trusted|security)\../.test(text) || text === 'system.posix_acl_access' || text === 'system.posix_acl_default'
 }
 
 /** A prefix with nothing behind it is EINVAL (fs/xattr.c, xattr_resolve_name). */

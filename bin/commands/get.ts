@@ -3,6 +3,7 @@ import { contentOf } from '../../lib/transfer/content.js'
 import { Copier } from '../../lib/transfer/copy.js'
 import { HostFiles } from '../../lib/transfer/host.js'
 import { run, usage, type GlobalOptions } from '../context.js'
+import { hostXattrs, getsXattr } from '../xattrs.js'
 import { progressLine, write, writeJson } from '../output.js'
 
 type Options = GlobalOptions & { recursive?: boolean; json?: boolean }
@@ -11,9 +12,9 @@ export function define(command: Command): void {
   command
     .usage('[options] SOURCE... TARGET')
     .description(`Copies files and folders of the drive to TARGET on this machine: into it if it is a folder, else
-under that name. Keeps modes (but not set-user-id and set-group-id), times, symlinks, hard links
-and holes; as root owners too. Each file (a folder that is not there yet: as a whole) appears when
-it is complete; ctrl-C leaves nothing half.`)
+under that name. Keeps modes (but not set-user-id and set-group-id), times, ACLs and extended
+attributes (those of users: user.*), symlinks, hard links and holes; as root owners too. Each file
+(a folder that is not there yet: as a whole) appears when it is complete; ctrl-C leaves nothing half.`)
     .option('-r, --recursive', 'folders with all that is below')
     .option('--json', 'print one JSON object with what was copied')
     .addHelpText('after', `
@@ -37,10 +38,11 @@ Examples:
         return
       }
       const progress = progressLine(context.quiet)
-      const copier = new Copier(drive, new HostFiles(), {
+      const copier = new Copier(drive, new HostFiles(hostXattrs()), {
         // A drive may be shared: others must not be able to place programs that run as root.
         isRecursive: options.recursive ?? false, keepOwners: process.geteuid?.() === 0, modeMask: 0o1777,
         signal: context.signal, onProgress: progress.update, onSkip: (path, why) => context.warn(`${path.toString()} ${why}; left out`),
+        keepsXattr: getsXattr, onXattrsLost: (why) => context.notice(`${why}; it and others like it are left out`),
       })
       try {
         const report = await copier.copy(sources, target)

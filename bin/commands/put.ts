@@ -3,6 +3,7 @@ import { addAbortSignal } from 'node:stream'
 import { Copier } from '../../lib/transfer/copy.js'
 import { HostFiles } from '../../lib/transfer/host.js'
 import { run, usage, type GlobalOptions } from '../context.js'
+import { hostXattrs, putsXattr } from '../xattrs.js'
 import { progressLine, writeJson } from '../output.js'
 
 type Options = GlobalOptions & { recursive?: boolean; json?: boolean }
@@ -11,9 +12,9 @@ export function define(command: Command): void {
   command
     .usage('[options] SOURCE... TARGET')
     .description(`Copies files and folders of this machine to TARGET in the drive: into it if it is a folder, else
-under that name. Keeps modes, times, symlinks, hard links and holes; as root owners too. Each file
-(a folder that is not there yet: as a whole) appears when it is complete; ctrl-C leaves nothing
-half. When it returns, everything survives a power cut.`)
+under that name. Keeps modes, times, ACLs and extended attributes, symlinks, hard links and holes;
+as root owners too. Each file (a folder that is not there yet: as a whole) appears when it is
+complete; ctrl-C leaves nothing half. When it returns, everything survives a power cut.`)
     .option('-r, --recursive', 'folders with all that is below')
     .option('--json', 'print one JSON object with what was copied')
     .addHelpText('after', `
@@ -28,9 +29,10 @@ Examples:
       if (sources.includes('-') && sources.length > 1) throw usage('standard input goes to a file of its own; give - alone')
       const drive = await context.drive()
       const progress = progressLine(context.quiet)
-      const copier = new Copier(new HostFiles(), drive, {
+      const copier = new Copier(new HostFiles(hostXattrs()), drive, {
         isRecursive: options.recursive ?? false, keepOwners: process.geteuid?.() === 0, modeMask: 0o7777,
         signal: context.signal, onProgress: progress.update, onSkip: (path, why) => context.warn(`${path.toString()} ${why}; left out`),
+        keepsXattr: putsXattr, onXattrsLost: (why) => context.notice(`${why}; it and others like it are left out`),
       })
       try {
         const report = sources[0] === '-'

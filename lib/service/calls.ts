@@ -4,7 +4,7 @@
  * that its client opened, and closes them when the client goes away.
  */
 import { fail } from '../errors.js'
-import type { Dirent, DriveApi, FileHandle, OnProgress } from '../api.js'
+import type { Dirent, DriveApi, FileHandle, OnProgress, Path } from '../api.js'
 import { MAX_BATCH_ENTRIES, MAX_HANDLES, MAX_PAYLOAD_BYTES, unpackPath } from './protocol.js'
 
 /** What the daemon itself offers beside its drive. */
@@ -44,6 +44,8 @@ type Handle = { file: FileHandle } | { entries: AsyncIterator<Dirent> }
 export class Session {
   #service: ServiceApi
   #handles = new Map<number, Handle>()
+  /** Names under which its client is building something. */
+  #temporaries = new Map<string, Path>()
   #opening = 0
   #nextHandle = 1
   #isClosed = false
@@ -104,12 +106,33 @@ export class Session {
     if (handle) await release(handle)
   }
 
+  /** EINVAL once there are too many. */
+  async temporary(path: Path): Promise<string> {
+    if (this.#temporaries.size >= MAX_HANDLES) throw fail('EINVAL', `more than ${MAX_HANDLES} things are being built over one connection`)
+    const temporary = await this.drive.temporary(path)
+    const key = keyOf(temporary)
+    this.#temporaries.set(key, temporary)
+    return key
+  }
+
+  /** It was renamed, or removed. */
+  finished(path: Path): void {
+    this.#temporaries.delete(keyOf(path))
+  }
+
   async close(): Promise<void> {
     this.#isClosed = true
     const handles = [...this.#handles.values()]
     this.#handles.clear()
     await Promise.allSettled(handles.map(release))
+    const temporaries = [...this.#temporaries.values()]
+    this.#temporaries.clear()
+    await Promise.allSettled(temporaries.map((path) => this.drive.rm(path, { recursive: true, force: true })))
   }
+}
+
+function keyOf(path: Path): string {
+  return (typeof path === 'string' ? Buffer.from(path) : path).toString('latin1')
 }
 
 async function release(handle: Handle): Promise<void> {
@@ -175,12 +198,16 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     await drive.mkdir(unpackPath(args.path), { recursive: flag(args, 'recursive'), ...mode })
     return nothing
   },
-  async rm({ drive }, args) {
-    await drive.rm(unpackPath(args.path), { recursive: flag(args, 'recursive'), force: flag(args, 'force') })
+  async rm(session, args) {
+    const path = unpackPath(args.path)
+    await session.drive.rm(path, { recursive: flag(args, 'recursive'), force: flag(args, 'force') })
+    session.finished(path)
     return nothing
   },
-  async rename({ drive }, args) {
-    await drive.rename(unpackPath(args.from), unpackPath(args.to))
+  async rename(session, args) {
+    const from = unpackPath(args.from)
+    await session.drive.rename(from, unpackPath(args.to))
+    session.finished(from)
     return nothing
   },
   async link({ drive }, args) {
@@ -205,6 +232,19 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   async utimes({ drive }, args) {
     await drive.utimes(unpackPath(args.path), number(args, 'atimeMs'), number(args, 'mtimeMs'))
     return nothing
+  },
+  async listXattrs({ drive }, args) {
+    return { json: (await drive.listXattrs(unpackPath(args.path))).map((name) => name.toString('latin1')) }
+  },
+  async getXattr({ drive }, args) {
+    return { bytes: await drive.getXattr(unpackPath(args.path), Buffer.from(unpackPath(args.name))) }
+  },
+  async setXattr({ drive }, args, { payload }) {
+    await drive.setXattr(unpackPath(args.path), Buffer.from(unpackPath(args.name)), payload)
+    return nothing
+  },
+  async temporary(session, args) {
+    return { value: await session.temporary(unpackPath(args.path)) }
   },
   async sync({ drive }) {
     await drive.sync()

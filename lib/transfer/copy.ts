@@ -4,15 +4,15 @@
  * What is made appears under its name only when it is whole: it is built under
  * a temporary name beside it and renamed. A tree that does not exist yet appears
  * as one; a tree copied into an existing one, file by file. Whatever ends a copy
- * early, its temporary is removed.
+ * early, its temporary is removed: by itself, or when it was killed by who finds
+ * it (store/unfinished.ts, temporary.ts).
  *
  * Neither side is trusted more than the other: names are checked, and a symlink
  * on the way is never followed, for a drive shared with others must not be able
  * to place files anywhere on the machine.
  */
-import { randomBytes } from 'node:crypto'
 import type { Dirent, FileHandle, OnProgress, Path, Stats } from '../api.js'
-import { fail, isDfsError } from '../errors.js'
+import { fail, isDfsError, type DfsErrorCode } from '../errors.js'
 import { blocksOf } from './content.js'
 import { join, type Files } from './host.js'
 
@@ -20,6 +20,8 @@ const BLOCK_BYTES = 1024 * 1024
 /** Zeros of at least this, aligned, become a hole. */
 const HOLE_BYTES = 64 * 1024
 const ZEROS = Buffer.alloc(HOLE_BYTES)
+/** A file system that has no such attributes, or no room for them (ext4 says ENOSPC of a block, not of the disk). */
+const REFUSED = new Set<DfsErrorCode>(['EOPNOTSUPP', 'EPERM', 'EACCES', 'EINVAL', 'E2BIG', 'ERANGE', 'ENOSPC'])
 /** Hard links are remembered within one tree: one entry each, about 100 bytes. */
 const MAX_LINKS = 1_000_000
 
@@ -29,6 +31,10 @@ export interface CopyOptions {
   keepOwners: boolean
   /** Bits of the mode that are kept. */
   modeMask: number
+  /** Which extended attributes are kept, by name; ACLs are system.posix_acl_*. */
+  keepsXattr: (name: string) => boolean
+  /** Told once if some cannot be kept: the target's file system refuses them. */
+  onXattrsLost: (why: string) => void
   signal: AbortSignal
   /** Bytes so far; `total` is 0. */
   onProgress: OnProgress
@@ -45,6 +51,7 @@ export class Copier {
   readonly #options: CopyOptions
   /** Of the tree that is being built: where an inode with several names was copied to. */
   #links = new Map<string, Path>()
+  #isLossTold = false
 
   constructor(from: Files, to: Files, options: CopyOptions) {
     this.#from = from
@@ -131,10 +138,26 @@ export class Copier {
         return false
     }
     if (this.#options.keepOwners) await this.#to.chown(to, stats.uid, stats.gid)
+    // While it may be written, and before chmod, which must have the last word where an ACL says something of the mode.
+    if (stats.type !== 'symlink' && stats.hasXattrs !== false) await this.#xattrs(source, to)
     // After chown, which clears bits. A symlink has no mode of its own.
     if (stats.type !== 'symlink') await this.#to.chmod(to, stats.mode & this.#options.modeMask)
     await this.#to.utimes(to, stats.atimeMs, stats.mtimeMs)
     return true
+  }
+
+  async #xattrs(source: Path, to: Path): Promise<void> {
+    for (const name of await this.#from.listXattrs(source)) {
+      if (!this.#options.keepsXattr(name.toString('latin1'))) continue
+      try {
+        await this.#to.setXattr(to, name, await this.#from.getXattr(source, name))
+      } catch (error) {
+        if (isDfsError(error, 'ENODATA')) continue // gone meanwhile
+        if (!isDfsError(error) || !REFUSED.has(error.code)) throw error
+        if (!this.#isLossTold) this.#options.onXattrsLost(`${source.toString()}: ${name.toString('latin1')} cannot be kept where it goes (${error.code})`)
+        this.#isLossTold = true
+      }
+    }
   }
 
   async #directory(source: Path, to: Path): Promise<void> {
@@ -176,7 +199,7 @@ export class Copier {
   }
 
   async #throughTemporary(to: Path, make: (temporary: Path) => Promise<boolean | void>): Promise<void> {
-    const temporary = temporaryBeside(to)
+    const temporary = await this.#to.temporary(withoutSlashes(to))
     try {
       if ((await make(temporary)) === false) return
       this.#check()
@@ -232,11 +255,6 @@ function nameOf(path: Path): Buffer {
   const text = name.toString('latin1')
   if (text === '' || text === '.' || text === '..') throw fail('EINVAL', `${path.toString()} has no name to keep; name the target in full, as one that does not exist`)
   return name
-}
-
-function temporaryBeside(path: Path): Path {
-  const bytes = bytesOf(withoutSlashes(path))
-  return Buffer.concat([bytes.subarray(0, bytes.lastIndexOf(47) + 1), Buffer.from(`.dfs-copy-${randomBytes(8).toString('hex')}`)])
 }
 
 function checked(name: Dirent['name'], directory: Path): Buffer {

@@ -6,14 +6,38 @@ import { constants, type Stats as NodeStats } from 'node:fs'
 import * as fs from 'node:fs/promises'
 import type { Dirent, DriveApi, FileHandle, FileType, Path, Stats } from '../api.js'
 import { fail, type DfsErrorCode } from '../errors.js'
+import { beside } from '../paths.js'
+import { clearDead, ourselves, temporaryName } from './temporary.js'
 
 /** What copying needs of either side. `dev` tells file systems apart: an inode number alone does not name a file of the machine. */
-export interface Files extends Pick<DriveApi, 'opendir' | 'open' | 'mkdir' | 'rm' | 'rename' | 'link' | 'symlink' | 'readlink' | 'chmod' | 'chown' | 'utimes'> {
+export interface Files extends Pick<DriveApi, 'opendir' | 'open' | 'mkdir' | 'rm' | 'rename' | 'link' | 'symlink' | 'readlink' | 'chmod' | 'chown' | 'utimes' | 'listXattrs' | 'getXattr' | 'setXattr' | 'temporary'> {
   stat(path: Path): Promise<Stats & { dev?: number }>
   lstat(path: Path): Promise<Stats & { dev?: number }>
 }
 
+/**
+ * Extended attributes of the machine's own files, which node cannot reach and lib has no native code for: whoever starts a
+ * copy hands this over (bin/xattrs.ts has it from the addon). Paths and names are bytes; results below 0 are negated errnos.
+ */
+export interface HostXattrs {
+  /** The names, each with its closing NUL. Follows symlinks. */
+  listXattr(path: Uint8Array): Buffer | number
+  /** Follows symlinks. */
+  getXattr(path: Uint8Array, name: Uint8Array): Buffer | number
+  /** Of a symlink itself. */
+  setXattr(path: Uint8Array, name: Uint8Array, value: Uint8Array): number
+}
+
 export class HostFiles implements Files {
+  readonly #xattrs: HostXattrs | undefined
+  /** Directories where dead copies' leavings were looked for. */
+  readonly #cleared = new Set<string>()
+
+  /** Without `xattrs` files have none, and take none. */
+  constructor(xattrs?: HostXattrs) {
+    this.#xattrs = xattrs
+  }
+
   stat(path: Path): Promise<Stats & { dev: number }> {
     return named(path, async () => statsOf(await fs.stat(path)))
   }
@@ -92,6 +116,54 @@ export class HostFiles implements Files {
   utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void> {
     return named(path, () => fs.lutimes(path, atimeMs / 1000, mtimeMs / 1000))
   }
+
+  async listXattrs(path: Path): Promise<Buffer[]> {
+    const found = this.#xattrs?.listXattr(bytesOf(path)) ?? Buffer.alloc(0)
+    // A file system that has none.
+    if (found === -95) return []
+    const names: Buffer[] = []
+    const all = took<Buffer>(found, path)
+    for (let at = 0; at < all.length;) {
+      const end = all.indexOf(0, at)
+      names.push(all.subarray(at, end))
+      at = end + 1
+    }
+    return names
+  }
+
+  async getXattr(path: Path, name: Buffer): Promise<Buffer> {
+    return took<Buffer>(this.#xattrs?.getXattr(bytesOf(path), name) ?? -61, path)
+  }
+
+  async setXattr(path: Path, name: Buffer, value: Buffer): Promise<void> {
+    took(this.#xattrs?.setXattr(bytesOf(path), name, value) ?? -95, path)
+  }
+
+  /** Beside `path`; what dead copies have left there is removed. */
+  async temporary(path: Path): Promise<Path> {
+    const temporary = beside(path, Buffer.from(temporaryName(ourselves())))
+    const slash = temporary.lastIndexOf(47)
+    const directory = slash < 0 ? Buffer.from('.') : temporary.subarray(0, Math.max(1, slash))
+    const key = directory.toString('latin1')
+    if (!this.#cleared.has(key)) {
+      this.#cleared.add(key)
+      await clearDead(directory, (dead) => this.rm(dead, { recursive: true, force: true }))
+    }
+    return temporary
+  }
+}
+
+const bytesOf = (path: Path) => (typeof path === 'string' ? Buffer.from(path) : path)
+
+/** Linux errno values that the calls for extended attributes give. */
+const XATTR_CODES: Record<number, DfsErrorCode> = {
+  1: 'EPERM', 2: 'ENOENT', 7: 'E2BIG', 13: 'EACCES', 22: 'EINVAL', 28: 'ENOSPC', 30: 'EROFS', 34: 'ERANGE', 61: 'ENODATA', 95: 'EOPNOTSUPP', 122: 'ENOSPC',
+}
+
+function took<T>(result: T | number, path: Path): T {
+  if (typeof result !== 'number' || result >= 0) return result as T
+  const code = XATTR_CODES[-result] ?? 'EIO'
+  throw fail(code, `${path.toString()}: extended attributes: ${code}`)
 }
 
 class HostFile implements FileHandle {

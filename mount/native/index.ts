@@ -55,6 +55,12 @@ export interface Native {
   lock(fd: number): number
   /** preadv2(2) with RWF_NOWAIT: bytes read, or -EAGAIN (-11) when they are not in the page cache. */
   preadNoWait(fd: number, buffer: Uint8Array, offset: number): number
+  /** listxattr(2): the names, each with its closing NUL. Follows symlinks. Blocks this thread, as the next two. */
+  listXattr(path: Uint8Array): Buffer | number
+  /** getxattr(2). Follows symlinks. */
+  getXattr(path: Uint8Array, name: Uint8Array): Buffer | number
+  /** lsetxattr(2). */
+  setXattr(path: Uint8Array, name: Uint8Array, value: Uint8Array): number
 }
 
 /** The folder with package.json, whether we run from dist or from sources. */

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #ifndef RWF_NOWAIT
@@ -199,11 +200,90 @@ static napi_value unmount_call(napi_env env, napi_callback_info info) {
   return queue(env, w);
 }
 
+/* Neither a list of names nor a value is longer: XATTR_LIST_MAX and XATTR_SIZE_MAX of limits.h. */
+#define XATTR_BYTES 65536
+
+/* `count` Uint8Arrays; the first `texts` of them as C strings, NULL where one holds a NUL. */
+static bool byte_arguments(napi_env env, napi_callback_info info, size_t count, size_t texts, char **text, struct iovec *rest) {
+  napi_value argv[3];
+  size_t argc = 3;
+  napi_get_cb_info(env, info, &argc, argv, NULL, NULL);
+  for (size_t i = 0; i < texts; i++) text[i] = NULL;
+  for (size_t i = 0; i < count; i++) {
+    void *data = NULL;
+    size_t length = 0;
+    if (i >= argc || napi_get_typedarray_info(env, argv[i], NULL, &length, &data, NULL, NULL) != napi_ok) {
+      for (size_t j = 0; j < texts; j++) free(text[j]);
+      fail(env, "bytes expected");
+      return false;
+    }
+    if (i >= texts) {
+      rest->iov_base = data;
+      rest->iov_len = length;
+    } else if (memchr(data, 0, length) == NULL) {
+      text[i] = strndup(data, length);
+    }
+  }
+  return true;
+}
+
+/* What a call that fills `bytes` gave: a Buffer of them, or the negated errno. Frees `bytes`. */
+static napi_value filled(napi_env env, char *bytes, ssize_t length) {
+  napi_value result;
+  int error = errno;
+  if (length >= 0) napi_create_buffer_copy(env, (size_t)length, bytes, NULL, &result);
+  else result = number(env, -error);
+  free(bytes);
+  return result;
+}
+
+/* listXattr(path): the names, each with its NUL; symlinks are followed. */
+static napi_value list_xattr(napi_env env, napi_callback_info info) {
+  char *text[1];
+  if (!byte_arguments(env, info, 1, 1, text, NULL)) return NULL;
+  char *bytes = malloc(XATTR_BYTES);
+  errno = bytes == NULL ? ENOMEM : EINVAL;
+  ssize_t n = bytes == NULL || text[0] == NULL ? -1 : listxattr(text[0], bytes, XATTR_BYTES);
+  int error = errno;
+  free(text[0]);
+  errno = error;
+  return filled(env, bytes, n);
+}
+
+/* getXattr(path, name): the value; symlinks are followed. */
+static napi_value get_xattr(napi_env env, napi_callback_info info) {
+  char *text[2];
+  if (!byte_arguments(env, info, 2, 2, text, NULL)) return NULL;
+  char *bytes = malloc(XATTR_BYTES);
+  errno = bytes == NULL ? ENOMEM : EINVAL;
+  ssize_t n = bytes == NULL || text[0] == NULL || text[1] == NULL ? -1 : getxattr(text[0], text[1], bytes, XATTR_BYTES);
+  int error = errno;
+  free(text[0]);
+  free(text[1]);
+  errno = error;
+  return filled(env, bytes, n);
+}
+
+/* setXattr(path, name, value): 0 or the negated errno; of a symlink itself. */
+static napi_value set_xattr(napi_env env, napi_callback_info info) {
+  char *text[2];
+  struct iovec value = { NULL, 0 };
+  if (!byte_arguments(env, info, 3, 2, text, &value)) return NULL;
+  errno = EINVAL;
+  int result = text[0] == NULL || text[1] == NULL ? -1 : lsetxattr(text[0], text[1], value.iov_base, value.iov_len, 0);
+  int error = errno;
+  free(text[0]);
+  free(text[1]);
+  errno = error;
+  return outcome(env, result);
+}
+
 void system_init(napi_env env, napi_value exports) {
   const struct { const char *name; napi_callback function; } functions[] = {
     { "start", session_start }, { "mount", mount_call }, { "unmount", unmount_call }, { "socketPair", socket_pair },
     { "receiveFd", receive_fd }, { "close", close_fd }, { "fallocate", fallocate_fd }, { "syncFileRange", sync_range },
     { "lock", lock_fd }, { "preadNoWait", pread_no_wait },
+    { "listXattr", list_xattr }, { "getXattr", get_xattr }, { "setXattr", set_xattr },
   };
   for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
     napi_value function;

@@ -1,14 +1,17 @@
 import test, { type Assert } from 'brittle'
+import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import {
-  chmodSync, existsSync, linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync, truncateSync, utimesSync, writeFileSync,
+  chmodSync, existsSync, linkSync, lstatSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync, symlinkSync, truncateSync, utimesSync, writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { Drive } from '../../lib/drive.js'
 import { Copier, dataRanges, type CopyOptions } from '../../lib/transfer/copy.js'
 import { HostFiles } from '../../lib/transfer/host.js'
-import { must } from '../helpers/run.js'
+import { isDead, ourselves, temporaryName } from '../../lib/transfer/temporary.js'
+import { native } from '../../mount/native/index.js'
+import { must, need } from '../helpers/run.js'
 import { codeOf, scratchDir } from '../helpers/scratch.js'
 
 async function setUp(t: Assert): Promise<{ drive: Drive; dir: string; put: (o?: Partial<CopyOptions>) => Copier; get: (o?: Partial<CopyOptions>) => Copier }> {
@@ -16,8 +19,8 @@ async function setUp(t: Assert): Promise<{ drive: Drive; dir: string; put: (o?: 
   const drive = await Drive.create(join(dir, 'store'))
   t.teardown(() => drive.close(), { force: true })
   const options = (o: Partial<CopyOptions> = {}): CopyOptions =>
-    ({ isRecursive: true, keepOwners: false, modeMask: 0o7777, signal: new AbortController().signal, onProgress() {}, onSkip() {}, ...o })
-  const host = new HostFiles()
+    ({ isRecursive: true, keepOwners: false, modeMask: 0o7777, signal: new AbortController().signal, onProgress() {}, onSkip() {}, keepsXattr: () => true, onXattrsLost() {}, ...o })
+  const host = new HostFiles(native())
   return { drive, dir, put: (o) => new Copier(host, drive, options(o)), get: (o) => new Copier(drive, host, options(o)) }
 }
 
@@ -57,6 +60,113 @@ test('a tree goes into the drive and comes back the same', async (t) => {
   t.is((await drive.stat('/tree/again')).nlink, 2)
   t.is(lstatSync(join(to, 'again')).ino, lstatSync(join(to, 'sub/large')).ino)
   t.ok(lstatSync(join(to, 'sparse')).blocks < 1000, 'a hole stays a hole')
+})
+
+test('extended attributes and ACLs go into the drive and come back', async (t) => {
+  const { drive, dir, put, get } = await setUp(t)
+  const from = join(dir, 'from'), to = join(dir, 'to')
+  makeTree(from)
+  need(['setfattr', 'attr'], ['setfacl', 'acl'])
+  const many = 'v'.repeat(900)
+  await must('setfattr', ['-n', 'user.origin', '-v', 'somewhere', join(from, 'small')])
+  await must('setfattr', ['-n', 'user.many', '-v', many, join(from, 'small')])
+  await must('setfattr', ['-n', 'user.empty', join(from, 'sub')])
+  await must('setfacl', ['-m', 'u:1234:rw,g:2345:r,m:rw', join(from, 'sub/large')])
+  await must('setfacl', ['-d', '-m', 'u:1234:rwx', join(from, 'sub')])
+  await must('setfacl', ['-m', 'u:1234:r', join(from, 'none')])
+  chmodSync(join(from, 'none'), 0o444)
+  await put().copy([from], '/tree')
+  t.alike((await drive.listXattrs('/tree/small')).map(String).sort(), ['user.many', 'user.origin'])
+  t.is((await drive.getXattr('/tree/small', Buffer.from('user.many'))).toString(), many)
+  t.is((await drive.stat('/tree/none')).mode & 0o777, statSync(join(from, 'none')).mode & 0o777)
+  await get().copy(['/tree'], to)
+  t.is(await must('rsync', ['-naHAXic', '--delete', `${from}/`, `${to}/`]), '')
+  t.is((await drive.stat('/tree/sparse')).hasXattrs, false)
+
+  // The other side gets what it asks for, no more.
+  await get({ keepsXattr: (name) => name === 'user.origin' }).copy(['/tree/small'], join(dir, 'less'))
+  t.is(await must('getfattr', ['-d', '--only-values', join(dir, 'less')]), 'somewhere')
+})
+
+test('where extended attributes cannot be kept, that is told once, and all else is copied', async (t) => {
+  const { drive, dir } = await setUp(t)
+  for (const name of ['/a', '/b']) {
+    await (await drive.open(name, 'w')).close()
+    await drive.setXattr(name, Buffer.from('user.x'), Buffer.from('1'))
+  }
+  const refuse = { ...native(), setXattr: () => -95 }
+  for (const xattrs of [refuse, undefined]) {
+    const told: string[] = []
+    const out = join(dir, xattrs ? 'refused' : 'none')
+    mkdirSync(out)
+    const copier = new Copier(drive, new HostFiles(xattrs), {
+      isRecursive: true, keepOwners: false, modeMask: 0o7777, signal: new AbortController().signal, onProgress() {}, onSkip() {},
+      keepsXattr: () => true, onXattrsLost: (why) => told.push(why),
+    })
+    await copier.copy(['/a', '/b'], out)
+    t.is(told.length, 1, told.join())
+    t.alike(readdirSync(out).sort(), ['a', 'b'])
+  }
+  const broken = { ...native(), setXattr: () => -5 }
+  t.is(await codeOf(() => new Copier(drive, new HostFiles(broken), {
+    isRecursive: true, keepOwners: false, modeMask: 0o7777, signal: new AbortController().signal, onProgress() {}, onSkip() {},
+    keepsXattr: () => true, onXattrsLost() {},
+  }).copy(['/a'], join(dir, 'x'))), 'EIO', 'a disk that fails is no refusal')
+})
+
+test('names of a drive\'s attributes are those that a mount knows', async (t) => {
+  const { drive } = await setUp(t)
+  await (await drive.open('/f', 'w')).close()
+  const value = Buffer.from('1')
+  for (const name of ['system.other', 'user.', 'nothing', '']) t.is(await codeOf(() => drive.setXattr('/f', Buffer.from(name), value)), 'EOPNOTSUPP', name)
+  t.is(await codeOf(() => drive.setXattr('/f', Buffer.from(`user.${'n'.repeat(251)}`), value)), 'ERANGE')
+  t.is(await codeOf(() => drive.setXattr('/f', Buffer.from('user.n'), Buffer.alloc(65_537))), 'E2BIG')
+  t.is(await codeOf(() => drive.getXattr('/f', Buffer.from('user.none'))), 'ENODATA')
+})
+
+test('who builds under a temporary name on this machine is known to be dead, or is left alone', (t) => {
+  const us = ourselves()!
+  const name = (o: object) => temporaryName({ ...us, ...o })
+  const dead = spawnSync('true').pid
+  t.absent(isDead(name({}), us, true), 'ourselves')
+  t.ok(isDead(name({ pid: dead }), us, false))
+  t.ok(isDead(name({ start: '1' }), us, false), 'our pid had another process before')
+  t.absent(isDead(name({ pid: 1, start: readFileSync('/proc/1/stat', 'latin1').replace(/.*\) /s, '').split(' ')[19] }), us, true))
+  t.ok(isDead(name({ boot: '00000000' }), us, true), 'before this boot')
+  t.absent(isDead(name({ boot: '00000000' }), us, false), 'on a disk that others may use')
+  t.absent(isDead(name({ machine: '00000000', pid: dead }), us, true))
+  t.absent(isDead(name({ namespace: '1', pid: dead }), us, true))
+  t.absent(isDead('.dfs-copy-0123456789abcdef', us, true))
+  t.absent(isDead('.dfs-copy-mine', us, true))
+})
+
+test('what was being built when its process died goes when the store is opened again, and nothing else', async (t) => {
+  const dir = scratchDir(t)
+  const store = join(dir, 'store'), crashed = join(dir, 'crashed')
+  const drive = await Drive.create(store)
+  t.teardown(() => drive.close(), { force: true })
+  const half = await drive.temporary('/half')
+  await drive.mkdir(half)
+  for (let i = 0; i < 3; i++) await (await drive.open(Buffer.concat([Buffer.from(half), Buffer.from(`/f${i}`)]), 'w')).close()
+  const whole = await drive.temporary('/whole')
+  await (await drive.open(whole, 'w')).close()
+  await drive.rename(whole, '/whole')
+  const kept = await drive.temporary('/kept')
+  await (await drive.open(kept, 'w')).close()
+  await drive.posix.rename(1, Buffer.from(kept).subarray(1), 1, Buffer.from('kept'), 0) // as on a mount
+  await (await drive.open('/.dfs-copy-of-mine', 'w')).close()
+  await drive.sync()
+  await must('cp', ['-a', store, crashed])
+  rmSync(join(crashed, 'lock.db'))
+  const after = await Drive.open(crashed)
+  t.teardown(() => after.close(), { force: true })
+  await after.gc()
+  t.alike(await names(after, '/'), ['.dfs-copy-of-mine', 'kept', 'whole'])
+  t.alike(after.unfinished.left(), [])
+  t.alike((await after.fsck({ data: true })).problems, [])
+  t.is((await names(drive, '/')).length, 4, 'a living one is not touched')
+  await drive.gc()
+  t.is((await names(drive, '/')).length, 4)
 })
 
 test('where things go: into a folder, or to a name', async (t) => {
