@@ -146,7 +146,10 @@ export interface NoEntries {
 /** Device certificates, signed by the drive's authority; at connect all, then new ones. Entries of a device count only after its certificate. */
 export interface Certificates { type: 'certificates'; certificates: Buffer[] }
 
-/** Proof that a log was forked: two headers, signed by its device, of one seq but different. To everybody who is connected, and at connect. */
+/**
+ * Proof that a log was forked: two headers, signed by its device, that cannot be of one chain: of one seq but different,
+ * or `other` is the next one and names another hash for `one`. To everybody who is connected, and at connect.
+ */
 export interface Forked extends LogName { type: 'forked'; one: Buffer; other: Buffer }
 
 // --- snapshots: lib/swarm/snapshot.ts ---
