@@ -101,8 +101,8 @@ export const MAX_QUEUED_BYTES = 256 * 1024 * 1024
 export const LOW_WATER_BYTES = 1024 * 1024
 /** File ranges read ahead of their turn, of one link: the disk works while the network does. */
 export const FILE_READ_AHEAD_BYTES = 4 * 1024 * 1024
-/** Raw bytes of a connection before it has proven membership: the two handshakes need about 400. */
-export const MAX_UNPROVEN_BYTES = 4 * 1024
+/** Raw bytes of a connection before its proof is good: two handshakes, and a greeting that came in one piece with the proof. */
+export const MAX_UNPROVEN_BYTES = 8 * 1024
 /** Connections in handshake, in all and of one address (one /64 of IPv6): each holds some kilobytes. The oldest gives way. */
 export const MAX_HALF_OPEN = 64
 export const MAX_HALF_OPEN_PER_ADDRESS = 16

@@ -17,11 +17,13 @@ export interface NetOptions {
   host?: string
   /** 'HOST:PORT' or '[V6]:PORT' of devices to connect to, as given with --peer. Tried for ever. */
   peers?: string[]
-  /** 'HOST:PORT' of the nodes of a private DHT; absent: the public one. */
+  /** 'HOST:PORT' of the bootstrap nodes of a private DHT; absent: the public one. */
   bootstrap?: string[]
+  /** Listen for TCP and dial it. Default true; without it hyperswarm carries all. */
+  tcp?: boolean
   /** Look for devices over hyperswarm. Default true. */
   dht?: boolean
-  /** Look for devices on the local network. Default true. */
+  /** Look for devices on the local network, for TCP. Default true. */
   mdns?: boolean
   /** Bytes for the peer, at most MAX_HELLO_BYTES; called for each handshake. */
   hello: () => Uint8Array
@@ -33,17 +35,17 @@ export interface NetOptions {
  */
 export type Priority = 'now' | 'bulk'
 
-/** lan: TCP to a private or link-local address; tcp: TCP to a public one; holepunched and relayed: UDP by way of the DHT. */
+/** lan: TCP to a private address or one in a network of this machine; tcp: TCP to any other; holepunched and relayed: UDP by way of the DHT. */
 export type Via = 'lan' | 'tcp' | 'holepunched' | 'relayed'
 
 /**
  * The one link to a peer. At any time there is at most one to each device: where
  * a better connection comes up, or the peer restarts, the old link closes with
- * the reason 'replaced' and `Net.onLink` gives the new one in the same tick.
+ * the reason 'replaced' and `Net.onLink` gives the new one, mostly in the same tick.
  * What the old one had queued or in flight may or may not have arrived.
  *
- * The handlers may be set any time in the tick of onLink; a message that comes
- * before waits. Handlers run on the main thread and must not throw.
+ * A message that comes before onMessage is set waits for it. Handlers run on the
+ * main thread and must not throw.
  */
 export interface Link {
   /** The device's public key, 32 bytes, proven by Noise; the device has proven that it holds a key of this drive. */
@@ -92,7 +94,7 @@ export interface NetStatus {
   /** Connections whose handshake is not over. */
   halfOpen: number
   /** Addresses tried, with what came of it last. */
-  dials: { address: string; from: 'given' | 'peer' | 'lan'; isConnected: boolean; failures: number; lastError: string | undefined }[]
+  dials: { address: string; from: 'given' | 'peer' | 'lan'; /** resting: its device is linked by TCP already, or it is this one. */ state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | undefined }[]
   /** Connections refused since the start, by reason. */
   refused: Record<string, number>
 }

@@ -1,0 +1,174 @@
+/**
+ * The hyperswarm transport: devices that join the drive's topic find each other
+ * on the DHT and connect through NATs over UDX, encrypted by Noise (IK) with the
+ * device keys. Membership is proven on the stream (conn.ts): a server's
+ * connections carry no topic, and anybody may make one.
+ *
+ * Owns: the swarm and its DHT node.
+ */
+import b4a from 'b4a'
+import type SecretStream from '@hyperswarm/secret-stream'
+import DHT from 'hyperdht'
+import Hyperswarm from 'hyperswarm'
+import { isIPv4 } from 'node:net'
+import { MAX_CONNECTIONS, MAX_DHT_HANDSHAKES, MAX_DHT_HANDSHAKES_PER_S } from '../../limits.js'
+import { FrameGuard } from './guard.js'
+import type { Role } from './handshake.js'
+
+/** While no device is linked, the topic is looked up again after this, then twice it, and so on. Hyperswarm alone waits ten minutes. */
+const FIRST_REFRESH_MS = 2000
+const MAX_REFRESH_MS = 120_000
+/** Unannouncing needs answers; without a network there are none. */
+const CLOSE_TIMEOUT_MS = 2000
+
+export interface DhtOptions {
+  device: { publicKey: Buffer; secretKey: Buffer }
+  topic: Buffer
+  bootstrap: string[] | undefined
+  host: string | undefined
+  hasLinks(): boolean
+  onStream(stream: SecretStream, guard: FrameGuard, origin: { role: Role; host: string; port: number; isRelayed: boolean }): void
+  onRefused(reason: string): void
+}
+
+type Discovery = ReturnType<Hyperswarm['join']>
+
+export class Dht {
+  readonly #options: DhtOptions
+  readonly #dht: DHT
+  readonly #swarm: Hyperswarm
+  readonly #discovery: Discovery
+  /** Devices that have proven membership, in hex: never refused for a flood of others. */
+  readonly #known = new Set<string>()
+  readonly #joined = new Set<string>()
+  #allowance = MAX_DHT_HANDSHAKES_PER_S
+  #allowanceMs = performance.now()
+  #refreshTimer: NodeJS.Timeout | undefined
+  #refreshMs = FIRST_REFRESH_MS
+  #isClosed = false
+
+  constructor(options: DhtOptions) {
+    this.#options = options
+    const { device, topic, bootstrap, host } = options
+    this.#dht = new DHT({ ...(bootstrap && { bootstrap }), ...(host !== undefined && isIPv4(host) && { host }) })
+    this.#swarm = new Hyperswarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8 })
+    this.#limitHandshakes()
+    this.#swarm.on('connection', (stream) => this.#connected(stream))
+    this.#discovery = this.#swarm.join(topic, { server: true, client: true })
+    this.#refreshLater()
+  }
+
+  /** When this device is announced and the first look-up is over. */
+  async announced(): Promise<void> {
+    await this.#discovery.flushed()
+  }
+
+  /** A device that is a member: it is let in, and where it has no TCP link, reached for. */
+  want(peer: Buffer, isWanted: boolean): void {
+    const name = b4a.toString(peer, 'hex')
+    this.#known.add(name)
+    if (this.#known.size > MAX_CONNECTIONS) this.#known.delete(this.#known.values().next().value!)
+    if (this.#isClosed || this.#joined.has(name) === isWanted) return
+    if (isWanted) {
+      if (this.#joined.size >= MAX_CONNECTIONS) return
+      this.#joined.add(name)
+      this.#swarm.joinPeer(peer)
+    } else {
+      this.#joined.delete(name)
+      this.#swarm.leavePeer(peer)
+    }
+  }
+
+  /** The network has changed. */
+  retry(): void {
+    this.#refreshMs = FIRST_REFRESH_MS
+    clearTimeout(this.#refreshTimer)
+    this.#refresh()
+  }
+
+  status(): { isOnline: boolean; nodes: number; port: number } {
+    let port = 0
+    try {
+      port = this.#dht.address().port
+    } catch {
+      // Not bound yet.
+    }
+    return { isOnline: this.#dht.online, nodes: this.#dht.toArray().length, port }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    clearTimeout(this.#refreshTimer)
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, CLOSE_TIMEOUT_MS)
+    })
+    const closing = this.#swarm.destroy().catch(() => {})
+    await Promise.race([closing, late])
+    clearTimeout(timer)
+    await Promise.race([this.#swarm.destroy({ force: true }).catch(() => {}), new Promise((resolve) => setTimeout(resolve, CLOSE_TIMEOUT_MS).unref())])
+  }
+
+  /**
+   * hyperdht takes any number of handshakes, and each holds a stream and often a socket for 20 seconds (its issues 294 and
+   * 297). Its own hook can refuse before that; hyperswarm's option of the same name would ban the key for good, and keep
+   * a record of every one that a flood makes up.
+   */
+  #limitHandshakes(): void {
+    const { server } = this.#swarm
+    const inner = server.firewall
+    server.firewall = (publicKey, payload, address) => {
+      if (!this.#known.has(b4a.toString(publicKey, 'hex')) && !this.#admits(server._connects.size)) {
+        this.#options.onRefused('too many handshakes over the DHT')
+        return true
+      }
+      return inner(publicKey, payload, address)
+    }
+  }
+
+  #admits(underWay: number): boolean {
+    if (underWay > MAX_DHT_HANDSHAKES) return false
+    const nowMs = performance.now()
+    this.#allowance = Math.min(2 * MAX_DHT_HANDSHAKES_PER_S, this.#allowance + ((nowMs - this.#allowanceMs) / 1000) * MAX_DHT_HANDSHAKES_PER_S)
+    this.#allowanceMs = nowMs
+    if (this.#allowance < 1) return false
+    this.#allowance--
+    return true
+  }
+
+  #connected(stream: SecretStream): void {
+    // It breaks before anybody else listens.
+    stream.on('error', () => {})
+    const { rawStream } = stream
+    const guard = new FrameGuard(positionOf(stream))
+    rawStream.prependListener('data', (data: Uint8Array) => {
+      if (!guard.admits(data)) stream.destroy(new Error('frames that are too long'))
+    })
+    const host = rawStream.remoteHost ?? ''
+    this.#options.onStream(stream, guard, { role: stream.isInitiator ? 'dialler' : 'answerer', host, port: rawStream.remotePort ?? 0, isRelayed: false })
+  }
+
+  #refreshLater(): void {
+    this.#refreshTimer = setTimeout(() => {
+      this.#refreshMs = Math.min(2 * this.#refreshMs, MAX_REFRESH_MS)
+      if (this.#options.hasLinks()) this.#refreshLater()
+      else this.#refresh()
+    }, this.#refreshMs * (0.75 + Math.random() / 2))
+  }
+
+  #refresh(): void {
+    if (this.#isClosed) return
+    this.#discovery.refresh().catch(() => {}).finally(() => {
+      if (!this.#isClosed) this.#refreshLater()
+    })
+  }
+}
+
+/** Where in a frame the stream is: bytes may have come before we look. Fields of secret-stream 6, checked here because they are not its promise. */
+function positionOf(stream: SecretStream): ConstructorParameters<typeof FrameGuard>[0] {
+  const { _state: state, _len: length, _tmp: scale } = stream as unknown as Record<string, unknown>
+  if (typeof state !== 'number' || typeof length !== 'number' || typeof scale !== 'number') throw new Error('this version of @hyperswarm/secret-stream is not known to dfs')
+  if (state === 1) return { headerBytes: 3, length, missingBytes: length - scale }
+  return { headerBytes: Math.round(Math.log2(scale) / 8), length, missingBytes: 0 }
+}

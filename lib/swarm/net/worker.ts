@@ -1,0 +1,321 @@
+/**
+ * The network's thread: sockets, Noise, framing, discovery. Everything that the
+ * main thread, which owns the mount and the index, must not be slowed by.
+ *
+ * Owns: transports, dialer, switchboard, all connections, and the numbers by
+ * which the main thread knows those in use.
+ */
+import { parentPort, workerData } from 'node:worker_threads'
+import type SecretStream from '@hyperswarm/secret-stream'
+import sodium from 'sodium-native'
+import { fail } from '../../errors.js'
+import { MESSAGE_COST_BYTES } from '../../limits.js'
+import { formatAddress, isLocal, isLoopback, mayDial, networkState, ownAddresses, parseAddress, type Address } from './address.js'
+import { Conn, type ConnOrigin, type ConnOwner } from './conn.js'
+import { Dht } from './dht.js'
+import { Dialer, type Entry } from './dialer.js'
+import { FileRanges } from './files.js'
+import type { FrameGuard } from './guard.js'
+import type { NetStatus, Via } from './link.js'
+import { Mdns } from './mdns.js'
+import type { LaneIndex } from './packet.js'
+import { Outbox, TRANSFER_BYTES, type FromWorker, type NetSetup, type ToWorker } from './port.js'
+import { Switchboard } from './switchboard.js'
+import { Tcp } from './tcp.js'
+
+const TICK_MS = 1000
+/** A tick that comes later than this: the thread, or the machine, was asleep. */
+const LATE_MS = 3000
+/** For byes to leave. */
+const GOODBYE_MS = 200
+
+class Network implements ConnOwner {
+  readonly member: { driveId: Buffer; proofKey: Buffer }
+  readonly publicKey: Buffer
+  readonly files = new FileRanges()
+
+  readonly #setup: NetSetup
+  readonly #out: Outbox<FromWorker>
+  readonly #tcp: Tcp
+  readonly #dialer: Dialer
+  readonly #board: Switchboard
+  #dht: Dht | undefined
+  #mdns: Mdns | undefined
+  readonly #instance = Buffer.alloc(16)
+  readonly #device: { publicKey: Buffer; secretKey: Buffer }
+
+  /** Links, by the main thread's number. */
+  readonly #links = new Map<number, Conn>()
+  readonly #numbers = new Map<Conn, number>()
+  #nextLink = 1
+  /** Connections that came of a dialled address. */
+  readonly #dialled = new Map<Conn, Entry>()
+  /** The main thread is asked for its part of a greeting. */
+  readonly #hellos = new Map<number, (bytes: Uint8Array) => void>()
+  #nextHello = 1
+  readonly #sent = new Map<Conn, number>()
+  readonly #refused: Record<string, number> = {}
+  #network = networkState()
+  #tickedMs = performance.now()
+  #clockMs = Date.now()
+  #timer: NodeJS.Timeout | undefined
+  #isStopped = false
+
+  constructor(setup: NetSetup, post: (list: FromWorker[], transfer: ArrayBuffer[]) => void) {
+    this.#setup = setup
+    this.#out = new Outbox(post)
+    this.#device = { publicKey: Buffer.from(setup.device.publicKey), secretKey: Buffer.from(setup.device.secretKey) }
+    this.publicKey = this.#device.publicKey
+    this.member = { driveId: Buffer.from(setup.driveId), proofKey: Buffer.from(setup.proofKey) }
+    sodium.randombytes_buf(this.#instance)
+    this.#board = new Switchboard(this.publicKey, {
+      onLink: (conn) => this.#linkOpened(conn),
+      onLinkClosed: (conn, reason) => this.#linkClosed(conn, reason),
+      onPeerChange: (peer) => this.#peerChanged(peer),
+    })
+    this.#dialer = new Dialer({
+      dial: (entry) => this.#dial(entry),
+      hasTcp: (peer) => this.#board.hasTcp(peer),
+    })
+    this.#tcp = new Tcp({
+      device: this.#device,
+      member: this.member,
+      onStream: (stream, guard, origin, context) => this.#connect(stream, guard, { transport: 'tcp', ...origin }, context as Entry | undefined),
+      onRefused: (reason) => this.#refuse(reason),
+    })
+  }
+
+  async start(): Promise<void> {
+    const { port, host, peers, tcp, dht, mdns } = this.#setup
+    const addresses = peers.map(parseAddress)
+    if (tcp) await this.#tcp.listen(port, host)
+    this.#timer = setInterval(() => this.#tick(), TICK_MS)
+    if (dht) this.#startDht()
+    if (tcp && mdns) {
+      this.#mdns = new Mdns({
+        proofKey: this.member.proofKey,
+        port: this.#tcp.port,
+        host,
+        onFound: (address) => this.#dialer.add(address, 'lan'),
+      })
+      this.#mdns.start()
+    }
+    for (const address of tcp ? addresses : []) this.#dialer.add(address, 'given')
+    this.#out.push({ type: 'ready', port: this.#tcp.port })
+  }
+
+  obey(message: ToWorker): void {
+    switch (message.type) {
+      case 'send':
+        return this.#links.get(message.link)?.send(message.lane, message.bytes)
+      case 'file':
+        return this.#links.get(message.link)?.sendFile(message.head, message.path, message.offset, message.length)
+      case 'taken':
+        return this.#links.get(message.link)?.taken(message.lane, message.costBytes)
+      case 'close': {
+        const conn = this.#links.get(message.link)
+        return conn && this.#board.closePeer(conn, message.reason)
+      }
+      case 'hello':
+        this.#hellos.get(message.id)?.(message.bytes)
+        this.#hellos.delete(message.id)
+        return
+      case 'peer':
+        return this.#setup.tcp ? this.#dialer.add(parseAddress(message.address), 'given') : undefined
+      case 'status':
+        return this.#out.push({ type: 'status', id: message.id, status: this.#status() })
+      case 'stop':
+        void this.#stop()
+    }
+  }
+
+  // --- connections ---
+
+  async #dial(entry: Entry): Promise<void> {
+    await this.#tcp.dial(entry.address, entry)
+  }
+
+  #connect(stream: SecretStream, guard: FrameGuard, origin: ConnOrigin, entry?: Entry): void {
+    if (this.#isStopped) return stream.destroy()
+    const conn = new Conn(stream, guard, origin, this)
+    if (entry) this.#dialled.set(conn, entry)
+    this.#board.add(conn)
+  }
+
+  async greet(conn: Conn) {
+    const hello = await new Promise<Uint8Array>((resolve) => {
+      const id = this.#nextHello++
+      this.#hellos.set(id, resolve)
+      this.#out.push({ type: 'hello', id })
+    })
+    return {
+      instance: this.#instance,
+      ended: this.#board.endedWith(conn.peer),
+      port: this.#tcp.port,
+      hosts: this.#setup.tcp ? ownAddresses(this.#setup.host) : [],
+      hello,
+    }
+  }
+
+  onReady(conn: Conn): void {
+    const entry = this.#dialled.get(conn)
+    if (entry) this.#dialer.connected(entry, conn.peer.toString('hex'))
+    this.#board.ready(conn)
+    if (conn.state !== 'closed') this.#learnAddresses(conn)
+  }
+
+  onUse(conn: Conn): void { this.#board.use(conn) }
+  onLost(conn: Conn, linkId: Buffer): void { this.#board.lost(conn, linkId) }
+
+  onMessage(conn: Conn, lane: LaneIndex, message: Buffer): void {
+    const link = this.#numbers.get(conn)
+    if (link === undefined) return conn.taken(lane, message.length + MESSAGE_COST_BYTES)
+    this.#out.push({ type: 'message', link, lane, bytes: message }, message.length >= TRANSFER_BYTES ? message.buffer : undefined)
+  }
+
+  /** Told in lumps: with the messages of this turn. */
+  onSent(conn: Conn, bytes: number): void {
+    if (this.#sent.size === 0) setImmediate(() => this.#tellSent())
+    this.#sent.set(conn, (this.#sent.get(conn) ?? 0) + bytes)
+  }
+
+  onFileError(conn: Conn, head: Uint8Array, error: Error, bytes: number): void {
+    const link = this.#numbers.get(conn)
+    if (link !== undefined) this.#out.push({ type: 'unsent', link, head: Uint8Array.from(head), message: error.message, bytes })
+  }
+
+  onRtt(conn: Conn): void {
+    const link = this.#numbers.get(conn)
+    if (link !== undefined) this.#out.push({ type: 'rtt', link, rttMs: conn.rttMs, ...place(conn) })
+  }
+
+  onClosed(conn: Conn, reason: string): void {
+    const entry = this.#dialled.get(conn)
+    this.#dialled.delete(conn)
+    this.#sent.delete(conn)
+    if (!conn.greeting) this.#refuse(reason)
+    this.#board.closed(conn, reason)
+    if (entry) this.#dialer.ended(entry, reason, performance.now() - conn.openedMs)
+  }
+
+  #linkOpened(conn: Conn): void {
+    const link = this.#nextLink++
+    this.#links.set(link, conn)
+    this.#numbers.set(conn, link)
+    this.#out.push({ type: 'link', link, peer: Uint8Array.from(conn.peer), hello: Uint8Array.from(conn.greeting!.hello), rttMs: conn.rttMs, ...place(conn) })
+  }
+
+  #linkClosed(conn: Conn, reason: string): void {
+    const link = this.#numbers.get(conn)!
+    this.#numbers.delete(conn)
+    this.#links.delete(link)
+    this.#out.push({ type: 'closed', link, reason })
+  }
+
+  #peerChanged(peer: Buffer): void {
+    const name = peer.toString('hex')
+    const hasTcp = this.#board.hasTcp(name)
+    this.#dht?.want(peer, !hasTcp)
+    if (!hasTcp) this.#dialer.peerChanged(name)
+  }
+
+  #learnAddresses(conn: Conn): void {
+    const { port, hosts } = conn.greeting!
+    if (port === 0 || !this.#setup.tcp) return
+    const { host: seen } = conn.origin
+    const isPeerHere = isLoopback(seen)
+    const peer = conn.peer.toString('hex')
+    // Where it is seen from here comes first: the rest may be addresses of other networks.
+    for (const host of new Set([seen, ...hosts])) if (mayDial(host, isPeerHere)) this.#dialer.add({ host, port }, 'peer', peer)
+  }
+
+  // --- the clock, and the network coming and going ---
+
+  #tick(): void {
+    const nowMs = performance.now()
+    const clockMs = Date.now()
+    const elapsedMs = nowMs - this.#tickedMs
+    // The monotonic clock stands still while the machine sleeps, the other does not.
+    const sleptMs = Math.max(0, clockMs - this.#clockMs - elapsedMs)
+    const lateMs = Math.max(0, elapsedMs - 2 * TICK_MS)
+    this.#tickedMs = nowMs
+    this.#clockMs = clockMs
+    for (const conn of this.#board.conns) conn.tick(nowMs, lateMs)
+    this.files.tidy()
+    const network = networkState()
+    if (network === this.#network && sleptMs < LATE_MS && lateMs < LATE_MS) return
+    const isNew = network !== this.#network
+    this.#network = network
+    for (const conn of this.#board.conns) if (conn.state === 'ready' || conn.state === 'active') void conn.probe()
+    this.#dialer.retry()
+    this.#dht?.retry()
+    if (isNew) this.#mdns?.restart()
+  }
+
+  #startDht(): void {
+    const { topic, bootstrap, host } = this.#setup
+    this.#dht = new Dht({
+      device: this.#device,
+      topic: Buffer.from(topic),
+      bootstrap,
+      host,
+      hasLinks: () => this.#board.links > 0,
+      onStream: (stream, guard, origin) => this.#connect(stream, guard, { transport: 'udx', ...origin }),
+      onRefused: (reason) => this.#refuse(reason),
+    })
+  }
+
+  #tellSent(): void {
+    for (const [conn, bytes] of this.#sent) {
+      const link = this.#numbers.get(conn)
+      if (link !== undefined) this.#out.push({ type: 'sent', link, bytes })
+    }
+    this.#sent.clear()
+  }
+
+  #refuse(reason: string): void {
+    const known = reason in this.#refused || Object.keys(this.#refused).length < 64 ? reason : 'other reasons'
+    this.#refused[known] = (this.#refused[known] ?? 0) + 1
+  }
+
+  #status(): NetStatus {
+    return {
+      port: this.#tcp.port,
+      addresses: (this.#setup.tcp ? ownAddresses(this.#setup.host) : []).map((host) => formatAddress({ host, port: this.#tcp.port })),
+      dht: { isOn: this.#dht !== undefined, ...(this.#dht?.status() ?? { isOnline: false, nodes: 0, port: 0 }) },
+      mdns: { isOn: this.#mdns?.isOn ?? false },
+      halfOpen: this.#tcp.halfOpen + this.#board.halfOpen,
+      dials: this.#dialer.status(),
+      refused: { ...this.#refused },
+    }
+  }
+
+  async #stop(): Promise<void> {
+    if (this.#isStopped) return
+    this.#isStopped = true
+    clearInterval(this.#timer)
+    this.#dialer.close()
+    this.#mdns?.close()
+    for (const conn of [...this.#board.conns]) conn.close('closed')
+    this.#tcp.close()
+    await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))
+    await this.#dht?.close()
+    this.files.tidy(0)
+    this.#out.push({ type: 'stopped' })
+  }
+}
+
+function place(conn: Conn): { via: Via; address: string } {
+  const { transport, isRelayed } = conn.origin
+  const now: Address = conn.remote
+  const via = transport === 'tcp' ? (isLocal(now.host) ? 'lan' : 'tcp') : isRelayed ? 'relayed' : 'holepunched'
+  return { via, address: formatAddress(now) }
+}
+
+if (!parentPort) throw fail('EINVAL', 'the network runs as a worker thread only')
+const port = parentPort
+const network = new Network(workerData as NetSetup, (list, transfer) => port.postMessage(list, transfer))
+port.on('message', (list: ToWorker[]) => {
+  for (const message of list) network.obey(message)
+})
+network.start().catch((error: Error) => port.postMessage([{ type: 'failed', message: error.message } satisfies FromWorker]))
