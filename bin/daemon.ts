@@ -31,12 +31,22 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
     ? await Drive.create(order.store, passphrase ? { passphrase } : {})
     : await Drive.open(order.store, passphrase ? { passphrase: () => Promise.resolve(passphrase) } : {})
   const log = new DaemonLog(logPath(order.store), order.foreground ? process.stderr : undefined)
-  const daemon = await Daemon.start({ drive, mounter: mounterOf(drive), socket: socketPath(order.store), log, lifetime: order.lifetime })
-
-  drive.onStop = (error) => {
-    log.fault('syncing the store', error)
-    void daemon.shutdown('the store cannot go on', error)
+  const watch = (opened: Drive) => {
+    opened.onStop = (error) => {
+      log.fault('syncing the store', error)
+      void daemon.recover(error)
+    }
   }
+  let current = drive
+  const daemon = await Daemon.start({
+    drive, mounter: mounterOf(drive), socket: socketPath(order.store), log, lifetime: order.lifetime,
+    reopen: async () => {
+      current = await current.reopen()
+      watch(current)
+      return { drive: current, mounter: mounterOf(current) }
+    },
+  })
+  watch(drive)
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => void daemon.shutdown(signal))
   if (order.foreground) void starterEnded.then(() => daemon.shutdown('its command has ended'))
   const onFault = (error: unknown) => {

@@ -25,6 +25,10 @@ export function mounterOf(drive: Drive): Mounter {
         closed: mounted.closed,
         unmount: (how) => mounted.unmount(how),
         abandon: () => abandon(filesystem),
+        abort: () => {
+          abandon(filesystem)
+          mounted.abort()
+        },
       }
     },
     holders: whoHolds,

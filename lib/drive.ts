@@ -77,6 +77,8 @@ export interface OpenOptions {
   /** Asked for only if the key file needs one. */
   passphrase?: () => Promise<Buffer>
   clock?: Clock
+  /** What the key file would give: of a drive that was open just now (`Drive.reopen`). */
+  unlocked?: { keys: DriveKeys; device: Device }
   /** Where chunks can be had that are known and not here. Without one, reading them is EIO. */
   source?: ChunkSource
   /** How long a read waits for its content; default READ_DEADLINE_MS. */
@@ -118,6 +120,7 @@ export class Drive extends PathApi {
   readonly #checkpointer: Checkpointer
   readonly #arrivals: Arrivals
   readonly #lock: StoreLock
+  readonly #options: OpenOptions
   #closing: Promise<void> | null = null
   #clearing: Promise<void> | null = null
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
@@ -178,12 +181,12 @@ export class Drive extends PathApi {
     const lock = StoreLock.acquire(dir)
     let db: Database | undefined
     try {
-      const opened = await openKeyFile(join(dir, 'keys'), options.passphrase ? { passphrase: options.passphrase } : {})
+      const opened = options.unlocked ?? await openKeyFile(join(dir, 'keys'), options.passphrase ? { passphrase: options.passphrase } : {})
       db = Database.open(join(dir, 'index.db'))
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
       const store = openSegments(dir, opened.keys.driveId)
-      return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock(), source: options.source, readDeadlineMs: options.readDeadlineMs })
+      return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock(), source: options.source, readDeadlineMs: options.readDeadlineMs }, options)
     } catch (e) {
       db?.close()
       lock.release()
@@ -191,8 +194,19 @@ export class Drive extends PathApi {
     }
   }
 
-  private constructor(p: Parts) {
+  /**
+   * The same store anew, after this one has stopped. What is durable is there; closing has given up the rest. Throws
+   * as `open`.
+   */
+  async reopen(): Promise<Drive> {
+    await this.close().catch(() => { /* it had stopped: why is known */ })
+    Database.settle(join(this.dir, 'index.db'))
+    return Drive.open(this.dir, { ...this.#options, unlocked: { keys: this.keys, device: this.device } })
+  }
+
+  private constructor(p: Parts, options: OpenOptions = {}) {
     super()
+    this.#options = options
     this.dir = p.dir
     this.#lock = p.lock
     this.keys = p.keys
@@ -220,6 +234,7 @@ export class Drive extends PathApi {
     })
     this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)
+    p.store.onStop = (e) => this.journal.stop(e)
     this.#checkpointer = new Checkpointer(p.db, this.journal)
 
     const order = p.db.getMeta('order') as string

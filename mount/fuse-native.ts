@@ -14,6 +14,7 @@ import { Handlers } from './fuse-native/handlers.js'
 import { loadFuseNative } from './fuse-native/package.js'
 import { unmountAsUser } from './kernel/fusermount.js'
 import { mountAt, prepareMountpoint } from './kernel/mountpoint.js'
+import { native } from './native/index.js'
 import { defaultMountOptions, type MountOptions } from './options.js'
 import type { Operations } from './operations.js'
 
@@ -23,6 +24,7 @@ const FUSE_DEVICE = (10 << 8) | 229
 const MAX_WRITE = 128 << 10
 /** How long the kernel believes a name. Attributes not at all: two names of one file are two inodes to libfuse, and nothing can be taken back. */
 const ENTRY_TIMEOUT_SECONDS = 1
+const MNT_FORCE = 1, MNT_DETACH = 2
 /** How soon the end of a session is noticed; the package does not tell. */
 const WATCH_MS = 200
 
@@ -31,6 +33,8 @@ export interface FuseNativeMount {
   readonly dir: string
   /** As KernelMount's. */
   unmount(options?: { lazy?: boolean }): Promise<void>
+  /** As KernelMount's, as far as the package lets us: the mount is hidden, and its connection cut where that is possible. */
+  abort(): void
   /** Resolves when the session is over and `operations.destroy()` is done, by whatever cause. */
   readonly closed: Promise<void>
 }
@@ -79,6 +83,11 @@ export async function mountFuseNative({ dir, operations, options, timeoutMs = 0,
   void closed.then(() => (gone = true))
   return {
     dir: path, closed,
+    abort() {
+      if (gone) return
+      const isRoot = process.platform === 'linux' && process.geteuid!() === 0
+      void (isRoot ? native().unmount(path, MNT_FORCE | MNT_DETACH) : unmount(path, true).catch(() => {}))
+    },
     async unmount({ lazy = false } = {}) {
       if (gone) return
       await unmount(path, lazy)

@@ -50,8 +50,9 @@ export class Files {
   /** Unflushed bytes, all files together, beyond which writers wait. */
   readonly #limit: number
   #dirtyBytes = 0
-  #waiters: (() => void)[] = []
+  #waiters: { go: () => void; fail: (e: Error) => void }[] = []
   #ticker: NodeJS.Timeout | null = null
+  #isClosed = false
 
   constructor(o: { clock: Clock; space: Space }) {
     this.#clock = o.clock
@@ -219,7 +220,7 @@ export class Files {
     if (this.#waiters.length && this.#dirtyBytes <= this.#limit * DIRTY_LOW_SHARE) {
       const waiters = this.#waiters
       this.#waiters = []
-      for (const w of waiters) w()
+      for (const w of waiters) w.go()
     }
   }
 
@@ -233,7 +234,14 @@ export class Files {
     this.#drop(file)
   }
 
+  /** Writers that wait are refused: nothing is flushed any more. */
   close(): void {
+    this.#isClosed = true
+    this.#rest()
+    for (const w of this.#waiters.splice(0)) w.fail(fail('EIO', 'the store was closed before the data could be kept'))
+  }
+
+  #rest(): void {
     if (this.#ticker) clearInterval(this.#ticker)
     this.#ticker = null
   }
@@ -267,7 +275,7 @@ export class Files {
     if (!this.#fresh.has(file)) {
       this.#fresh.add(file)
       file.dirtySince = now
-      if (this.#ticker === null) this.#ticker = setInterval(() => this.#tick(), TICK_MS)
+      if (this.#ticker === null && !this.#isClosed) this.#ticker = setInterval(() => this.#tick(), TICK_MS)
     }
     file.lastWrite = now
   }
@@ -290,7 +298,7 @@ export class Files {
 
   #tick(): void {
     if (this.#fresh.size === 0) {
-      this.close()
+      this.#rest()
       return
     }
     const now = performance.now()
@@ -304,7 +312,7 @@ export class Files {
 
   #throttle(): Promise<void> {
     if (this.#fresh.size > 0 && this.#waiters.length === 0) this.#flusher.start([...this.#fresh])
-    return new Promise((resolve) => { this.#waiters.push(resolve) })
+    return new Promise((go, fail) => { this.#waiters.push({ go, fail }) })
   }
 
   #carve(file: OpenFile, from: number, to: number): void {

@@ -187,7 +187,9 @@ export class Journal {
     }, COMMIT_AFTER_MS)
   }
 
+  /** Before each change. STORE_STOPPED, also when SQLite has rolled the open transaction back: what is in memory is no longer what the index has. */
   check(): void {
+    if (!this.#stopped && !this.#db.sql.inTransaction) this.stop(new Error('the index has rolled back its transaction'))
     if (this.#stopped) throw fail('STORE_STOPPED', `the store has stopped: ${this.#stopped.message}`, this.#stopped)
   }
 

@@ -10,6 +10,8 @@ import { MAX_BATCH_ENTRIES, MAX_HANDLES, MAX_PAYLOAD_BYTES, unpackPath } from '.
 /** What the daemon itself offers beside its drive. */
 export interface ServiceApi {
   readonly drive: DriveApi
+  /** While that is being replaced: resolves when it has been. */
+  ready?(): Promise<void> | undefined
   mount(request: MountRequest): Promise<{ dir: string; already: boolean }>
   /** `ended`: this was the last mount, and the daemon stops now. */
   unmount(dir: string, options: { lazy: boolean }): Promise<{ ended: boolean }>
@@ -49,6 +51,7 @@ export class Session {
   #opening = 0
   #nextHandle = 1
   #isClosed = false
+  #hasState = false
 
   constructor(service: ServiceApi) {
     this.#service = service
@@ -56,8 +59,15 @@ export class Session {
 
   async call(name: string, args: Args, context: CallContext): Promise<Result> {
     const call = Object.hasOwn(CALLS, name) ? CALLS[name] : undefined
+    await this.#service.ready?.()
+    if (!ABOUT_MOUNTS.has(name)) this.#hasState = true
     if (!call) throw fail('EINVAL', `the daemon knows no call '${name.slice(0, 40)}'; it may be older than this command: restart it with \`dfs stop\``)
     return call(this, args, context)
+  }
+
+  /** Whether its client may take what it was told for what the drive is. */
+  get hasState(): boolean {
+    return this.#hasState
   }
 
   get service(): ServiceApi {
@@ -140,6 +150,8 @@ async function release(handle: Handle): Promise<void> {
   else await handle.entries.return?.()
 }
 
+/** Calls after which nothing about the drive's content is believed. */
+const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status'])
 const nothing: Result = { value: null }
 
 const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {

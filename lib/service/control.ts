@@ -74,6 +74,14 @@ export class ControlServer {
     return (this.#quiescing ??= this.#quiesce())
   }
 
+  /**
+   * The drive is being replaced by one that may lack the last seconds: whoever has something under way, or open, is cut off, and
+   * must not go on as if nothing had happened.
+   */
+  async reset(): Promise<void> {
+    await Promise.all([...this.#connections].map((c) => c.reset()))
+  }
+
   async #quiesce(): Promise<void> {
     this.#closed = new Promise((resolve) => this.#server.close(() => resolve()))
     await Promise.all([...this.#connections].map((c) => c.quiesce()))
@@ -135,6 +143,11 @@ class Connection {
       })
     })
     this.#send({ hello: PROTOCOL_VERSION, pid: process.pid })
+  }
+
+  /** Does not wait for calls that hang on the old drive: they fail when it is closed. */
+  reset(): void {
+    if (this.#session.hasState) this.#socket.destroy()
   }
 
   async quiesce(): Promise<void> {

@@ -2,6 +2,8 @@
  * The daemon: owns one drive, its mounts and the control socket.
  *
  *   running    takes calls and mounts
+ *   reopening  the store had to stop (a failed sync, an index that rolled back): calls wait; the sessions are ended, the store
+ *              is opened anew with what is durable, and mounted where it was. If it stops again soon, the daemon stops
  *   stopping   refuses calls; unmounts, flushes, closes the drive, ends the connections
  *   stopped    `closed` has resolved; the store is free
  *
@@ -28,6 +30,8 @@ export interface Mounted {
   closed: Promise<void>
   /** Whoever still has something open gets errors from now on: what is answered well before this can be flushed. */
   abandon(): void
+  /** Ends the session at once: its users get errors, nothing is flushed. The place may be mounted on again when `closed` has settled. */
+  abort(): void
 }
 
 export interface DaemonOptions {
@@ -37,28 +41,38 @@ export interface DaemonOptions {
   socket: string
   log: DaemonLog
   lifetime: 'while-mounted' | 'until-stopped'
+  /** Closes the drive that has stopped, and opens its store again. Without it such a store ends the daemon. */
+  reopen?: () => Promise<{ drive: DriveApi; mounter: Mounter }>
+  /** Milliseconds, monotonic. */
+  now?: () => number
 }
 
 type Mount =
   | { state: 'mounting'; driver: string; done: Promise<void> }
-  | { state: 'mounted'; driver: string; mounted: Mounted; over: Promise<void> }
+  | { state: 'mounted'; driver: string; request: MountRequest; mounted: Mounted; over: Promise<void> }
 
 /** How long programs may go on with what they have open after a signal asked the daemon to end. */
 const GRACE_MS = 3000
+/** A store that has to stop so soon after it was reopened is not opened again: the disk is not well. */
+const REOPEN_AGAIN_MS = 60_000
 
 export class Daemon implements ServiceApi {
-  readonly drive: DriveApi
+  #drive: DriveApi
+  #mounter: Mounter
   /** Resolves when all is flushed and the store is free; rejects with what went wrong on the way. */
   readonly closed: Promise<void>
   readonly #options: DaemonOptions
   readonly #mounts = new Map<string, Mount>()
   #control: ControlServer | undefined
-  #state: 'running' | 'stopping' | 'stopped' = 'running'
+  #state: 'running' | 'reopening' | 'stopping' | 'stopped' = 'running'
+  #reopening: Promise<void> | undefined
+  #reopenedAt = -Infinity
   #settleClosed!: { resolve: () => void; reject: (error: unknown) => void }
 
   private constructor(options: DaemonOptions) {
     this.#options = options
-    this.drive = options.drive
+    this.#drive = options.drive
+    this.#mounter = options.mounter
     this.closed = new Promise((resolve, reject) => (this.#settleClosed = { resolve, reject }))
     this.closed.catch(() => {})
   }
@@ -78,19 +92,32 @@ export class Daemon implements ServiceApi {
     return daemon
   }
 
+  get drive(): DriveApi {
+    return this.#drive
+  }
+
+  /** While the store is being reopened: resolves when that has ended, well or not. */
+  ready(): Promise<void> | undefined {
+    return this.#reopening
+  }
+
   mountpoints(): { dir: string; driver: string }[] {
     return [...this.#mounts].flatMap(([dir, mount]) => (mount.state === 'mounted' ? [{ dir, driver: mount.driver }] : []))
   }
 
   async mount(request: MountRequest): Promise<{ dir: string; already: boolean }> {
     this.#check()
+    return this.#mount(request)
+  }
+
+  async #mount(request: MountRequest): Promise<{ dir: string; already: boolean }> {
     const { dir, driver } = request
     const known = this.#mounts.get(dir)
     if (known) {
       if (known.state === 'mounting') await known.done
       return { dir, already: true }
     }
-    const mounting = this.#options.mounter.mount(request)
+    const mounting = this.#mounter.mount(request)
     const done = mounting.then(() => {})
     done.catch(() => {})
     this.#mounts.set(dir, { state: 'mounting', driver, done })
@@ -101,8 +128,8 @@ export class Daemon implements ServiceApi {
       this.#mounts.delete(dir)
       throw error
     }
-    const over = mounted.closed.catch((error: unknown) => this.#options.log.fault(`the session of ${dir}`, error)).then(() => this.#over(dir))
-    this.#mounts.set(dir, { state: 'mounted', driver, mounted, over })
+    const over = mounted.closed.catch((error: unknown) => this.#options.log.fault(`the session of ${dir}`, error)).then(() => this.#over(dir, mounted))
+    this.#mounts.set(dir, { state: 'mounted', driver, request, mounted, over })
     this.#options.log.line(`mounted at ${dir} (${driver})`)
     return { dir, already: false }
   }
@@ -119,9 +146,14 @@ export class Daemon implements ServiceApi {
   }
 
   async unmounted(dir: string): Promise<void> {
-    const mount = this.#mounts.get(dir)
+    let mount = this.#mounts.get(dir)
     if (mount?.state !== 'mounted') throw fail('NOT_MOUNTED', `nothing of this drive is mounted at ${dir}`)
-    await mount.over
+    while (mount) {
+      await (mount.state === 'mounted' ? mount.over : mount.done.catch(() => {}))
+      // It may be mounted anew.
+      await this.#reopening
+      mount = this.#mounts.get(dir)
+    }
   }
 
   /** Answers when all is unmounted; the rest of the end follows (`closed`). MOUNTPOINT_BUSY unless `lazy`. */
@@ -132,8 +164,59 @@ export class Daemon implements ServiceApi {
     setImmediate(() => void this.shutdown('stopped by command'))
   }
 
+  /**
+   * The drive cannot go on: opens its store again and mounts it where it was. Once; when that fails, or was done a
+   * moment ago, the daemon ends with `cause`. Never throws.
+   */
+  async recover(cause: unknown): Promise<void> {
+    if (this.#state !== 'running') return
+    const { log, reopen, now = () => performance.now() } = this.#options
+    if (!reopen || now() - this.#reopenedAt < REOPEN_AGAIN_MS) {
+      return this.shutdown(reopen ? 'the store had to stop again so soon after it was reopened; its disk is not well' : 'the store cannot go on', cause)
+    }
+    this.#state = 'reopening'
+    log.line('the store had to stop: it is opened again')
+    this.#reopening = this.#reopen(reopen, now).then(() => {
+      this.#reopening = undefined
+    }, (error: unknown) => {
+      log.fault('reopening the store', error)
+      this.#reopening = undefined
+      this.#state = 'running'
+      void this.shutdown('the store cannot be opened again', cause)
+    })
+    await this.#reopening
+  }
+
+  async #reopen(reopen: NonNullable<DaemonOptions['reopen']>, now: () => number): Promise<void> {
+    // Whoever waited for what failed is told first.
+    await new Promise((resolve) => setImmediate(resolve))
+    // Those that are being made end one way or the other, on a drive that answers with errors.
+    await Promise.all([...this.#mounts.values()].map((m) => (m.state === 'mounting' ? m.done.catch(() => {}) : undefined)))
+    const wanted = [...this.#mounts.values()].flatMap((m) => (m.state === 'mounted' ? [m] : []))
+    for (const { mounted } of wanted) mounted.abort()
+    await this.#control?.reset()
+    await Promise.all(wanted.map((m) => m.over))
+    const { drive, mounter } = await reopen()
+    this.#drive = drive
+    this.#mounter = mounter
+    this.#reopenedAt = now()
+    this.#state = 'running'
+    let failure: unknown
+    for (const { request } of wanted) {
+      try {
+        await this.#mount(request)
+      } catch (error) {
+        this.#options.log.fault(`mounting ${request.dir} again`, error)
+        failure ??= error
+      }
+    }
+    if (wanted.length > 0 && this.#mounts.size === 0 && this.#options.lifetime === 'while-mounted') throw failure
+    this.#options.log.line('the store was opened again')
+  }
+
   /** Ends whatever is going on: for signals, and for a store that cannot go on. Never throws; see `closed`. */
   async shutdown(why: string, failure?: unknown): Promise<void> {
+    if (this.#reopening) await this.#reopening
     if (this.#state !== 'running') return this.closed.catch(() => {})
     this.#state = 'stopping'
     this.#options.log.line(`the daemon stops: ${why}`)
@@ -171,7 +254,7 @@ export class Daemon implements ServiceApi {
   }
 
   async #heldBy(dir: string): Promise<string> {
-    const holders = await this.#options.mounter.holders(dir)
+    const holders = await this.#mounter.holders(dir)
     const named = holders.slice(0, 5).map(({ pid, command }) => `${command} (process ${pid})`).join(', ')
     return holders.length === 0 ? '' : ` by ${named}${holders.length > 5 ? ` and ${holders.length - 5} more` : ''}`
   }
@@ -196,8 +279,9 @@ export class Daemon implements ServiceApi {
     mount.mounted.abandon()
   }
 
-  #over(dir: string): void {
-    this.#mounts.delete(dir)
+  #over(dir: string, mounted: Mounted): void {
+    const mount = this.#mounts.get(dir)
+    if (mount?.state === 'mounted' && mount.mounted === mounted) this.#mounts.delete(dir)
     this.#options.log.line(`unmounted from ${dir}`)
     if (this.#mounts.size > 0 || this.#options.lifetime === 'until-stopped' || this.#state !== 'running') return
     // Marked at once, so that a mount that asks now is told to try again and starts a new daemon.

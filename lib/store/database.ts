@@ -112,6 +112,22 @@ export class Database {
     }
   }
 
+  /**
+   * After a failed sync, with nobody using the index: writes all that its log holds into the index once more, and syncs
+   * that. What is read back may be in the page cache alone, and no later sync of the log would cover it. Throws if the disk refuses.
+   */
+  static settle(path: string): void {
+    const sql = new Sqlite(path, { fileMustExist: true })
+    try {
+      pragmas(sql)
+      sql.pragma('synchronous = FULL')
+      const [done] = sql.pragma('wal_checkpoint(TRUNCATE)') as { busy: number }[]
+      if (done?.busy) throw fail('STORE_LOCKED', `the index ${path} is in use`)
+    } finally {
+      sql.close()
+    }
+  }
+
   getMeta(key: string): unknown {
     return (this.sql.prepare('SELECT value FROM meta WHERE key = ?').get(key) as { value: unknown } | undefined)?.value
   }

@@ -115,6 +115,9 @@ export class SegmentStore {
     }
   }
 
+  /** Called once, when the store stops. */
+  onStop: (why: DfsError) => void = () => {}
+
   /** Set after a failed write or sync: the reason. Reading still works. */
   get stopped(): DfsError | undefined { return this.#stopped }
 
@@ -456,7 +459,7 @@ export class SegmentStore {
   }
 
   #stop(why: string, cause: unknown): DfsError {
-    this.#stopped ??= fail('STORE_STOPPED', `${why}; the store has stopped, restart dfs once the disk is well`, cause)
+    if (!this.#stopped) this.onStop(this.#stopped = fail('STORE_STOPPED', `${why}; the store has stopped`, cause))
     return this.#stopped
   }
 }

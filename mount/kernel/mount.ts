@@ -32,6 +32,11 @@ export interface KernelMount {
    * Throws MOUNTPOINT_BUSY. May be called twice.
    */
   unmount(options?: { lazy?: boolean }): Promise<void>
+  /**
+   * Ends the session at once, whoever uses the mount: what waits gets EIO, all else ENOTCONN from then on. The dead mount
+   * stays where it is, so that nobody writes below it, until the next mount there clears it away.
+   */
+  abort(): void
   /** Resolves when the session is over and `operations.destroy()` is done, by whatever cause. */
   readonly closed: Promise<void>
 }
@@ -55,10 +60,15 @@ export async function mountKernel({ dir, operations, options, session: sessionOp
   const session = new Session(operations, { writeback: opts.writeback, noflush: !opts.flush, ...sessionOptions }, () => notifier)
   let ended!: () => void
   const closed = new Promise<void>(resolve => (ended = resolve))
-  const connection = native().start(fd, session.request, session.reply, opts.spin, length => session.handle(length), errno => {
+  let isOver = false
+  const end = () => {
+    isOver = true
     notifier.close()
     session.abandon()
     connection.stop()
+  }
+  const connection = native().start(fd, session.request, session.reply, opts.spin, length => session.handle(length), errno => {
+    end()
     if (errno !== ENODEV) session.options.report(new Error(`the mount at ${path} ended with errno ${errno}`))
     operations.destroy().catch(session.options.report).then(ended, ended)
   })
@@ -76,6 +86,12 @@ export async function mountKernel({ dir, operations, options, session: sessionOp
   void closed.then(() => (gone = true))
   return {
     dir: path, notifier, closed,
+    abort() {
+      if (isOver) return
+      end()
+      // What is owed cannot be flushed; whoever aborts knows.
+      operations.destroy().catch(() => {}).then(ended, ended)
+    },
     async unmount({ lazy = false } = {}) {
       if (gone) return
       if (isRoot) {

@@ -31,6 +31,10 @@ class FakeMounter implements Mounter {
         if (!dir.includes('stuck')) end()
       },
       abandon: () => void this.calls.push(`abandon ${dir}`),
+      abort: () => {
+        this.calls.push(`abort ${dir}`)
+        end()
+      },
     }
   }
 
@@ -43,12 +47,25 @@ async function start(t: Assert, lifetime: 'while-mounted' | 'until-stopped') {
   const store = join(scratchDir(t), 'store')
   const drive = await Drive.create(store)
   const mounter = new FakeMounter()
-  const daemon = await Daemon.start({ drive, mounter, socket: socketPath(store), log: new DaemonLog(logPath(store)), lifetime })
+  const own = { drive, isBroken: false, nowMs: 0 }
+  const daemon = await Daemon.start({
+    drive, mounter, socket: socketPath(store), log: new DaemonLog(logPath(store)), lifetime, now: () => own.nowMs,
+    reopen: async () => {
+      own.drive = await own.drive.reopen()
+      if (own.isBroken) {
+        await own.drive.close()
+        throw fail('STORE_DAMAGED', 'the index cannot be read')
+      }
+      own.drive.onStop = (error) => void daemon.recover(error)
+      return { drive: own.drive, mounter }
+    },
+  })
+  drive.onStop = (error) => void daemon.recover(error)
   t.teardown(() => daemon.shutdown('the test is over'), { force: true })
   const client = (await Client.connect(store))!
   t.teardown(() => client.close(), { force: true, order: -1 })
   const mount = (dir: string) => client.mount({ dir, driver: 'fake', options: [] })
-  return { store, daemon, mounter, client, mount }
+  return { store, daemon, mounter, client, mount, own }
 }
 
 test('started by a mount, it ends with the last one, and leaves the store free', async (t) => {
@@ -154,4 +171,120 @@ test('the log does not grow without end', (t) => {
   log.close()
   t.ok(statSync(path).size + statSync(`${path}.1`).size < 2.2 * 1024 * 1024)
   t.ok(readFileSync(path, 'utf8').trimEnd().endsWith('last'))
+})
+
+/** The next sync of its index fails, as of a disk that is going, and is due. */
+async function breakDisk(drive: Drive): Promise<void> {
+  const broken = () => { throw Object.assign(new Error('EIO: i/o error, fdatasync'), { code: 'EIO' }) }
+  drive.db.syncWal = async () => broken()
+  drive.db.syncWalNow = broken
+  await drive.journal.settle().catch(() => {})
+}
+
+async function reconnected(store: string): Promise<Client> {
+  for (;;) {
+    const client = await Client.connect(store).catch(() => undefined)
+    if (client) return client
+    await sleep(10)
+  }
+}
+
+test('a store that has to stop is opened again, and mounted where it was', async (t) => {
+  const { store, daemon, mounter, client, mount, own } = await start(t, 'while-mounted')
+  await mount('/a')
+  await mount('/b')
+  const waits = (await Client.connect(store))!
+  t.teardown(() => waits.close(), { force: true, order: -1 })
+  const over = waits.unmounted('/a')
+  const durable = await client.open('/durable', 'w')
+  await durable.write(0, Buffer.from('kept'))
+  await durable.sync()
+  const first = own.drive
+  await client.mkdir('/x')
+  await breakDisk(first)
+  t.ok(first.journal.stopped)
+  await client.closed
+  t.pass('who had something open is cut off')
+
+  const again = await reconnected(store)
+  t.teardown(() => again.close(), { force: true, order: -1 })
+  t.alike((await again.status()).mountpoints.map((m) => m.dir), ['/a', '/b'], 'calls wait until it is open')
+  t.absent(own.drive === first)
+  t.is((await (await again.open('/durable')).read(0, 9)).toString(), 'kept')
+  t.alike(mounter.calls, ['mount /a', 'mount /b', 'abort /a', 'abort /b', 'mount /a', 'mount /b'])
+  await again.mkdir('/goes-on')
+  await again.sync()
+  await again.unmount('/a')
+  await over
+  t.pass('who waits for an unmount was not told of one')
+  await again.unmount('/b')
+  await daemon.closed
+})
+
+test('a segment that cannot be synced stops the store too, and what follows goes on from what is durable', async (t) => {
+  const { client, own, store } = await start(t, 'until-stopped')
+  const kept = await client.open('/kept', 'w')
+  await kept.write(0, Buffer.alloc(100_000, 'k'))
+  await kept.sync()
+  const first = own.drive
+  first.store.sync = async () => { throw (first.store as unknown as { onStop: (e: Error) => void }).onStop(fail('STORE_STOPPED', 'segment 1 cannot be synced')) }
+  await codeOf(async () => {
+    const lost = await client.open('/lost', 'w')
+    await lost.write(0, Buffer.alloc(100_000, 'l'))
+    await lost.sync()
+  })
+  await client.closed
+  const again = await reconnected(store)
+  t.teardown(() => again.close(), { force: true, order: -1 })
+  t.ok((await (await again.open('/kept')).read(0, 200_000)).equals(Buffer.alloc(100_000, 'k')))
+  t.absent(own.drive === first)
+  t.alike((await again.fsck({ data: true })).problems, [])
+})
+
+test('SQLite rolling back by itself is a crash', async (t) => {
+  const { client, own, store } = await start(t, 'until-stopped')
+  await client.mkdir('/durable')
+  await client.sync()
+  const first = own.drive
+  await client.mkdir('/lost')
+  first.db.sql.exec('ROLLBACK')
+  t.is(await codeOf(() => client.mkdir('/next')), 'STORE_STOPPED', 'nothing is built on it')
+  await client.closed
+  const again = await reconnected(store)
+  t.teardown(() => again.close(), { force: true, order: -1 })
+  const names: string[] = []
+  for await (const { name } of again.opendir('/')) names.push(name.toString())
+  t.alike(names, ['durable'])
+  t.alike((await again.fsck({ data: true })).problems, [])
+})
+
+test('a store that has to stop again soon after ends the daemon; one that ran for long does not', async (t) => {
+  const { daemon, client, store, own } = await start(t, 'until-stopped')
+  const stop = async (c: Client) => {
+    await c.mkdir('/x', { recursive: true })
+    await c.mkdir(`/${own.nowMs}`)
+    await breakDisk(own.drive)
+    await c.closed
+  }
+  await stop(client)
+  let next = await reconnected(store)
+  await next.stat('/')
+  own.nowMs += 3_600_000
+  await stop(next)
+  next = await reconnected(store)
+  await next.stat('/')
+  own.nowMs += 1000
+  await stop(next)
+  await t.exception(daemon.closed, /EIO/)
+  t.ok(readFileSync(logPath(store), 'utf8').includes('so soon after it was reopened'))
+  await (await Drive.open(store)).close()
+})
+
+test('a store that cannot be opened again ends the daemon with what stopped it', async (t) => {
+  const { daemon, client, store, own } = await start(t, 'until-stopped')
+  own.isBroken = true
+  await client.mkdir('/x')
+  await breakDisk(own.drive)
+  await t.exception(daemon.closed, /EIO/)
+  t.ok(readFileSync(logPath(store), 'utf8').includes('the store cannot be opened again'))
 })
