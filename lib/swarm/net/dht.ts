@@ -18,6 +18,8 @@ import type { Role } from './handshake.js'
 /** While no device is linked, the topic is looked up again after this, then twice it, and so on. Hyperswarm alone waits ten minutes. */
 const FIRST_REFRESH_MS = 2000
 const MAX_REFRESH_MS = 120_000
+/** Between tries to reach a device that is known: hyperswarm has four, of 1 s to 10 min. */
+const BACKOFFS_MS = [500, 2000, 10_000, 300_000]
 /** Unannouncing needs answers; without a network there are none. */
 const CLOSE_TIMEOUT_MS = 2000
 
@@ -51,7 +53,7 @@ export class Dht {
     this.#options = options
     const { device, topic, bootstrap, host } = options
     this.#dht = new DHT({ ...(bootstrap && { bootstrap }), ...(host !== undefined && isIPv4(host) && { host }) })
-    this.#swarm = new Hyperswarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8 })
+    this.#swarm = new Hyperswarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8, backoffs: BACKOFFS_MS })
     this.#limitHandshakes()
     this.#swarm.on('connection', (stream) => this.#connected(stream))
     this.#discovery = this.#swarm.join(topic, { server: true, client: true })

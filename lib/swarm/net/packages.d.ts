@@ -88,6 +88,8 @@ declare module 'hyperswarm' {
     dht: DHT
     maxPeers?: number
     maxParallel?: number
+    /** Milliseconds after the first, second, third and later failures. */
+    backoffs?: number[]
   }
   export default class Hyperswarm extends EventEmitter {
     constructor(options: Options)
