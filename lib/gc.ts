@@ -156,7 +156,7 @@ export class Collector {
       let bytes = 0
       const batch = rows.filter((r) => (bytes += r.data.length) <= BATCH_BYTES || r === rows[0])
       from = batch[batch.length - 1]!.num
-      const places = await store.appendAsync(batch.map((r) => ({ id: r.id, plainLength: r.len, sealed: r.data })))
+      const places = await store.append(batch.map((r) => ({ id: r.id, plainLength: r.len, sealed: r.data })))
       await store.sync()
       batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === 0) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
       journal.touched()
@@ -206,7 +206,7 @@ export class Collector {
         const records = await Promise.all(batch.map(async (r) => ({
           id: r.id, plainLength: r.len, sealed: await store.read(n, r.off, sealedLength(r.len)),
         })))
-        const places = await store.appendAsync(records)
+        const places = await store.append(records)
         await store.sync()
         batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === n) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
         journal.touched()

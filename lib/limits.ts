@@ -58,6 +58,10 @@ export const MAX_ARGON2_MEMORY_BYTES = 1024 * 1024 * 1024
 
 /** Small enough that compaction rewrites little, large enough that 1 TB is 16,000 files. */
 export const SEGMENT_BYTES = 64 * 1024 * 1024
+/** Smaller batches go through the page cache: filling up their last page would waste more than copying costs. */
+export const BULK_BATCH_BYTES = 512 * 1024
+/** Largest batch written past the page cache: what becomes of 4 MiB of plaintext in chunks of 1 KiB. */
+export const MAX_BATCH_BYTES = 4.5 * 1024 * 1024
 /** IOV_MAX of Linux is 1024. */
 export const MAX_WRITEV_BUFFERS = 1024
 /** Bulk appends start writeback after so many bytes, so that the disk works from the start and the sync at the end is short. */
@@ -73,8 +77,8 @@ export const MAX_POOL_JOBS = 4096
 export const POOL_JOBS_PER_WORKER = 2
 /** Bytes of one job's arena: 32-bit offsets. */
 export const MAX_ARENA_BYTES = 1024 * 1024 * 1024
-/** Sealed-output buffers kept for reuse: fresh ones cost page faults and zeroing. */
-export const POOL_SPARE_BYTES = 24 * 1024 * 1024
+/** Blocks of MAX_BATCH_BYTES for sealed bytes, used again: fresh memory costs page faults and zeroing. */
+export const POOL_BLOCKS = 6
 /** Crashes in a row without a finished job after which the pool gives up. */
 export const MAX_WORKER_CRASHES = 5
 

@@ -26,6 +26,7 @@ import type { SegmentStore } from '../store/segments.js'
 import type { Outcome } from '../tree/tree.js'
 import type { DirtyRange } from './dirty.js'
 import { lowestHead } from '../store/heads.js'
+import { RECORD_BYTES } from '../store/record.js'
 import type { Inode } from '../tree/inode.js'
 import { OpenFile, type FileFlush } from './file.js'
 import { asError, type Files, type Flusher } from './files.js'
@@ -284,12 +285,15 @@ export class FlushEngine implements Flusher {
     }
     if (fresh.length) {
       await this.#gate.enter()
+      let release = () => {}
       try {
-        const { sealed, chunks, release } = await pool.seal({ arena, chunks: fresh })
-        const places = await store.appendAsync(chunks.map((c, i) => ({
+        const sealing = await pool.seal({ arena, chunks: fresh, gap: RECORD_BYTES })
+        const { sealed, block, chunks } = sealing
+        release = sealing.release
+        const records = chunks.map((c, i) => ({
           id: c.id, plainLength: fresh[i]!.length, sealed: sealed.subarray(c.offset, c.offset + c.length),
-        })))
-        release()
+        }))
+        const places = await (block ? store.appendRun({ bytes: block, records }) : store.append(records))
         for (let i = 0; i < fresh.length; i++) {
           const f = fresh[i]!
           f.settle({ id: chunks[i]!.id, h: f.h, len: f.length, num: 0, seg: places[i]!.segment, off: places[i]!.offset })
@@ -298,6 +302,7 @@ export class FlushEngine implements Flusher {
         for (const f of fresh) f.fail(asError(e))
         throw e
       } finally {
+        release()
         this.#gate.leave()
       }
     }

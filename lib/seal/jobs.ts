@@ -11,8 +11,8 @@ export interface WorkerSetup { keys: WorkerKeys }
 export type Job =
   /** runs: start, length pairs. */
   | { type: 'cut'; id: number; arena: SharedArrayBuffer; runs: Uint32Array; average: number }
-  /** chunks: start, length pairs in arena; h: 32 bytes each. Sealed bytes go to the start of out, then ids (32 bytes each). */
-  | { type: 'seal'; id: number; arena: SharedArrayBuffer; chunks: Uint32Array; h: Uint8Array; out: SharedArrayBuffer }
+  /** chunks: start, length pairs in arena; h: 32 bytes each. Sealed bytes go to out from outStart on, each after `gap` bytes left alone, then ids (32 bytes each). */
+  | { type: 'seal'; id: number; arena: SharedArrayBuffer; chunks: Uint32Array; h: Uint8Array; out: SharedArrayBuffer; outStart: number; gap: number }
   /** reads: offset in the file, plain length, from, to. */
   | { type: 'open'; id: number; path: string; reads: Float64Array; h: Uint8Array }
 

@@ -8,7 +8,7 @@
  * Jobs for a waiting reader (open) go before the rest. Workers start when there
  * is work, and do not keep the process alive while there is none.
  *
- * Owns: its workers and their spare output buffers. Invariant: a job is in
+ * Owns: its workers and the blocks that they seal into. Invariant: a job is in
  * exactly one of the queues or one slot's `running`, until it is settled.
  */
 import { availableParallelism } from 'node:os'
@@ -16,8 +16,9 @@ import { Worker } from 'node:worker_threads'
 import { DfsError, fail } from '../errors.js'
 import type { WorkerKeys } from '../keys/derive.js'
 import {
-  MAX_ARENA_BYTES, MAX_CHUNK_BYTES, MAX_POOL_JOBS, MAX_WORKER_CRASHES, POOL_JOBS_PER_WORKER, POOL_SPARE_BYTES
+  MAX_ARENA_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, MAX_POOL_JOBS, MAX_WORKER_CRASHES, POOL_BLOCKS, POOL_JOBS_PER_WORKER
 } from '../limits.js'
+import { BlockPool } from '../memory.js'
 import { sealedLength } from './chunk.js'
 import { chunkSizes } from './chunker.js'
 import type { Answer, Job, WorkerSetup } from './jobs.js'
@@ -31,10 +32,17 @@ export interface CutRequest {
 }
 export interface CutChunk { start: number; length: number; /** 32 bytes: keyed hash of the plaintext. */ h: Buffer }
 
-export interface SealRequest { arena: SharedArrayBuffer; chunks: CutChunk[] }
+export interface SealRequest {
+  arena: SharedArrayBuffer
+  chunks: CutChunk[]
+  /** Bytes left free before each sealed chunk, for a header; default 0. */
+  gap?: number
+}
 export interface SealResult {
-  /** All sealed chunks one after another, in shared memory. */
+  /** All sealed chunks one after another, each behind its gap, in shared memory. */
   sealed: Buffer
+  /** `sealed` with free room behind it, as a whole block: set unless it was too much for one. */
+  block: Buffer | undefined
   /** In the order asked for; offset and length within `sealed`; id: 32 bytes, BLAKE3 of the sealed bytes. */
   chunks: { offset: number; length: number; id: Buffer }[]
   /** Gives the memory of `sealed` back for the next job. Optional (without it, it is garbage like any other); `sealed` must not be used after. */
@@ -74,8 +82,8 @@ export class SealPool {
   /** Readers wait for these. */
   readonly #urgent: Pending[] = []
   readonly #bulk: Pending[] = []
-  readonly #spares: SharedArrayBuffer[] = []
-  #spareBytes = 0
+  /** For sealed bytes. */
+  readonly #blocks = new BlockPool(MAX_BATCH_BYTES, POOL_BLOCKS)
   #nextId = 1
   #crashes = 0
   #state: 'open' | 'failed' | 'closed' = 'open'
@@ -113,7 +121,7 @@ export class SealPool {
   }
 
   /** Seals chunks as cut() gave them. Errors as cut(). */
-  async seal({ arena, chunks }: SealRequest): Promise<SealResult> {
+  async seal({ arena, chunks, gap = 0 }: SealRequest): Promise<SealResult> {
     const packed = pack(arena, chunks, MAX_CHUNK_BYTES)
     const h = new Uint8Array(chunks.length * 32)
     const placed: { offset: number; length: number; id: Buffer }[] = []
@@ -123,23 +131,32 @@ export class SealPool {
       if (chunk.h.length !== 32) throw fail('EINVAL', 'a content hash has 32 bytes')
       h.set(chunk.h, i * 32)
       const length = sealedLength(chunk.length)
-      placed.push({ offset: total, length, id: NO_ID })
-      total += length
+      placed.push({ offset: total + gap, length, id: NO_ID })
+      total += gap + length
     }
-    const out = this.#takeSpare(total + chunks.length * 32)
-    await this.#submit({ type: 'seal', arena, chunks: packed, h, out })
-    const all = Buffer.from(out)
-    // Ids outlive the shared memory.
-    const ids = Buffer.alloc(chunks.length * 32)
-    all.copy(ids, 0, total)
-    for (let i = 0; i < placed.length; i++) placed[i]!.id = ids.subarray(i * 32, i * 32 + 32)
+    const bytes = total + chunks.length * 32
+    const block = bytes <= this.#blocks.blockBytes ? this.#blocks.take() : undefined
+    const out = block?.memory ?? new SharedArrayBuffer(bytes)
+    const outStart = block?.start ?? 0
     let isReleased = false
     const release = () => {
       if (isReleased) return
       isReleased = true
-      this.#keepSpare(out)
+      if (block) this.#blocks.release(block)
     }
-    return { sealed: all.subarray(0, total), chunks: placed, release }
+    try {
+      await this.#submit({ type: 'seal', arena, chunks: packed, h, out, outStart, gap })
+    } catch (e) {
+      // The worker has answered or ended: nobody writes there any more.
+      if (this.#state === 'open') release()
+      throw e
+    }
+    const all = block?.bytes ?? Buffer.from(out)
+    // Ids outlive the shared memory.
+    const ids = Buffer.alloc(chunks.length * 32)
+    all.copy(ids, 0, total)
+    for (let i = 0; i < placed.length; i++) placed[i]!.id = ids.subarray(i * 32, i * 32 + 32)
+    return { sealed: all.subarray(0, total), block: block?.bytes, chunks: placed, release }
   }
 
   /**
@@ -254,33 +271,7 @@ export class SealPool {
       for (const pending of slot.running.values()) pending.reject(error)
       slot.running.clear()
     }
-    this.#spares.length = 0
-    this.#spareBytes = 0
     await Promise.all([...this.#slots].map((slot) => slot.worker.terminate()))
-  }
-
-  /** At least `bytes`; the smallest spare that fits and is not much too large. */
-  #takeSpare(bytes: number): SharedArrayBuffer {
-    let best = -1
-    for (let i = 0; i < this.#spares.length; i++) {
-      const size = this.#spares[i]!.byteLength
-      if (size >= bytes && (best < 0 || size < this.#spares[best]!.byteLength)) best = i
-    }
-    if (best >= 0 && this.#spares[best]!.byteLength <= bytes * 4 + 65536) {
-      const [spare] = this.#spares.splice(best, 1)
-      this.#spareBytes -= spare!.byteLength
-      return spare!
-    }
-    // Rounded up, so that jobs of about one size share their buffers.
-    const step = 2 ** Math.max(14, Math.ceil(Math.log2(bytes + 1)) - 2)
-    return new SharedArrayBuffer(Math.ceil(bytes / step) * step)
-  }
-
-  #keepSpare(out: SharedArrayBuffer): void {
-    if (this.#state !== 'open') return
-    this.#spares.push(out)
-    this.#spareBytes += out.byteLength
-    while (this.#spareBytes > POOL_SPARE_BYTES) this.#spareBytes -= this.#spares.shift()!.byteLength
   }
 }
 

@@ -45,14 +45,15 @@ function cut(job: Extract<Job, { type: 'cut' }>): Answer {
 
 function seal(job: Extract<Job, { type: 'seal' }>): Answer {
   const arena = Buffer.from(job.arena)
-  const out = Buffer.from(job.out)
-  const { chunks, h } = job
+  const out = Buffer.from(job.out, job.outStart)
+  const { chunks, h, gap } = job
   const count = chunks.length / 2
   let idAt = 0
-  for (let i = 0; i < count; i++) idAt += sealedLength(chunks[2 * i + 1]!)
+  for (let i = 0; i < count; i++) idAt += gap + sealedLength(chunks[2 * i + 1]!)
   let at = 0
   for (let i = 0; i < count; i++) {
     const start = chunks[2 * i]!
+    at += gap
     const length = sealer.seal(arena.subarray(start, start + chunks[2 * i + 1]!), h.subarray(32 * i, 32 * i + 32), out.subarray(at))
     out.set(chunkId(out.subarray(at, at + length)), idAt + 32 * i)
     at += length

@@ -48,7 +48,7 @@ export class Arrivals {
     this.#p.take(sealed.length)
     const done = this.#p.guard()
     try {
-      const [place] = await store.appendAsync([{ id: known.id, plainLength: known.len, sealed }])
+      const [place] = await store.append([{ id: known.id, plainLength: known.len, sealed }])
       await store.sync()
       const now = chunks.get(num)
       if (journal.stopped || !now || (now.seg !== ELSEWHERE && !chunks.bad.has(num))) return

@@ -6,7 +6,8 @@ import blakeHash from '@napi-rs/blake-hash'
 
 /** 'DFSSEGM\0' */
 const SEGMENT_MAGIC = Buffer.from('DFSSEGM\0', 'latin1')
-export const SEGMENT_VERSION = 1
+/** 2: records may be followed by zeros up to the next page, where the next one begins. */
+export const SEGMENT_VERSION = 2
 export const HEADER_BYTES = 64
 export const RECORD_BYTES = 56
 const RECORD_MAGIC = 0x4b4e4843 // 'CHNK'
@@ -27,6 +28,11 @@ export function segmentHeader(number: number, driveId: Buffer): Buffer {
   return out
 }
 
+/** The version that a header tells, for one that is judged 'ok'. */
+export function segmentVersion(header: Buffer): number {
+  return header.readUInt32LE(8)
+}
+
 export type HeaderVerdict = 'ok' | 'newer' | 'foreign' | 'damaged'
 
 export function judgeSegmentHeader(header: Buffer, number: number, driveId: Buffer): HeaderVerdict {
@@ -37,10 +43,9 @@ export function judgeSegmentHeader(header: Buffer, number: number, driveId: Buff
 }
 
 /** magic u32 | kind u8 | zeros 3 | sealed length u32 | plain length u32 | id 32 | checksum 8, of the header and its place */
-export function recordHeader(segment: number, offset: number, record: { id: Buffer; plainLength: number; sealed: { length: number } }): Buffer {
-  const out = Buffer.alloc(RECORD_BYTES)
+export function recordHeader(segment: number, offset: number, record: { id: Buffer; plainLength: number; sealed: { length: number } }, out: Buffer = Buffer.alloc(RECORD_BYTES)): Buffer {
   out.writeUInt32LE(RECORD_MAGIC, 0)
-  out[4] = KIND_CHUNK
+  out.writeUInt32LE(KIND_CHUNK, 4)
   out.writeUInt32LE(record.sealed.length, 8)
   out.writeUInt32LE(record.plainLength, 12)
   record.id.copy(out, 16)

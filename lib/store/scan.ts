@@ -5,7 +5,8 @@
 import blakeHash from '@napi-rs/blake-hash'
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { fail } from '../errors.js'
-import { HEADER_BYTES, RECORD_BYTES, judgeSegmentHeader, parseRecordHeader } from './record.js'
+import { pageEnd } from '../memory.js'
+import { HEADER_BYTES, RECORD_BYTES, judgeSegmentHeader, parseRecordHeader, segmentVersion, SEGMENT_VERSION } from './record.js'
 
 export interface ScannedRecord {
   /** Of the sealed bytes in the file (for ok = false without id: of the bytes that could not be understood). */
@@ -22,10 +23,10 @@ const SEARCH_BYTES = 1024 * 1024
 
 /**
  * Size and state of a segment file: 'empty' if neither its header nor any record is there (a crash when it was
- * made), 'damaged' if records are intact but the header is not. STORE_NEWER, or STORE_DAMAGED for a
+ * made), 'damaged' if records are intact but the header is not, 'old' for an earlier version (read, and not appended to). STORE_NEWER, or STORE_DAMAGED for a
  * segment of another drive or place and for a file that is no segment.
  */
-export function checkHeader(path: string, number: number, driveId: Buffer): { size: number; state: 'ok' | 'empty' | 'damaged' } {
+export function checkHeader(path: string, number: number, driveId: Buffer): { size: number; state: 'ok' | 'old' | 'empty' | 'damaged' } {
   const header = Buffer.alloc(HEADER_BYTES)
   const fd = openSync(path, 'r')
   let size: number
@@ -37,7 +38,7 @@ export function checkHeader(path: string, number: number, driveId: Buffer): { si
     closeSync(fd)
   }
   switch (judgeSegmentHeader(header, number, driveId)) {
-    case 'ok': return { size, state: 'ok' }
+    case 'ok': return { size, state: segmentVersion(header) < SEGMENT_VERSION ? 'old' : 'ok' }
     case 'newer': throw fail('STORE_NEWER', `segment ${path} has a newer format; update dfs`)
     case 'foreign': throw fail('STORE_DAMAGED', `segment ${path} belongs to another drive or place; move it away`)
     case 'damaged':
@@ -61,6 +62,11 @@ export function * scanSegment(path: string, segment: number, isVerifying: boolea
     for (let at = HEADER_BYTES; at < size;) {
       const record = at + RECORD_BYTES <= size && readFully(fd, header, at) ? parseRecordHeader(header, segment, at) : undefined
       if (!record || at + RECORD_BYTES + record.sealedLength > size) {
+        const page = Math.min(pageEnd(at), size)
+        if (page > at && isZero(fd, at, page)) {
+          at = page
+          continue
+        }
         const next = findRecord(fd, segment, at + 1, size)
         yield { offset: at, sealedLength: next - at, plainLength: 0, ok: false }
         at = next
@@ -76,13 +82,23 @@ export function * scanSegment(path: string, segment: number, isVerifying: boolea
 }
 
 /**
- * Where a segment ends: after its last intact record. Only a tail is ever cut: a
+ * Where a segment ends: after its last intact record, and the zeros that fill its page. Only a tail is ever cut: a
  * damaged record with an intact one after it may be the disk's doing and stays.
  */
 export function trueEnd(path: string, segment: number, size: number): number {
   let end = HEADER_BYTES
-  for (const record of scanSegment(path, segment, true)) if (record.ok) end = record.offset + record.sealedLength
-  return Math.min(end, size)
+  let isTorn = false
+  for (const record of scanSegment(path, segment, true)) {
+    isTorn = !record.ok
+    if (record.ok) end = record.offset + record.sealedLength
+  }
+  return !isTorn && size === pageEnd(end) ? size : end
+}
+
+/** At most a page. */
+function isZero(fd: number, from: number, to: number): boolean {
+  const bytes = Buffer.alloc(to - from)
+  return readFully(fd, bytes, from) && bytes.every((b) => b === 0)
 }
 
 function isIntact(fd: number, offset: number, length: number, id: Buffer): boolean {

@@ -1,17 +1,19 @@
 /**
  * Sealed chunks on a disk: append-only segment files. docs/format.md, "Segment file".
  *
- * Two heads: append() writes small batches synchronously to one segment,
- * appendAsync() streams bulk into another through the thread pool. So neither
- * waits for the other, a failed batch can always be cut off again, and the sync
- * of a small write does not wait for a bulk stream's segment to be written first.
+ * Two heads: small batches go to one segment through the page cache, bulk to
+ * another past it (O_DIRECT): copying into the page cache and writing it back
+ * costs more than all sealing. Neither waits for the other, and the sync of a
+ * small write does not wait for a bulk stream's segment to be written first. A
+ * segment has one way of being written while it is a head; where the file system
+ * refuses direct I/O, both go through the page cache.
  *
  * Owns: one descriptor for each segment with unsynced bytes, the heads', and up to
  * OPEN_SEGMENTS for reading. The directory belongs to one process (lock.ts).
  *
  * Invariants
- * - `size` of a segment is the end of its last complete record; the file is
- *   longer only while a batch is being written.
+ * - `size` of a segment is the end of its last complete record, and of the zeros
+ *   that fill up its page; the file is longer only while a batch is being written.
  * - What append gave a place for is durable once a sync() that was called after
  *   it has resolved.
  * - After a failed sync nothing is written any more: the kernel may have dropped
@@ -21,7 +23,8 @@ import { closeSync, constants, fdatasync, fsync, fsyncSync, ftruncateSync, mkdir
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { DfsError, fail, isDfsError } from '../errors.js'
-import { MAX_CHUNK_BYTES, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
+import { BULK_BATCH_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
+import { BlockPool, pageEnd } from '../memory.js'
 import { readMark, writeMark } from './mark.js'
 import { SegmentReaders } from './readers.js'
 import { HEADER_BYTES, RECORD_BYTES, recordHeader, segmentHeader } from './record.js'
@@ -38,6 +41,11 @@ export interface SegmentRecord {
   plainLength: number
   sealed: Buffer
 }
+/**
+ * Records as they will lie on the disk: each `sealed` a view of `bytes`, RECORD_BYTES behind the end of the one before (the
+ * first: behind the start). Of one block of a BlockPool, with room up to the end of the page after the last.
+ */
+export interface RecordRun { bytes: Buffer; records: SegmentRecord[] }
 /** Where sealed bytes lie: the segment's number (from 1) and the offset of the sealed bytes in its file. */
 export interface Place { segment: number; offset: number }
 
@@ -46,8 +54,10 @@ export interface SegmentOptions {
   driveId: Buffer
   /** Starts writeback of a range without waiting (sync_file_range); default: an early fdatasync in the thread pool. */
   startWriteback?: (fd: number, offset: number, length: number) => void
-  /** Bytes after which a segment is full; for tests. */
+  /** Bytes after which a segment is full; less on a small disk. */
   segmentBytes?: number
+  /** False: everything through the page cache. For tests. */
+  isDirect?: boolean
 }
 
 /** What open() cut off the end of a segment: a torn write. */
@@ -60,8 +70,11 @@ interface Segment {
   synced: number
   /** Open for writing; -1 = not. */
   fd: number
+  /** `fd` is for whole pages from whole pages, at whole pages. */
+  isDirect: boolean
 }
 type Head = 'small' | 'bulk'
+interface Undo { segment: Segment; size: number }
 
 export class SegmentStore {
   readonly dir: string
@@ -78,9 +91,13 @@ export class SegmentStore {
   #nextNumber = 1
   #dirFd: number
   #dirDirty = false
-  /** The bulk appends, one after another. */
-  #chain: Promise<unknown> = Promise.resolve()
-  #inFlight = false
+  #isDirect: boolean
+  /** Where batches that lie scattered are gathered for a direct write. */
+  readonly #staging = new BlockPool(MAX_BATCH_BYTES, 1)
+  /** The appends to each head, one after another. */
+  readonly #chains: Record<Head, Promise<unknown>> = { small: Promise.resolve(), bulk: Promise.resolve() }
+  /** Segments that a batch is being written to. */
+  readonly #inFlight = new Set<Segment>()
   #writebackFrom = 0
   /** The early fdatasync of bulk, where one runs. */
   #writingBack: Promise<void> | undefined
@@ -96,6 +113,7 @@ export class SegmentStore {
     this.#driveId = options.driveId
     this.#limit = options.segmentBytes ?? SEGMENT_BYTES
     this.#startWriteback = options.startWriteback
+    this.#isDirect = options.isDirect ?? true
     this.#dirFd = openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY)
   }
 
@@ -151,33 +169,35 @@ export class SegmentStore {
   }
 
   /**
-   * Writes a batch, and gives the place of each record's sealed bytes. Not durable before sync().
+   * Writes a batch through the thread pool, and gives the place of each record's sealed bytes. Not durable before sync(). Bulk
+   * batches, and small ones, land in the order of the calls. The buffers must not change until it resolves.
    * ENOSPC leaves nothing of the batch behind; STORE_STOPPED after an earlier failure.
    */
-  append(records: SegmentRecord[]): Place[] {
+  async append(records: SegmentRecord[]): Promise<Place[]> {
     this.#mustRun()
-    const places: Place[] = []
-    const undo: { segment: Segment; size: number }[] = []
-    try {
-      for (let i = 0; i < records.length;) {
-        const segment = this.#headFor('small', records[i]!)
-        const batch = this.#plan(segment, records, i, places)
-        undo.push({ segment, size: segment.size })
-        writeAllSync(segment.fd, batch.buffers, segment.size)
-        segment.size = batch.end
-        i = batch.next
-      }
-      return places
-    } catch (e) {
-      throw this.#undo(undo, e)
+    let bytes = 0
+    for (const r of records) {
+      checkRecord(r)
+      bytes += RECORD_BYTES + r.sealed.length
     }
+    if (!this.#isBulk(bytes)) return this.#queue('small', () => this.#appendRecords('small', records))
+    return this.#queue('bulk', async () => {
+      const block = this.#isDirect ? this.#staging.take() : undefined
+      if (!block) return this.#appendRecords('bulk', records)
+      try {
+        return await this.#appendDirect(gather(block.bytes, records))
+      } finally {
+        this.#staging.release(block)
+      }
+    })
   }
 
-  /** As append(), through the thread pool: for bulk. Batches land in the order of the calls. The buffers must not change until it resolves. */
-  appendAsync(records: SegmentRecord[]): Promise<Place[]> {
-    const done = this.#chain.then(() => this.#appendBulk(records))
-    this.#chain = done.catch(() => undefined)
-    return done
+  /** As append(), without a copy where the batch is bulk. */
+  async appendRun(run: RecordRun): Promise<Place[]> {
+    if (!this.#isBulk(runBytes(run))) return this.append(run.records)
+    this.#mustRun()
+    run.records.forEach(checkRecord)
+    return this.#queue('bulk', () => (this.#isDirect ? this.#appendDirect(run) : this.#appendRecords('bulk', run.records)))
   }
 
   /** Fills `out[0..length)` from a segment. EIO if the segment is gone or ends before. */
@@ -223,7 +243,7 @@ export class SegmentStore {
   remove(segment: number): void {
     const s = this.#segments.get(segment)
     if (!s) return
-    if (this.#heads.bulk === s && this.#inFlight) throw fail('EBUSY', `segment ${segment} is being written`)
+    if (this.#inFlight.has(s)) throw fail('EBUSY', `segment ${segment} is being written`)
     for (const head of ['small', 'bulk'] as const) if (this.#heads[head] === s) delete this.#heads[head]
     this.#segments.delete(segment)
     this.#readers.forget(segment)
@@ -240,7 +260,7 @@ export class SegmentStore {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    await this.#chain
+    await Promise.all([this.#chains.small, this.#chains.bulk])
     try {
       if (!this.#stopped) {
         await this.sync()
@@ -259,6 +279,7 @@ export class SegmentStore {
     const mark = readMark(this.dir)
     // Appends end in the last two segments at most that are not full (two heads); those before were synced, or nothing refers to their tail.
     const recent = new Set(numbers.slice(-4))
+    const old = new Set<number>()
     for (const number of numbers) {
       const path = this.pathOf(number)
       const { size, state } = checkHeader(path, number, this.#driveId)
@@ -270,16 +291,18 @@ export class SegmentStore {
         continue
       }
       if (state === 'damaged') this.damaged.push(number)
+      if (state === 'old') old.add(number)
       const end = recent.has(number) && mark?.get(number) !== size ? trueEnd(path, number, size) : size
       if (end < size) this.#cutTail(number, end, size)
-      this.#segments.set(number, { number, size: end, synced: end, fd: -1 })
+      this.#segments.set(number, { number, size: end, synced: end, fd: -1, isDirect: false })
       this.#nextNumber = number + 1
     }
-    const open = [...this.#segments.values()].slice(-2).filter((s) => s.size < this.#limit / 2 && !this.damaged.includes(s.number))
+    const open = [...this.#segments.values()].slice(-2).filter((s) => s.size < this.#limit / 2 && !this.damaged.includes(s.number) && !old.has(s.number))
     for (const [i, head] of (['small', 'bulk'] as const).entries()) {
       const segment = open[i]
       if (!segment) continue
       segment.fd = openSync(this.pathOf(segment.number), 'r+')
+      if (head === 'bulk') this.#makeDirect(segment)
       this.#heads[head] = segment
     }
   }
@@ -296,40 +319,115 @@ export class SegmentStore {
 
   // --- appending ---
 
-  async #appendBulk(records: SegmentRecord[]): Promise<Place[]> {
+  /** Whether a batch goes to the bulk head. One that is large for a segment (on a small disk) must be split, which a direct write cannot. */
+  #isBulk(bytes: number): boolean {
+    return bytes >= BULK_BATCH_BYTES && !(this.#isDirect && bytes > Math.min(this.#limit / 2, MAX_BATCH_BYTES))
+  }
+
+  #queue(head: Head, work: () => Promise<Place[]>): Promise<Place[]> {
+    const done = this.#chains[head].then(work)
+    this.#chains[head] = done.catch(() => undefined)
+    return done
+  }
+
+  /** Through the page cache. */
+  async #appendRecords(head: Head, records: SegmentRecord[]): Promise<Place[]> {
     this.#mustRun(true)
     const places: Place[] = []
-    const undo: { segment: Segment; size: number }[] = []
-    this.#inFlight = true
+    const undo: Undo[] = []
     try {
       for (let i = 0; i < records.length;) {
-        const segment = this.#headFor('bulk', records[i]!)
+        const segment = this.#headFor(head, RECORD_BYTES + records[i]!.sealed.length)
+        if (segment.isDirect) this.#makeBuffered(segment)
+        this.#inFlight.add(segment)
         const batch = this.#plan(segment, records, i, places)
         undo.push({ segment, size: segment.size })
         await writeAll(segment.fd, batch.buffers, segment.size)
         segment.size = batch.end
         i = batch.next
-        this.#pushOut(segment)
+        if (head === 'bulk') this.#pushOut(segment)
       }
       return places
     } catch (e) {
       throw this.#undo(undo, e)
     } finally {
-      this.#inFlight = false
+      for (const { segment } of undo) this.#inFlight.delete(segment)
     }
   }
 
-  /** The segment of this head, a new one if the record does not fit. */
-  #headFor(head: Head, record: SegmentRecord): Segment {
-    checkRecord(record)
+  /** Past the page cache, from a page on, in whole pages. */
+  async #appendDirect(run: RecordRun): Promise<Place[]> {
+    this.#mustRun(true)
+    const used = runBytes(run)
+    const length = pageEnd(used)
+    const undo: Undo[] = []
+    try {
+      const segment = this.#headFor('bulk', length)
+      if (!segment.isDirect) return await this.#appendRecords('bulk', run.records)
+      undo.push({ segment, size: segment.size })
+      this.#inFlight.add(segment)
+      const start = pageEnd(segment.size)
+      const places = run.records.map((r) => {
+        const at = r.sealed.byteOffset - run.bytes.byteOffset
+        recordHeader(segment.number, start + at - RECORD_BYTES, r, run.bytes.subarray(at - RECORD_BYTES, at))
+        return { segment: segment.number, offset: start + at }
+      })
+      run.bytes.fill(0, used, length)
+      await this.#writeDirect(segment, run.bytes.subarray(0, length), start)
+      segment.size = start + length
+      return places
+    } catch (e) {
+      throw this.#undo(undo, e)
+    } finally {
+      for (const { segment } of undo) this.#inFlight.delete(segment)
+    }
+  }
+
+  async #writeDirect(segment: Segment, bytes: Buffer, at: number): Promise<void> {
+    try {
+      await writeAll(segment.fd, [bytes], at)
+    } catch (e) {
+      if (codeOf(e) !== 'EINVAL') throw e
+      // A file system that takes the flag and then not the write.
+      this.#makeBuffered(segment)
+      await writeAll(segment.fd, [bytes], at)
+    }
+  }
+
+  /** The segment of this head, a new one if `bytes` do not fit. */
+  #headFor(head: Head, bytes: number): Segment {
     const segment = this.#heads[head]
-    if (segment && segment.size + RECORD_BYTES + record.sealed.length <= this.#limit) return segment
+    if (segment && (segment.isDirect ? pageEnd(segment.size) : segment.size) + bytes <= this.#limit) return segment
     const made = this.#create()
+    if (head === 'bulk') this.#makeDirect(made)
     delete this.#heads[head]
     this.#heads[head] = made
     this.#closeIdle()
     if (head === 'bulk') this.#writebackFrom = HEADER_BYTES
     return made
+  }
+
+  /** From here on it is written past the page cache, where the file system has that. */
+  #makeDirect(segment: Segment): void {
+    if (!this.#isDirect || constants.O_DIRECT === undefined) return
+    try {
+      const fd = openSync(this.pathOf(segment.number), constants.O_RDWR | constants.O_DIRECT)
+      closeSync(segment.fd)
+      segment.fd = fd
+      segment.isDirect = true
+    } catch (e) {
+      if (codeOf(e) === 'EINVAL') this.#isDirect = false
+    }
+  }
+
+  /** Direct I/O is of no use here. */
+  #makeBuffered(segment: Segment): void {
+    this.#isDirect = false
+    const fd = openSync(this.pathOf(segment.number), 'r+')
+    // A sync may be using the other one.
+    this.#retired.push({ ...segment })
+    segment.fd = fd
+    segment.isDirect = false
   }
 
   #create(): Segment {
@@ -350,7 +448,7 @@ export class SegmentStore {
       throw e
     }
     this.#nextNumber++
-    const segment: Segment = { number, size: HEADER_BYTES, synced: 0, fd }
+    const segment: Segment = { number, size: HEADER_BYTES, synced: 0, fd, isDirect: false }
     this.#segments.set(number, segment)
     this.#dirDirty = true
     return segment
@@ -363,7 +461,6 @@ export class SegmentStore {
     let next = from
     for (; next < records.length; next++) {
       const record = records[next]!
-      checkRecord(record)
       const bytes = RECORD_BYTES + record.sealed.length
       if (end + bytes > this.#limit && end > HEADER_BYTES) break
       buffers.push(recordHeader(segment.number, end, record), record.sealed)
@@ -374,7 +471,7 @@ export class SegmentStore {
   }
 
   /** Cuts off what a failed batch left, and gives the error for the caller. */
-  #undo(undo: { segment: Segment; size: number }[], cause: unknown): unknown {
+  #undo(undo: Undo[], cause: unknown): unknown {
     // From the last: a batch that rolled over leaves a segment that is empty, which is fine.
     for (const { segment, size } of undo.reverse()) {
       segment.size = size
@@ -469,6 +566,27 @@ function checkRecord(record: SegmentRecord): void {
   if (id.length !== 32 || !(plainLength >= 1 && plainLength <= MAX_CHUNK_BYTES) || sealed.length < 1 || sealed.length > MAX_CHUNK_BYTES * 2) {
     throw fail('EINVAL', `a record of ${plainLength} bytes, ${sealed.length} sealed`)
   }
+}
+
+/** Copies scattered records into `bytes` as a run. */
+function gather(bytes: Buffer, records: SegmentRecord[]): RecordRun {
+  let at = 0
+  return {
+    bytes,
+    records: records.map((r) => {
+      at += RECORD_BYTES
+      const sealed = bytes.subarray(at, at + r.sealed.length)
+      sealed.set(r.sealed)
+      at += sealed.length
+      return { ...r, sealed }
+    }),
+  }
+}
+
+/** From the start of the first record to the end of the last. */
+function runBytes({ bytes, records }: RecordRun): number {
+  const last = records[records.length - 1]
+  return last ? last.sealed.byteOffset + last.sealed.length - bytes.byteOffset : 0
 }
 
 function syncDirectory(path: string): void {

@@ -8,13 +8,14 @@ import { codeOf } from './scratch.js'
 const [what, dir] = process.argv.slice(2) as [string, string]
 
 if (what === 'append') {
-  const store = SegmentStore.open(dir, { driveId: Buffer.alloc(32, 5), segmentBytes: 300_000 })
+  const store = SegmentStore.open(dir, { driveId: Buffer.alloc(32, 5), segmentBytes: 3_000_000 })
   for (;;) {
-    const records = Array.from({ length: 5 }, () => {
-      const sealed = randomBytes(1 + Math.floor(Math.random() * 50_000))
+    // Two of a small batch, the others of a bulk one.
+    const records = Array.from({ length: 5 }, (_, i) => {
+      const sealed = randomBytes((i < 2 ? 1 : 200_000) + Math.floor(Math.random() * 50_000))
       return { id: chunkId(sealed), plainLength: sealed.length, sealed }
     })
-    const places = [...store.append(records.slice(0, 2)), ...await store.appendAsync(records.slice(2))]
+    const places = [...await store.append(records.slice(0, 2)), ...await store.append(records.slice(2))]
     await store.sync()
     process.stdout.write(places.map((p, i) => JSON.stringify({ ...p, length: records[i]!.sealed.length, id: records[i]!.id.toString('hex') }) + '\n').join(''))
   }
