@@ -62,6 +62,10 @@ export const SEGMENT_BYTES = 64 * 1024 * 1024
 export const BULK_BATCH_BYTES = 512 * 1024
 /** Largest batch written past the page cache: what becomes of 4 MiB of plaintext in chunks of 1 KiB. */
 export const MAX_BATCH_BYTES = 4.5 * 1024 * 1024
+/** A worker reads this much of a segment past the page cache rather than through it; less, and reading ahead by the kernel is worth having. */
+export const DIRECT_READ_BYTES = 256 * 1024
+/** Most of a segment that a worker reads in one go: a chunk, or several beside each other, sealed, with what lies between them. */
+export const READ_RUN_BYTES = 2 * 1024 * 1024
 /** IOV_MAX of Linux is 1024. */
 export const MAX_WRITEV_BUFFERS = 1024
 /** Bulk appends start writeback after so many bytes, so that the disk works from the start and the sync at the end is short. */

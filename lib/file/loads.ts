@@ -4,6 +4,7 @@
  * from the source where it is not, or is damaged.
  */
 import { fail } from '../errors.js'
+import { DIRECT_READ_BYTES } from '../limits.js'
 import type { ChunkSealer } from '../seal/chunk.js'
 import { sealedLength } from '../seal/chunk.js'
 import type { SealPool } from '../seal/pool.js'
@@ -11,6 +12,7 @@ import { ELSEWHERE, type ChunkTable } from '../store/chunks.js'
 import type { SegmentStore } from '../store/segments.js'
 import type { ReadExtent } from '../tree/rows.js'
 import { Fetch, type ChunkSource, type Urgency } from './fetch.js'
+import { Plain, PlainMemory } from './plain.js'
 
 export interface LoadHost {
   readonly chunks: ChunkTable
@@ -26,15 +28,15 @@ export interface LoadHost {
 }
 
 export class Load {
-  /** The chunk's plaintext. */
-  readonly bytes: Promise<Buffer>
+  /** The chunk's plaintext; to be held by then by whoever does not use it at once. */
+  readonly bytes: Promise<Plain>
   readonly #abandoned: () => void
   #readers = 0
   /** Somebody waited, and nobody does any more. */
   #isAbandoned = false
   #fetch: Fetch | null = null
 
-  constructor(run: (load: Load) => Promise<Buffer>, abandoned: () => void) {
+  constructor(run: (load: Load) => Promise<Plain>, abandoned: () => void) {
     this.#abandoned = abandoned
     this.bytes = run(this)
     // Its failure is for whoever waits for it; it may have been begun ahead of anybody.
@@ -71,12 +73,13 @@ export class Load {
 
 export class Loads {
   readonly #host: LoadHost
-  readonly #keep: (chunk: number, plain: Buffer) => void
+  readonly #keep: (chunk: number, plain: Plain) => void
+  readonly #memory = new PlainMemory()
   readonly #loading = new Map<number, Load>()
   #isClosed = false
 
-  /** `keep` is given what was loaded. */
-  constructor(host: LoadHost, keep: (chunk: number, plain: Buffer) => void) {
+  /** `keep` takes over what was loaded. */
+  constructor(host: LoadHost, keep: (chunk: number, plain: Plain) => void) {
     this.#host = host
     this.#keep = keep
   }
@@ -96,12 +99,30 @@ export class Loads {
       if (urgency === 'reader') known.join()
       return known
     }
+    const load = this.#load(e, (own) => this.#plain(own, e))
+    if (urgency === 'reader') load.join()
+    return load
+  }
+
+  /**
+   * Ahead of any reader: chunks that lie one behind the other in a segment, of which none is being loaded, in one read of the
+   * disk. At most RUN_BYTES of plaintext.
+   */
+  ahead(run: ReadExtent[]): void {
+    const together = this.#openRun(run)
+    run.forEach((e, i) => this.#load(e, async (own) => {
+      // One that is damaged or has moved must not take the others along: each for itself then.
+      try { return (await together)[i]! } catch { return this.#plain(own, e) }
+    }))
+  }
+
+  #load(e: ReadExtent, run: (own: Load) => Promise<Plain>): Load {
     const gone = () => { if (this.#loading.get(e.chunk) === load) this.#loading.delete(e.chunk) }
     const load: Load = new Load(async (own) => {
       // After the caller has joined.
       await null
       try {
-        const plain = await this.#plain(own, e)
+        const plain = await run(own)
         this.#keep(e.chunk, plain)
         return plain
       } finally {
@@ -109,18 +130,34 @@ export class Loads {
       }
     }, gone)
     this.#loading.set(e.chunk, load)
-    if (urgency === 'reader') load.join()
     return load
   }
 
-  async #plain(load: Load, e: ReadExtent): Promise<Buffer> {
+  async #openRun(run: ReadExtent[]): Promise<Plain[]> {
+    const { pool, store } = this.#host
+    let bytes = 0
+    for (const e of run) bytes += e.clen
+    const home = bytes >= DIRECT_READ_BYTES ? this.#memory.take() : undefined
+    try {
+      const plain = await pool.open({
+        path: store.pathOf(run[0]!.seg),
+        reads: run.map((e) => ({ offset: e.soff, plainLength: e.clen, h: e.h, from: 0, to: e.clen })),
+        ...(home ? { into: home.block } : {}),
+      })
+      return plain.map((b) => new Plain(b, home))
+    } finally {
+      home?.leave()
+    }
+  }
+
+  async #plain(load: Load, e: ReadExtent): Promise<Plain> {
     const { chunks, source } = this.#host
     if (e.seg > 0 && !(source && chunks.bad.has(e.chunk))) {
-      try { return await this.#open(e.chunk, e.seg, e.soff, e.clen, e.h) } catch (error) {
+      try { return new Plain(await this.#open(e.chunk, e.seg, e.soff, e.clen, e.h)) } catch (error) {
         if (!source) throw error
       }
     }
-    return this.#fetched(load, e)
+    return new Plain(await this.#fetched(load, e))
   }
 
   async #open(num: number, seg: number, off: number, len: number, h: Buffer): Promise<Buffer> {

@@ -4,19 +4,22 @@
  * Small and scattered reads are served here and now: one pread, one or two
  * sealed pieces opened on this thread, which costs less than waking another.
  * Sequential readers are read ahead: whole chunks are read and opened by the
- * workers into a bounded cache of plaintext, so that disk, opening and the
+ * workers, several in one go, into a bounded cache of plaintext, so that disk, opening and the
  * kernel's copying overlap. Chunks that are not here come whole, too (loads.ts).
  */
 import { fail } from '../errors.js'
+import { PAGE_BYTES } from '../memory.js'
 import type { Inode } from '../tree/inode.js'
 import type { ReadExtent, Rows } from '../tree/rows.js'
 import { ELSEWHERE, type ChunkTable } from '../store/chunks.js'
+import { RECORD_BYTES } from '../store/record.js'
 import type { SegmentStore } from '../store/segments.js'
 import type { ChunkSealer } from '../seal/chunk.js'
 import { pieceRange, sealedLength } from '../seal/chunk.js'
 import type { Files } from './files.js'
 import type { OpenFile } from './file.js'
 import { Loads, type Load, type LoadHost } from './loads.js'
+import { Holding, RUN_BYTES, type Plain } from './plain.js'
 import { Reading } from './reading.js'
 
 /** Plaintext of whole chunks kept for readers that go on. */
@@ -38,11 +41,13 @@ export interface ReadHost extends LoadHost {
 export class ReadEngine {
   readonly #host: ReadHost
   readonly #files: Files
-  readonly #cache = new Map<number, Buffer>()
+  readonly #cache = new Map<number, Plain>()
   #cached = 0
   readonly #loads: Loads
   /** What the read being laid out waits for. */
   #joined: Load[] = []
+  /** What it uses. */
+  #holding: Holding | undefined
   #scratch = Buffer.allocUnsafe(0)
 
   constructor(host: ReadHost, files: Files) {
@@ -51,7 +56,7 @@ export class ReadEngine {
     this.#loads = new Loads(host, (chunk, plain) => this.#keep(chunk, plain))
   }
 
-  /** At most `size` bytes from `off`, in pieces; fewer only at the end of the file. EIO if a chunk is damaged or gone, or does not come in time. */
+  /** At most `size` bytes from `off`, in pieces; fewer only at the end of the file. EIO if a chunk is damaged or gone, or does not come in time. The bytes are good until the event loop turns (plain.ts). */
   read(inode: Inode, off: number, size: number): Buffer[] | Promise<Buffer[]> {
     const read = this.start(inode, off, size)
     return read instanceof Reading ? read.done : read
@@ -80,21 +85,27 @@ export class ReadEngine {
       else this.#stored(inode, off, end, base, jobs)
     } catch (error) {
       for (const load of this.#joined.splice(0)) load.leave()
+      this.#held()?.end()
       throw error
     }
     if (ahead) this.#readAhead(inode, end, base)
-    if (this.#joined.length === 0) return jobs as Buffer[]
+    const holding = this.#held()
+    if (this.#joined.length === 0) {
+      holding?.end()
+      return jobs as Buffer[]
+    }
     const loads = this.#joined
     this.#joined = []
-    return new Reading(jobs, loads, deadline ?? performance.now() + this.#host.deadlineMs)
+    return new Reading(jobs, loads, holding!, deadline ?? performance.now() + this.#host.deadlineMs)
   }
 
   /** Forgets plaintext (the chunk was found damaged, or dropped). */
   forget(chunk: number): void {
     const known = this.#cache.get(chunk)
     if (!known) return
-    this.#cached -= known.length
+    this.#cached -= known.bytes.length
     this.#cache.delete(chunk)
+    known.release()
   }
 
   /** What is being fetched is given up. */
@@ -144,7 +155,8 @@ export class ReadEngine {
       // The last one used goes last.
       this.#cache.delete(e.chunk)
       this.#cache.set(e.chunk, whole)
-      return whole.subarray(from, to)
+      ;(this.#holding ??= new Holding()).add(whole)
+      return whole.bytes.subarray(from, to)
     }
     const isLoading = this.#loads.find(e.chunk) !== undefined
     if (isLoading || e.seg === ELSEWHERE || (to - from > DIRECT_BYTES && e.seg !== 0)) return this.#partOf(e, from, to)
@@ -157,7 +169,11 @@ export class ReadEngine {
   #partOf(e: ReadExtent, from: number, to: number): Promise<Buffer> {
     const load = this.#loads.start(e, 'reader')
     this.#joined.push(load)
-    const part = load.bytes.then((b) => b.subarray(from, to))
+    const holding = (this.#holding ??= new Holding())
+    const part = load.bytes.then((plain) => {
+      holding.add(plain)
+      return plain.bytes.subarray(from, to)
+    })
     // Where nobody waits, since another extent of the same read failed at once, it is no fault of the program.
     part.catch(() => {})
     return part
@@ -188,13 +204,21 @@ export class ReadEngine {
     return out.subarray(from - p.plainOffset, to - p.plainOffset)
   }
 
-  #keep(chunk: number, plain: Buffer): void {
+  /** What the read that was laid out uses; the next one begins anew. */
+  #held(): Holding | undefined {
+    const holding = this.#holding
+    this.#holding = undefined
+    return holding
+  }
+
+  /** The cache releases it when it goes. */
+  #keep(chunk: number, plain: Plain): void {
+    this.forget(chunk)
     this.#cache.set(chunk, plain)
-    this.#cached += plain.length
-    for (const [old, b] of this.#cache) {
+    this.#cached += plain.bytes.length
+    for (const old of this.#cache.keys()) {
       if (this.#cached <= CACHE_BYTES) break
-      this.#cached -= b.length
-      this.#cache.delete(old)
+      this.forget(old)
     }
   }
 
@@ -207,11 +231,33 @@ export class ReadEngine {
     if (file.aheadTo >= to || (file.aheadTo > from && file.aheadTo < inode.size && to - file.aheadTo < window / 4)) return
     const start = file.aheadTo > from && file.aheadTo <= to ? file.aheadTo : from
     file.aheadTo = to
+    let run: ReadExtent[] = []
+    let runBytes = 0
     for (const e of this.#host.rows.extents(inode.ino, start, to, 256)) {
-      if (e.seg === 0 || e.clen < 0 || this.#cache.has(e.chunk)) continue
-      this.#loads.start(e, 'ahead')
+      if (e.seg === 0 || e.clen < 0 || this.#cache.has(e.chunk) || this.#loads.find(e.chunk)) continue
+      if (e.seg === ELSEWHERE || this.#host.chunks.bad.has(e.chunk)) {
+        this.#loads.start(e, 'ahead')
+        continue
+      }
+      const last = run[run.length - 1]
+      if (last?.chunk === e.chunk) continue
+      if (last && (runBytes + e.clen > RUN_BYTES || !follows(e, last))) {
+        this.#loads.ahead(run)
+        run = []
+        runBytes = 0
+        if (this.#loads.find(e.chunk)) continue
+      }
+      run.push(e)
+      runBytes += e.clen
     }
+    if (run.length > 0) this.#loads.ahead(run)
   }
+}
+
+/** Whether a chunk lies right behind another: a record's header between them, and perhaps the rest of a page. */
+function follows(e: ReadExtent, last: ReadExtent): boolean {
+  const gap = e.soff - (last.soff + sealedLength(last.clen))
+  return e.seg === last.seg && gap >= 0 && gap < PAGE_BYTES + RECORD_BYTES
 }
 
 const ZEROS = Buffer.alloc(1 << 20)

@@ -18,7 +18,7 @@ import type { WorkerKeys } from '../keys/derive.js'
 import {
   MAX_ARENA_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, MAX_POOL_JOBS, MAX_WORKER_CRASHES, POOL_BLOCKS, POOL_JOBS_PER_WORKER
 } from '../limits.js'
-import { BlockPool } from '../memory.js'
+import { BlockPool, type Block } from '../memory.js'
 import { sealedLength } from './chunk.js'
 import { chunkSizes } from './chunker.js'
 import type { Answer, Job, WorkerSetup } from './jobs.js'
@@ -61,6 +61,8 @@ export interface OpenRequest {
     from: number
     to: number
   }[]
+  /** Memory to open into, if there is room for all whole pieces; default: memory of their own. Not to be used again before it settles. */
+  into?: Block
 }
 
 export interface PoolOptions {
@@ -164,7 +166,7 @@ export class SealPool {
    * to - from bytes. EIO if the file is gone or too short, or a chunk is damaged:
    * the whole job fails.
    */
-  async open({ path, reads }: OpenRequest): Promise<Buffer[]> {
+  async open({ path, reads, into }: OpenRequest): Promise<Buffer[]> {
     const numbers = new Float64Array(reads.length * 4)
     const h = new Uint8Array(reads.length * 32)
     for (let i = 0; i < reads.length; i++) {
@@ -178,9 +180,11 @@ export class SealPool {
       numbers[4 * i + 3] = r.to
       h.set(r.h, i * 32)
     }
-    const answer = await this.#submit({ type: 'open', path, reads: numbers, h })
+    const answer = await this.#submit({
+      type: 'open', path, reads: numbers, h, intoStart: into?.start ?? 0, room: into?.bytes.length ?? 0, ...(into ? { into: into.memory } : {}),
+    })
     if (!('plain' in answer)) throw fail('EIO', 'a sealing worker gave the wrong answer')
-    const plain = Buffer.from(answer.plain.buffer, answer.plain.byteOffset, answer.plain.byteLength)
+    const plain = answer.plain ? Buffer.from(answer.plain.buffer, answer.plain.byteOffset, answer.plain.byteLength) : into!.bytes
     return reads.map((r, i) => plain.subarray(answer.at[i]!, answer.at[i]! + r.to - r.from))
   }
 

@@ -4,11 +4,12 @@
  *
  * Owns: its descriptors of segment files, closed when the thread ends.
  */
-import { closeSync, openSync, readSync } from 'node:fs'
+import { closeSync, constants, openSync, readSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 import { fail, isDfsError } from '../errors.js'
-import { MAX_CHUNK_BYTES, OPEN_SEGMENTS } from '../limits.js'
-import { ChunkSealer, PIECE, chunkId, pieceRange, sealedLength } from './chunk.js'
+import { DIRECT_READ_BYTES, MAX_CHUNK_BYTES, OPEN_SEGMENTS, READ_RUN_BYTES } from '../limits.js'
+import { BlockPool, PAGE_BYTES, pageEnd } from '../memory.js'
+import { ChunkSealer, PIECE, chunkId, pieceRange, sealedLength, type PieceRange } from './chunk.js'
 import { Chunker, chunkSizes } from './chunker.js'
 import type { Answer, Job, Notice, WorkerSetup } from './jobs.js'
 
@@ -17,6 +18,9 @@ const port = parentPort
 const { keys } = workerData as WorkerSetup
 const sealer = new ChunkSealer(keys.contentKey, keys.contentHashKey, keys.driveId, keys.epoch)
 const chunker = new Chunker(keys.contentHashKey)
+
+/** Of the descriptors for direct I/O in `descriptors`. */
+const DIRECT = 'direct:'
 
 /** Sealed bytes of one read; a whole chunk at most. */
 const scratch = Buffer.alloc(sealedLength(MAX_CHUNK_BYTES))
@@ -74,42 +78,87 @@ function open(job: Extract<Job, { type: 'open' }>): Answer {
     starts[i] = total + from - range.plainOffset
     total += range.plainBytes
   }
-  const plain = Buffer.allocUnsafeSlow(total)
-  const fd = descriptor(job.path)
+  const isInto = job.into !== undefined && total <= job.room
+  const plain = isInto ? Buffer.from(job.into!, job.intoStart, total) : Buffer.allocUnsafeSlow(total)
+  const span = readSpan(job, ranges)
   let at = 0
   for (let i = 0; i < count; i++) {
     const range = ranges[i]!
-    const sealed = scratch.subarray(0, range.sealedLength)
-    readAll(fd, sealed, reads[4 * i]! + range.sealedOffset, job.path)
+    const from = reads[4 * i]! + range.sealedOffset
+    let sealed: Buffer
+    if (span) {
+      sealed = span.bytes.subarray(from - span.from, from - span.from + range.sealedLength)
+    } else {
+      sealed = scratch.subarray(0, range.sealedLength)
+      readAll(descriptor(job.path), sealed, from, job.path)
+    }
     sealer.openRange(h.subarray(32 * i, 32 * i + 32), reads[4 * i + 1]!, sealed, range.plainOffset / PIECE, plain.subarray(at, at + range.plainBytes))
     at += range.plainBytes
   }
-  return { id: job.id, plain, at: starts }
+  return { id: job.id, plain: isInto ? null : plain, at: starts }
+}
+
+/** Pages of a segment, past the page cache: read once and for all, they would only push others out of it. */
+const pages = new BlockPool(READ_RUN_BYTES, 1).take()
+let isDirect = pages !== undefined && constants.O_DIRECT !== undefined
+
+/** All ranges in one read past the page cache, where they lie close together and are worth it; undefined where that does not work. */
+function readSpan(job: Extract<Job, { type: 'open' }>, ranges: PieceRange[]): { from: number; bytes: Buffer } | undefined {
+  if (!isDirect) return undefined
+  let from = Infinity
+  let to = 0
+  let wanted = 0
+  for (let i = 0; i < ranges.length; i++) {
+    const at = job.reads[4 * i]! + ranges[i]!.sealedOffset
+    from = Math.min(from, at)
+    to = Math.max(to, at + ranges[i]!.sealedLength)
+    wanted += ranges[i]!.sealedLength
+  }
+  from -= from % PAGE_BYTES
+  const length = pageEnd(to) - from
+  if (wanted < DIRECT_READ_BYTES || wanted < length / 2 || length > READ_RUN_BYTES) return undefined
+  try {
+    const fd = descriptor(job.path, true)
+    // Short at the end of the file alone, where a page is not full.
+    const n = readSync(fd, pages!.bytes, 0, length, from)
+    if (n >= to - from) return { from, bytes: pages!.bytes }
+  } catch (e) {
+    // Whatever it is, the plain read works or tells. EINVAL: the file system has no direct I/O.
+    if (codeOf(e) === 'EINVAL') isDirect = false
+  }
+  return undefined
 }
 
 /** Least recently used first. */
 const descriptors = new Map<string, number>()
 
-function descriptor(path: string): number {
-  let fd = descriptors.get(path)
+function descriptor(path: string, isDirect = false): number {
+  const key = isDirect ? DIRECT + path : path
+  let fd = descriptors.get(key)
   if (fd !== undefined) {
-    descriptors.delete(path)
+    descriptors.delete(key)
   } else {
     try {
-      fd = openSync(path, 'r')
+      fd = openSync(path, isDirect ? constants.O_RDONLY | constants.O_DIRECT : 'r')
     } catch (e) {
+      if (isDirect) throw e
       throw fail('EIO', `segment ${path} cannot be opened (${codeOf(e)})`, e)
     }
-    if (descriptors.size >= OPEN_SEGMENTS) forget(descriptors.keys().next().value!)
+    if (descriptors.size >= OPEN_SEGMENTS) close(descriptors.keys().next().value!)
   }
-  descriptors.set(path, fd)
+  descriptors.set(key, fd)
   return fd
 }
 
 function forget(path: string): void {
-  const fd = descriptors.get(path)
+  close(path)
+  close(DIRECT + path)
+}
+
+function close(key: string): void {
+  const fd = descriptors.get(key)
   if (fd === undefined) return
-  descriptors.delete(path)
+  descriptors.delete(key)
   closeSync(fd)
 }
 
@@ -148,7 +197,7 @@ port.on('message', (message: Job | Notice) => {
     answer = { id: message.id, error: { code: isDfsError(e) ? e.code : undefined, message: e instanceof Error ? e.message : String(e) } }
   }
   const moved: ArrayBuffer[] = []
-  if ('plain' in answer) moved.push(answer.plain.buffer as ArrayBuffer)
+  if ('plain' in answer && answer.plain) moved.push(answer.plain.buffer as ArrayBuffer)
   if ('h' in answer) moved.push(answer.h.buffer as ArrayBuffer)
   port.postMessage(answer, moved)
 })

@@ -1,0 +1,83 @@
+/**
+ * The plaintext of chunks in memory. Chunks that were read in one go lie in one
+ * block of memory that is used again: fresh memory for each costs page faults, and the
+ * garbage collector's time.
+ *
+ * So whoever is given the bytes may use them until the event loop turns (through
+ * any number of microtasks), as the reply to a READ does, and copies what it
+ * keeps. Who needs them for longer holds them.
+ */
+import { BlockPool, type Block } from '../memory.js'
+
+/** Chunks of a run, or the largest chunk. */
+export const RUN_BYTES = 1 << 20
+/** What the cache of plaintext (read.ts) and the loads of one reader ahead take, in blocks that are not quite full. */
+const BLOCKS = 40
+
+export class PlainMemory {
+  readonly #blocks = new BlockPool(RUN_BYTES, BLOCKS)
+  #leaving: Home[] = []
+
+  /** Undefined when all are in use: memory of the chunk's own does, too. */
+  take(): Home | undefined {
+    const block = this.#blocks.take()
+    return block && new Home(block, this)
+  }
+
+  /** One use fewer, once the event loop has turned. */
+  leave(home: Home): void {
+    if (this.#leaving.push(home) > 1) return
+    setImmediate(() => {
+      const leaving = this.#leaving
+      this.#leaving = []
+      for (const h of leaving) if (--h.uses === 0) this.#blocks.release(h.block)
+    })
+  }
+}
+
+/** A block and how often it is in use. */
+export class Home {
+  readonly block: Block
+  readonly #memory: PlainMemory
+  uses = 1
+
+  constructor(block: Block, memory: PlainMemory) {
+    this.block = block
+    this.#memory = memory
+  }
+
+  leave(): void { this.#memory.leave(this) }
+}
+
+export class Plain {
+  readonly bytes: Buffer
+  readonly #home: Home | undefined
+
+  /** In use by whoever makes it. `home`: where `bytes` lie; undefined = in memory of their own. */
+  constructor(bytes: Buffer, home?: Home) {
+    this.bytes = bytes
+    this.#home = home
+    if (home) home.uses++
+  }
+
+  hold(): void { if (this.#home) this.#home.uses++ }
+
+  release(): void { this.#home?.leave() }
+}
+
+/** What a read uses while it waits for the rest. */
+export class Holding {
+  #plains: Plain[] | null = []
+
+  /** Nothing is held for a read that is over. */
+  add(plain: Plain): void {
+    if (this.#plains === null) return
+    plain.hold()
+    this.#plains.push(plain)
+  }
+
+  end(): void {
+    for (const p of this.#plains ?? []) p.release()
+    this.#plains = null
+  }
+}
