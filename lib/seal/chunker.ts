@@ -9,11 +9,12 @@
  * between drives. This does not hide boundaries from one who knows the plaintext
  * and sees the lengths (docs/threat-model.md).
  *
- * The hash is 32 bits wide: JavaScript's integers are fast at that width. The
- * masks use its high bits, which depend on the most bytes.
+ * The hash is 32 bits wide; the masks use its high bits, which depend on the most
+ * bytes. The scan itself is in gear.ts.
  */
 import sodium from 'sodium-native'
 import { fail } from '../errors.js'
+import { Gear, WINDOW_BYTES } from './gear.js'
 import { CHUNK_AVERAGE_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_AVERAGE_BYTES } from '../limits.js'
 
 export interface ChunkSizes { min: number; average: number; max: number }
@@ -32,9 +33,7 @@ export function averageFor(fileBytes: number): number {
 }
 
 export class Chunker {
-  /** gear[b], and the same shifted left by one for the first byte of each pair. */
-  readonly #gear = new Int32Array(256)
-  readonly #gearShifted = new Int32Array(256)
+  readonly #gear: Gear
 
   /** `contentHashKey`: 32 bytes; the same key gives the same cuts. */
   constructor(contentHashKey: Uint8Array) {
@@ -42,10 +41,7 @@ export class Chunker {
     sodium.crypto_kdf_derive_from_key(seed, 0, Buffer.from('dfs-gear', 'latin1'), contentHashKey)
     const bytes = Buffer.alloc(256 * 4)
     sodium.crypto_stream_xor(bytes, bytes, Buffer.alloc(24), seed)
-    for (let i = 0; i < 256; i++) {
-      this.#gear[i] = bytes.readInt32LE(i * 4)
-      this.#gearShifted[i] = this.#gear[i]! << 1
-    }
+    this.#gear = new Gear(Int32Array.from({ length: 256 }, (_, i) => bytes.readInt32LE(i * 4)))
   }
 
   /** Lengths of the chunks of `data`, in order; they sum to its length. The last may be below the minimum. */
@@ -67,40 +63,22 @@ export class Chunker {
     const bits = Math.log2(sizes.average)
     const normal = start + Math.min(sizes.average, length)
     const limit = start + Math.min(sizes.max, length)
-    // Min, average and max are even, so that both loops run over whole pairs; an odd last byte of the data needs no test.
-    const strict = scan(data, start + sizes.min, normal, 0, mask(bits + 2), this.#gear, this.#gearShifted)
-    if (strict.cut >= 0) return strict.cut
-    const lax = scan(data, strict.at, limit, strict.hash, mask(bits - 2), this.#gear, this.#gearShifted)
-    return lax.cut >= 0 ? lax.cut : limit
+    const cut = this.#scan(data, start + sizes.min, normal, 0, mask(bits + 2))
+    return cut >= 0 ? cut : this.#scan(data, normal, limit, this.#gear.hash, mask(bits - 2), limit)
+  }
+
+  /** Min, average and max are even, so that both scans go over whole pairs; an odd last byte of the data needs no test. */
+  #scan(data: Uint8Array, from: number, to: number, hash: number, mask: number, otherwise = -1): number {
+    for (let at = from; at < to; at += WINDOW_BYTES) {
+      const cut = this.#gear.scan(data.subarray(at, Math.min(at + WINDOW_BYTES, to)), hash, mask)
+      if (cut >= 0) return at + cut
+      hash = this.#gear.hash
+    }
+    return otherwise
   }
 }
 
 /** `bits` ones from bit 30 down: bit 31 must stay free, for the first hash of each pair is tested one bit higher. */
 function mask(bits: number): number {
   return ((1 << bits) - 1) << (31 - bits)
-}
-
-const result = { cut: -1, at: 0, hash: 0 }
-
-/** Rolls over pairs of bytes from `at` to `end`; cut = the place after the first byte where the masked hash is 0, or -1. */
-function scan(data: Uint8Array, at: number, end: number, hash: number, mask: number, gear: Int32Array, shifted: Int32Array): typeof result {
-  const last = end - 1
-  // The hash after the first byte of a pair is kept shifted by one, and so is its mask.
-  const maskShifted = mask << 1
-  for (; at < last; at += 2) {
-    hash = ((hash << 2) + shifted[data[at]!]!) | 0
-    if ((hash & maskShifted) === 0) {
-      result.cut = at + 1
-      return result
-    }
-    hash = (hash + gear[data[at + 1]!]!) | 0
-    if ((hash & mask) === 0) {
-      result.cut = at + 2
-      return result
-    }
-  }
-  result.cut = -1
-  result.at = at
-  result.hash = hash
-  return result
 }

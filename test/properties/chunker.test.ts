@@ -1,7 +1,8 @@
 import test from 'brittle'
 import fc from 'fast-check'
-import { createCipheriv } from 'node:crypto'
+import { createCipheriv, randomBytes, randomInt } from 'node:crypto'
 import { Chunker, averageFor, chunkSizes } from '../../lib/seal/chunker.js'
+import { Gear, WINDOW_BYTES } from '../../lib/seal/gear.js'
 import { MAX_CHUNK_BYTES } from '../../lib/limits.js'
 
 const chunker = new Chunker(Buffer.alloc(32, 1))
@@ -67,6 +68,27 @@ test('another drive cuts elsewhere', (t) => {
 
 test('these cuts never change: chunks of an older dfs are found again', (t) => {
   t.alike(chunker.cut(noise(4, 200_000), 16384), GOLDEN)
+})
+
+test('the scan is the one that is written down, byte by byte, from any place in memory', (t) => {
+  const table = Int32Array.from({ length: 256 }, () => randomBytes(4).readInt32LE())
+  const gear = new Gear(table)
+  for (let i = 0; i < 3000; i++) {
+    const shared = Buffer.from(new SharedArrayBuffer(WINDOW_BYTES + 16))
+    const start = i % 16
+    const data = shared.subarray(start, start + (i % 7 === 0 ? WINDOW_BYTES : randomInt(300)))
+    data.set(randomBytes(data.length))
+    const mask = ((1 << (1 + (i % 20))) - 1) << (30 - (i % 20))
+    let hash = randomBytes(4).readInt32LE()
+    const got = gear.scan(data, hash, mask)
+    let expected = -1
+    for (let k = 0; k < data.length - (data.length % 2) && expected < 0; k++) {
+      hash = ((hash << 1) + table[data[k]!]!) | 0
+      if ((hash & mask) === 0) expected = k + 1
+    }
+    if (got !== expected || (got < 0 && gear.hash !== hash)) return t.fail(`${data.length} bytes from ${start}, mask ${mask}: ${got}, not ${expected}`)
+  }
+  t.pass()
 })
 
 test('averages for files are within the limits', (t) => {
