@@ -96,7 +96,7 @@ export class Space {
   take(bytes: number, dirty: number): void {
     this.#taken += bytes
     if (this.#isStale()) this.#ask()
-    // Sealing adds a tag of 16 bytes to each 4 KiB and a header to each chunk.
+    // Sealing adds a tag of 16 bytes to each 4 KiB, a header to each chunk and the rest of a page to each batch.
     if (this.#free - (dirty + bytes) * 1.02 < this.#margin) throw fail('ENOSPC', 'the disk of the store is full')
   }
 
