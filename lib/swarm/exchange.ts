@@ -384,6 +384,8 @@ export class ChunkExchange {
     let passed = 0
     for (const queue of this.#wants.waiting) {
       for (const want of queue.values()) {
+        // The usual case with much to do, and the one that must be quick: everybody is busy.
+        if (!this.#isAnyFree(want)) break
         if (this.#heldBytes + want.roomBytes > SHARE_BYTES[want.rank]!) break
         const peer = this.#choose(want)
         if (peer === undefined) this.#park(want)
@@ -391,6 +393,12 @@ export class ChunkExchange {
         else if (++passed > MAX_PASSED) return
       }
     }
+  }
+
+  #isAnyFree(want: Want): boolean {
+    const bytes = this.#likelyBytes(want)
+    for (const holder of this.#peers.values()) if (holder.hasRoom(bytes, want.rank)) return true
+    return this.#peers.size === 0
   }
 
   /** Who will have sent it first; 'busy' if those who may have it can be asked for no more now; undefined if there is nobody. */

@@ -104,7 +104,15 @@ export class LogGaps {
       at = run.to + 1
     }
     add(to)
-    if (fresh.length > 0) this.got = [...this.got, ...fresh].sort((a, b) => a.from - b.from)
+    // One after another is the usual case, and while the host is busy there can be thousands.
+    const last = this.got.at(-1)
+    const only = fresh.length === 1 ? fresh[0]! : undefined
+    if (only && last && only.from === last.to + 1 && only.peer === last.peer && isMessage(last, only)) {
+      last.entries.push(...only.entries)
+      last.to = only.to
+      last.bytes += only.bytes
+    } else if (only && (!last || only.from > last.to)) this.got.push(only)
+    else if (fresh.length > 0) this.got = [...this.got, ...fresh].sort((a, b) => a.from - b.from)
     return kept
   }
 
@@ -116,7 +124,7 @@ export class LogGaps {
     const batch = { ...head }
     for (let next = this.got[1]; next; next = this.got[used]) {
       if (next.from !== batch.to + 1 || next.peer !== batch.peer) break
-      if (batch.bytes + next.bytes > MAX_ENTRIES_BYTES || batch.entries.length + next.entries.length > MAX_ENTRIES) break
+      if (!isMessage(batch, next)) break
       batch.entries = batch.entries.concat(next.entries)
       batch.bytes += next.bytes
       batch.to = next.to
@@ -155,4 +163,9 @@ export class LogGaps {
     while (this.undurable.length > 0 && this.undurable[0]!.seq <= seq) bytes += this.undurable.shift()!.bytes
     return bytes
   }
+}
+
+/** Together they are no more than one message may hold. */
+function isMessage(a: Got, b: Got): boolean {
+  return a.bytes + b.bytes <= MAX_ENTRIES_BYTES && a.entries.length + b.entries.length <= MAX_ENTRIES
 }

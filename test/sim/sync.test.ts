@@ -26,14 +26,17 @@ test('a new entry is pushed to everybody, once, and everybody says that he has i
   net.connectAll()
   net.run(1000)
   const seen: string[] = []
-  for (const node of nodes) node.tamper = (peer, m) => { if (m.type === 'entries') seen.push(`${node.name}${peer}`); return [m] }
+  for (const node of nodes) node.tamper = (peer, m) => { if (m.type === 'entries' || m.type === 'wantEntries') seen.push(`${node.name}${peer}`); return [m] }
   writeMany(nodes[0]!, 1)
   const start = net.nowMs
   net.run(start + 120)
   for (const node of nodes.slice(1)) t.is(node.deliveredEntries, 1)
   net.run(2000)
-  t.alike(seen, ['ab', 'ac', 'ad', 'ae'], 'from its author only, with nobody asking another for it')
-  t.alike(Object.fromEntries(nodes[0]!.receipts), { b: 1, c: 1, d: 1, e: 1 })
+  // Two more before anybody has said that he has the first: still nobody must ask.
+  for (let i = 0; i < 2; i++) { writeMany(nodes[0]!, 1); net.run(net.nowMs + 1) }
+  net.run(4000)
+  t.alike(seen.sort(), ['ab', 'ab', 'ab', 'ac', 'ac', 'ac', 'ad', 'ad', 'ad', 'ae', 'ae', 'ae'], 'from its author only, with nobody asking another for it')
+  t.alike(Object.fromEntries(nodes[0]!.receipts), { b: 3, c: 3, d: 3, e: 3 })
 })
 
 test('entries travel on between devices that are not connected', (t) => {
@@ -182,6 +185,7 @@ const LIES: Record<string, (m: SyncMessage) => SyncMessage[]> = {
   'forged signature': (m) => (m.type === 'entries' ? [{ ...m, entries: m.entries.map((e) => ({ ...e, signed: Buffer.concat([e.signed.subarray(0, -1), Buffer.from([7])]) })) }] : [m]),
   'other entries': (m) => (m.type === 'entries' ? [{ ...m, from: m.from + 1 }] : [m]),
   'too many': (m) => (m.type === 'entries' && m.entries.length === 1 ? [{ ...m, entries: [...m.entries, ...m.entries, ...m.entries] }] : [m]),
+  'far too large': (m) => (m.type === 'entries' ? [{ ...m, entries: m.entries.slice(0, 1).map((e) => ({ ...e, sealed: Buffer.alloc(900_000) })) }] : [m]),
   'another log': (m) => (m.type === 'entries' ? [{ ...m, device: Buffer.alloc(32, 1) }] : [m]),
   'fewer each time': (m) => (m.type === 'entries' ? [{ ...m, entries: m.entries.slice(0, 1) }] : [m]),
   'everything twice': (m) => (m.type === 'entries' || m.type === 'have' ? [m, m] : [m]),
@@ -219,6 +223,7 @@ for (const [what, lie] of Object.entries(LIES)) {
     t.is(seqOf(c.disk.logs.get(logKey(a.own))!), 300)
     for (const node of [a, b, c]) t.ok(node.caught.every((one) => one.peer === 'd'), `${node.name} blames nobody else`)
     for (const node of [a, b, c]) t.alike(node.disk.proofs, [])
+    for (const node of [a, b, c]) t.is(node.sync.bytes.kept + node.sync.bytes.judged, 0)
   })
 }
 
@@ -264,6 +269,7 @@ function randomRun(seed: number): { entries: number; messages: number } {
     net.run(net.nowMs + 1000)
     if (rounds++ > 240) throw new Error(`they do not agree:\n${honest.map((n) => `${n.name}:\n${dump(n)} ${JSON.stringify(n.sync.bytes)} ${JSON.stringify(n.caught)}`).join('\n')}`)
   } while (!isDone())
+  net.run(net.nowMs + 30_000)
   for (const [key, log] of promised) for (const node of honest) {
     const mine = node.disk.logs.get(key)
     if (!mine || seqOf(mine) < seqOf(log)) throw new Error(`${node.name} lacks what was durable: ${mine ? seqOf(mine) : 0} of ${seqOf(log)}`)
@@ -273,6 +279,8 @@ function randomRun(seed: number): { entries: number; messages: number } {
   for (const node of honest) {
     const blamed = node.caught.find((one) => one.peer !== liar?.name)
     if (blamed) throw new Error(`${node.name} blames ${blamed.peer}: ${blamed.why}`)
+    const bytes = Object.values(node.sync.bytes).reduce((a, b) => a + b, 0)
+    if (!liar && bytes > 0) throw new Error(`${node.name} counts ${JSON.stringify(node.sync.bytes)} with nothing to do`)
     if (node.disk.proofs.length > 0) throw new Error('a fork that was none')
   }
   return { entries: honest[0]!.deliveredEntries, messages: net.arrived.messages }
