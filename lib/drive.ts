@@ -18,21 +18,23 @@ import { dirname, join, resolve } from 'node:path'
 import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
 import { SystemClock, type Clock } from './clock.js'
 import { fail } from './errors.js'
-import type { ChunkSource } from './file/fetch.js'
+import { SourceSlot, type ChunkSource } from './file/fetch.js'
 import { FlushEngine, type LocalChunk } from './file/flush.js'
 import { Files } from './file/files.js'
 import { ReadEngine } from './file/read.js'
 import { fsck } from './fsck.js'
 import { DriveKeys } from './keys/derive.js'
 import { createDevice, type Device } from './keys/device.js'
+import { certify } from './keys/certificate.js'
 import { createKeyFile, openKeyFile } from './keys/keyfile.js'
 import { encodeZ32 } from './keys/zbase32.js'
-import { Journal } from './log/journal.js'
+import { Inbox } from './inbox.js'
+import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
 import { Log } from './log/log.js'
 import type { ChunkRef, Op } from './log/ops.js'
-import { CausalEngine } from './order/causal/engine.js'
-import type { EngineMaker, OrderEngine } from './order/engine.js'
-import { Replica } from './order/replica.js'
+import { CausalEngine, type CausalHost } from './order/causal/engine.js'
+import { Members } from './log/members.js'
+import { PlacedTable } from './log/placed.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
 import { Posix } from './posix.js'
@@ -43,11 +45,12 @@ import { SealPool } from './seal/pool.js'
 import { ValueSealer } from './seal/value.js'
 import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
-import { ChunkTable } from './store/chunks.js'
+import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import { StoreLock } from './store/lock.js'
 import { SegmentStore } from './store/segments.js'
+import { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
 import { ROOT_INO } from './tree/inode.js'
@@ -55,12 +58,19 @@ import { Rows } from './tree/rows.js'
 import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
 
 const MIN_SEGMENT_BYTES = 4 << 20
+/** Ops in one entry of a shared drive: what another device applies in one go. */
+const SHARED_ENTRY_OPS = 1000
+/** How often it is looked what has become final. */
+const SETTLE_MS = 5000
+/** A device that wrote nothing says what it has after so many entries of others, or this long after one. */
+const STATE_AFTER_ENTRIES = 200
+const STATE_AFTER_MS = 60_000
 /** A segment takes at most this part of the disk. */
 const SEGMENTS_A_DISK = 64
 
 /** What `create --order` takes. */
-export const ENGINES: Record<string, EngineMaker> = {
-  causal: { revises: CausalEngine.revises, make: (host) => new CausalEngine(host) },
+export const ENGINES: Record<string, (host: CausalHost) => CausalEngine> = {
+  causal: (host) => new CausalEngine(host),
 }
 
 export interface CreateOptions {
@@ -108,7 +118,7 @@ export class Drive extends PathApi {
   readonly tree: Tree
   readonly log: Log
   readonly journal: Journal
-  readonly engine: OrderEngine
+  readonly engine: CausalEngine
   readonly files: Files
   readonly reader: ReadEngine
   readonly posix: Posix
@@ -118,7 +128,12 @@ export class Drive extends PathApi {
   readonly flusher: FlushEngine
   readonly collector: Collector
   readonly #checkpointer: Checkpointer
-  readonly #arrivals: Arrivals
+  readonly arrivals: Arrivals
+  readonly members: Members
+  /** Where chunks come from that are not here. */
+  readonly source: SourceSlot
+  readonly inbox: Inbox
+  #settling: NodeJS.Timeout | null = null
   readonly #lock: StoreLock
   readonly #options: OpenOptions
   #closing: Promise<void> | null = null
@@ -159,6 +174,7 @@ export class Drive extends PathApi {
       const store = openSegments(dir, keys.driveId)
       const drive = new Drive({ dir, lock, keys, device, db, store, clock })
       drive.tree.makeRoot(options.uid ?? process.getuid?.() ?? 0, options.gid ?? process.getgid?.() ?? 0, clock.now())
+      drive.tree.rows.setAuthor(1, drive.deviceName)
       drive.journal.touched()
       await drive.journal.durable()
       // A store without its key file was never finished, and `create` may be run again; one that was and has lost it is left alone.
@@ -185,6 +201,7 @@ export class Drive extends PathApi {
       db = Database.open(join(dir, 'index.db'))
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
+      if (db.getMeta('joining') === 1) throw fail('STORE_JOINING', 'this store has joined a drive and has not met another of its devices yet; run dfs mount, or dfs serve, where one can be reached')
       const store = openSegments(dir, opened.keys.driveId)
       return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock(), source: options.source, readDeadlineMs: options.readDeadlineMs }, options)
     } catch (e) {
@@ -241,16 +258,33 @@ export class Drive extends PathApi {
     const maker = ENGINES[order]
     if (!maker) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
     const chunkNumber = (ref: ChunkRef) => this.#chunkNumber(ref)
-    this.engine = maker.make(new Replica({
-      tree: this.tree, newId: () => this.journal.newOpId(), log: (op) => this.journal.append(op), chunkNumber, revises: maker.revises,
-    }))
+    this.engine = maker({
+      tree: this.tree,
+      placed: new PlacedTable(p.db),
+      incarnation: this.journal.incarnation,
+      incarnationId: (i) => this.log.incarnationId(i),
+      newId: () => this.journal.newOpId(),
+      log: (op) => this.journal.append(op),
+      commit: () => this.journal.commit(),
+      ops: (inc, seq) => this.log.ops(inc, seq),
+      head: (inc) => this.log.head(inc).seq,
+      chunkNumber,
+      getMeta: (key) => p.db.getMeta(key),
+      setMeta: (key, value) => {
+        p.db.setMeta(key, value)
+        this.journal.touched()
+      },
+      gone: (ino) => this.posix.forget(ino),
+    })
+    this.journal.contextOf = () => this.engine.context()
+    this.journal.onEntry = (entry) => this.engine.closed(entry)
 
     this.files = new Files({ clock: p.clock, space: this.space })
     const host = { rows, chunks: this.chunks, store: p.store, pool: this.pool, sealer }
     this.posix = new Posix({
       tree: this.tree, files: this.files, journal: this.journal, engine: this.engine, chunks: this.chunks, clock: p.clock, space: this.space,
-      applyLocal: (op: Op): Outcome => {
-        const outcome = this.tree.apply(op, this.journal.newOpId(), chunkNumber)
+      applyLocal: (op: Op, id = this.journal.newOpId()): Outcome => {
+        const outcome = this.tree.apply(op, id, chunkNumber)
         this.journal.touched()
         return outcome
       },
@@ -258,10 +292,11 @@ export class Drive extends PathApi {
     })
     this.flusher = new FlushEngine({ ...host, makeRoom: () => this.space.makeRoom(), content: (op) => this.posix.content(op) }, this.files)
     this.files.flusher = this.flusher
+    this.source = new SourceSlot(p.source ?? null)
     this.reader = new ReadEngine({
-      ...host, source: p.source, deadlineMs: p.readDeadlineMs ?? READ_DEADLINE_MS, arrived: (chunk, sealed) => this.#arrivals.keep(chunk, sealed),
+      ...host, source: this.source, deadlineMs: p.readDeadlineMs ?? READ_DEADLINE_MS, arrived: (chunk, sealed) => void this.arrivals.keep(chunk, sealed),
     }, this.files)
-    this.#arrivals = new Arrivals({
+    this.arrivals = new Arrivals({
       chunks: this.chunks, store: p.store, journal: this.journal, guard: () => this.flusher.guard(),
       take: (bytes) => this.space.take(bytes, this.files.dirtyBytes),
     })
@@ -269,7 +304,20 @@ export class Drive extends PathApi {
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
       files: this.files, pool: this.pool, posix: this.posix,
     })
-    if (!maker.revises) this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id, chunkNumber))
+    this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
+    this.members = new Members(p.db, keys.driveId, () => this.journal.touched('derived'))
+    this.inbox = new Inbox({
+      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, clock: p.clock,
+      mayWrite: (device) => this.members.get(device)?.role === 'full',
+    })
+    if (this.engine.revises) {
+      this.#becomeShared()
+      // Taken in from another device; our own log begins.
+      if (this.keys.canWrite && this.log.head(this.journal.incarnation).seq === 0 && this.journal.nextOpCounter === 1) {
+        this.engine.begin(this.journal.incarnation)
+        this.engine.submit({ type: 'author', name: Buffer.from(this.deviceName) })
+      }
+    }
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
@@ -283,13 +331,74 @@ export class Drive extends PathApi {
     return (this.#clearing ??= this.clearUnfinished(() => this.#closing === null && !this.journal.stopped).finally(() => { this.#clearing = null }))
   }
 
+  // --- other devices ------------------------------------------------------
+
+  /** Whether others take part. */
+  get isShared(): boolean { return this.engine.revises }
+
+  /**
+   * Others take part from now on: what is applied can be taken back, chunks are
+   * found by their id, the log is kept for those who lack it.
+   */
+  share(): void {
+    if (!this.engine.revises) {
+      this.journal.commit()
+      this.tree.rows.setAuthor(this.journal.incarnation, this.deviceName)
+      this.engine.share(Math.max(this.clock.nowMs(), this.log.lastClockMs(this.journal.incarnation)), this.journal.nextOpCounter)
+      this.journal.touched()
+      this.journal.commit()
+    }
+    this.#becomeShared()
+  }
+
+  #becomeShared(): void {
+    this.chunks.indexIds()
+    this.journal.maxOps = SHARED_ENTRY_OPS
+    this.journal.canTruncate = false
+    if (this.keys.canWrite && !this.members.get(this.device.publicKey)) {
+      this.members.add(certify(this.keys, { device: this.device.publicKey, role: this.keys.kind, name: this.deviceName }))
+    }
+    if (this.#settling === null) {
+      this.#settling = setInterval(() => this.#settle(), SETTLE_MS)
+      this.#settling.unref()
+    }
+  }
+
+  /** Says what we have where others wait to hear it, and drops what can not be taken back any more. */
+  #settle(): void {
+    const { journal, engine } = this
+    if (journal.stopped) return
+    try {
+      if (this.keys.canWrite && engine.owesStatement(STATE_AFTER_ENTRIES, this.clock.nowMs() - STATE_AFTER_MS)) journal.state()
+      if (engine.settle(this.members.writers(this.log)) === 0) return
+      for (const inc of this.log.heads().keys()) this.log.truncate(inc, KEEP_LOG_BYTES, engine.finalSeq(inc))
+      journal.touched()
+    } catch (e) {
+      journal.stop(e as Error)
+    }
+  }
+
+  /** All metadata as it is now, in one consistent read, for a device that joins; durable here before it leaves. Close it. */
+  async snapshot(): Promise<SnapshotSource> {
+    this.share()
+    this.journal.commit()
+    const source = new SnapshotSource(join(this.dir, 'index.db'))
+    try {
+      await this.journal.settle()
+      return source
+    } catch (e) {
+      source.close()
+      throw e
+    }
+  }
+
   /** An op of our own that the index has lost. */
-  #redo(op: Op, id: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
+  #redo(op: Op, id: number): Outcome {
     for (const c of op.type === 'content' ? op.chunks as LocalChunk[] : []) {
       c.num = 0
       if (c.seg === 0 && !c.data && this.chunks.findByHash(c.h) === 0) return 'EIO'
     }
-    return this.tree.apply(op, id, chunkNumber)
+    return this.engine.redo(op, id)
   }
 
   #chunkNumber(ref: ChunkRef): number {
@@ -297,8 +406,12 @@ export class Drive extends PathApi {
     if (local.num > 0) return local.num
     // Equal content may have come in by another way meanwhile.
     const known = this.chunks.findByHash(ref.h)
-    if (known === 0) local.num = this.chunks.add(local)
-    else {
+    if (known === 0) {
+      // Of another device's op: known by what it says, and to be fetched.
+      local.seg ??= ELSEWHERE
+      local.off ??= 0
+      local.num = this.chunks.add(local)
+    } else {
       local.num = known
       // The one we knew was lost or damaged: here are its bytes again, the same to the bit.
       if ((local.seg > 0 || local.data) && !this.chunks.isThere(known, this.store)) {
@@ -312,6 +425,8 @@ export class Drive extends PathApi {
   }
 
   // --- whole drive --------------------------------------------------------
+
+  get deviceName(): string { return (this.db.getMeta('device_name') as string | undefined) ?? '' }
 
   async sync(): Promise<void> {
     await this.posix.sync()
@@ -372,9 +487,10 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
+    if (this.#settling) clearInterval(this.#settling)
     await step(() => this.collector.stop())
     this.reader.close()
-    await step(() => this.#arrivals.close())
+    await step(() => this.arrivals.close())
     if (!this.journal.stopped) await step(() => this.posix.sync())
     this.files.close()
     await step(() => this.engine.close())

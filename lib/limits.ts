@@ -27,6 +27,10 @@ export const MAX_SYMLINK_BYTES = 4095
 export const MAX_XATTR_NAME_BYTES = 255
 /** XATTR_SIZE_MAX of Linux. */
 export const MAX_XATTR_VALUE_BYTES = 64 * 1024
+/** 2^47: well inside what a double counts exactly, and what an extent row holds in six bytes. */
+export const MAX_FILE_BYTES = 2 ** 47
+/** HOST_NAME_MAX of Linux. */
+export const MAX_DEVICE_NAME_BYTES = 64
 /** A global inode id: 16 bytes of incarnation, up to 8 of counter. */
 export const MAX_GLOBAL_ID_BYTES = 24
 /** Sealed ops of one log entry: one must fit the memory of the smallest peer many times over. */

@@ -11,15 +11,15 @@ import type { Clock, Time } from './clock.js'
 import type { DfsErrorCode } from './errors.js'
 import { fail } from './errors.js'
 import type { Files } from './file/files.js'
-import { MAX_FILE_BYTES } from './file/files.js'
-import { MAX_SYMLINK_BYTES } from './limits.js'
+import { MAX_FILE_BYTES, MAX_SYMLINK_BYTES } from './limits.js'
 import type { Journal } from './log/journal.js'
 import type { CreateOp, Op, Piece, SetAttrOp } from './log/ops.js'
 import type { OrderEngine } from './order/engine.js'
 import type { ChunkTable } from './store/chunks.js'
 import type { Space } from './store/space.js'
 import { ACL_ACCESS, ACL_DEFAULT, aclMode, chmodAcl, inherit } from './tree/acl.js'
-import { HAS_XATTRS, Inode, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP } from './tree/inode.js'
+import { HAS_XATTRS, Inode, NEVER_LINKED, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID, S_IXGRP } from './tree/inode.js'
+import { isSame, seen, type ChangeSet } from './tree/changes.js'
 import type { Outcome, Tree } from './tree/tree.js'
 import type { LocalChunk } from './file/flush.js'
 
@@ -60,7 +60,7 @@ export interface PosixParts {
   clock: Clock
   space: Space
   /** Brings a content op to an inode that has no name, outside the log. */
-  applyLocal(op: Op): Outcome
+  applyLocal(op: Op, id?: number): Outcome
   readOnly: boolean
 }
 
@@ -99,6 +99,31 @@ export class Posix {
   /** Tells all watchers but `by`, through whom the change came: its kernel knows. After the change is made. */
   tell(by: Watcher | null, what: (w: Watcher) => void): void {
     for (const w of this.#watchers) if (w !== by) what(w)
+  }
+
+  /** Tells all watchers what ops of other devices have changed. */
+  tellChanges(changes: ChangeSet): void {
+    if (this.#watchers.size === 0) return
+    const { tree } = this.#p
+    const { rows } = tree
+    for (const [parent, names] of changes.dentries) {
+      for (const [k, old] of names) {
+        const key = Buffer.from(k, 'latin1')
+        const now = rows.named(parent, key)
+        if ((now?.ino ?? 0) === (old?.ino ?? 0)) continue
+        const name = tree.openName(key, (now ?? old)!.name)
+        this.tell(null, (w) => w.entryChanged(parent, name))
+        for (const alias of rows.aliases.keys()) if (rows.resolve(alias) === parent) this.tell(null, (w) => w.entryChanged(alias, name))
+      }
+    }
+    for (const [ino, old] of changes.inodes) {
+      const now = old && tree.get(ino)
+      if (!now) continue
+      const range = changes.ranges.get(ino)
+      if (old.size !== now.size) this.tell(null, (w) => w.inodeChanged(ino, Math.min(range?.from ?? Infinity, old.size, now.size), 0))
+      else if (old.version !== now.version && range) this.tell(null, (w) => w.inodeChanged(ino, range.from, range.to - range.from))
+      else if (!isSame(old, seen(now))) this.tell(null, (w) => w.inodeChanged(ino, -1, 0))
+    }
   }
 
   // --- names --------------------------------------------------------------
@@ -152,10 +177,8 @@ export class Posix {
     const go = (): Soon<Result<Inode>> => {
       if (inode.nlink > 0) return after(this.#p.engine.submit(op), () => inode)
       // The others have never heard of it: what is linked is logged as made now, with its content.
-      const outcome = this.#p.applyLocal(op)
-      if (outcome !== '') return outcome
-      for (const logged of this.#introduce(inode, parentIno, op.name)) this.#p.journal.append(logged)
-      return inode
+      const made = this.#p.engine.introduce((id) => this.#p.applyLocal(op, id), () => this.#introduce(inode, parentIno, op.name))
+      return after(made, () => inode)
     }
     const file = files.find(ino)
     const wait = file && files.flushSmall(file, RENAME_INLINE_BYTES)
@@ -211,7 +234,9 @@ export class Posix {
   /** A handle or the kernel let go of an inode: without a name and unknown to all, it goes for good. */
   forget(ino: number): void {
     const { tree, files, journal, engine } = this.#p
-    if (engine.revises || !tree.rows.isOrphan(ino)) return
+    const grave = tree.rows.orphan(ino)
+    // One whose removal may yet be taken back stays until it may not.
+    if (!grave || !engine.isFinal(grave.op)) return
     if ((files.find(ino)?.opens ?? 0) > 0) return
     for (const holds of this.holders) if (holds(ino)) return
     files.discard(ino)
@@ -386,9 +411,9 @@ export class Posix {
     const inode = this.#p.tree.get(op.ino)
     if (!inode) return 'ENOENT'
     if (inode.nlink > 0) return this.#p.engine.submit(op)
-    const outcome = this.#p.applyLocal(op)
-    this.#p.journal.touched()
-    return outcome
+    // Of one that may come back all must have the same.
+    if (this.#p.engine.revises && !(inode.flags & NEVER_LINKED)) return this.#p.engine.submit({ ...op, unnamed: true })
+    return this.#p.applyLocal(op)
   }
 
   /** Offset of the next data (or hole) at or behind `offset`; ENXIO at the end. */
@@ -462,7 +487,11 @@ export class Posix {
       pieces.push({ off: e.off, len: e.len, chunk: index, coff: e.coff })
     }
     const size = inode.pending?.size ?? inode.size
+    // What was written so far gets the id of the op that tells of it.
+    tree.rows.touch(inode)
+    inode.version = 0
     if (size > 0) {
+      inode.version = this.#p.journal.newOpId() + 1
       yield { type: 'content', ino: inode.ino, base: 0, cut: Infinity, size, chunks: list, pieces, mtime: { sec: inode.mtime, nsec: inode.mtimeNs }, ctime: times }
     }
   }

@@ -27,6 +27,19 @@ export interface ChunkSource {
   fetch(id: Buffer, how: { urgency: Urgency; signal: AbortSignal }): Promise<Buffer>
 }
 
+/** A source that comes and goes with the network. */
+export class SourceSlot implements ChunkSource {
+  provider: ChunkSource | null
+
+  constructor(provider: ChunkSource | null) {
+    this.provider = provider
+  }
+
+  fetch(id: Buffer, how: { urgency: Urgency; signal: AbortSignal }): Promise<Buffer> {
+    return this.provider ? this.provider.fetch(id, how) : Promise.reject(fail('EIO', 'it is on other devices, and this one is not connected'))
+  }
+}
+
 export class Fetch {
   /** The sealed bytes, verified. */
   readonly sealed: Promise<Buffer>

@@ -7,13 +7,12 @@
  */
 import { DfsError, fail } from '../errors.js'
 import type { Clock } from '../clock.js'
+import { MAX_FILE_BYTES } from '../limits.js'
 import type { Inode } from '../tree/inode.js'
 import type { Space } from '../store/space.js'
 import { OpenFile, type FileFlush } from './file.js'
 import { SLAB_BYTES, SlabPool, type Slab } from './slab.js'
 
-/** 2^47 bytes: well inside what a double counts exactly, and what an extent row holds in six bytes. */
-export const MAX_FILE_BYTES = 2 ** 47
 /** Writers that wait go on when unflushed bytes are down to this share of what Space allows. */
 const DIRTY_LOW_SHARE = 0.75
 /** Fresh ranges of one file after which it is flushed: bounds the cost of keeping them sorted. */

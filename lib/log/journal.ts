@@ -68,6 +68,7 @@ export class Journal {
   #nextOp: number
   #nextIno: number
   #changed = false
+  #isForced = false
   #timer: NodeJS.Timeout | null = null
   #syncTimer: NodeJS.Timeout | null = null
   #syncing: Promise<void> | null = null
@@ -101,6 +102,21 @@ export class Journal {
   onCommit: (seq: number) => void = () => {}
   onStop: (e: Error) => void = () => {}
   beforeCommit: () => void = () => {}
+  /** What the entry that is about to be closed has seen, as a difference to the one before: (local index, seq). */
+  contextOf: () => [inc: number, seq: number][] = () => []
+  /** Called within the transaction when an entry was closed. */
+  onEntry: (entry: { seq: number; clockMs: number; first: number; count: number }) => void = () => {}
+  /** Called when commits became durable, with the last seq of each log in them. */
+  onDurable: (heads: ReadonlyMap<number, number>) => void = () => {}
+  /** What a commit took lately, milliseconds. */
+  commitMs = 0
+  #isLive = false
+  /** Ops in an entry, at most. */
+  maxOps = COMMIT_OPS
+  /** A commit comes at the latest this long after the first change in it, milliseconds. */
+  commitAfterMs = COMMIT_AFTER_MS
+  /** Sealed bytes of our own log that are kept; more than one device needs may be asked for. */
+  canTruncate = true
 
   constructor(o: { db: Database; rows: WrittenBehind; log: Log; sealer: EntrySealer; clock: Clock; drive: Buffer; incarnation: number }) {
     this.#db = o.db
@@ -159,7 +175,7 @@ export class Journal {
       }
     }
     this.#change()
-    if (this.#opCount >= COMMIT_OPS || this.#ops.length >= COMMIT_BYTES) this.commit()
+    if (this.#opCount >= this.maxOps || this.#ops.length >= COMMIT_BYTES) this.commit()
   }
 
   #place(chunk: PlacedChunk): void {
@@ -184,13 +200,32 @@ export class Journal {
     this.#timer = setTimeout(() => {
       this.#timer = null
       try { this.commit() } catch { /* stopped; every caller learns from check() */ }
-    }, COMMIT_AFTER_MS)
+    }, this.commitAfterMs)
   }
 
   /** Before each change. STORE_STOPPED, also when SQLite has rolled the open transaction back: what is in memory is no longer what the index has. */
   check(): void {
     if (!this.#stopped && !this.#db.sql.inTransaction) this.stop(new Error('the index has rolled back its transaction'))
     if (this.#stopped) throw fail('STORE_STOPPED', `the store has stopped: ${this.#stopped.message}`, this.#stopped)
+  }
+
+  /** Others wait for what changes here: a commit comes `afterMs` after the first change, and is made durable at once. */
+  live(afterMs: number): void {
+    this.#isLive = true
+    this.commitAfterMs = afterMs
+  }
+
+  /** Nobody waits. */
+  slow(): void {
+    this.#isLive = false
+    this.commitAfterMs = COMMIT_AFTER_MS
+  }
+
+  /** An entry without ops: it says what we have seen. */
+  state(): void {
+    this.#isForced = true
+    this.#changed = true
+    this.commit()
   }
 
   /** Ends the batch and commits; does not sync. */
@@ -201,11 +236,12 @@ export class Journal {
       this.#timer = null
     }
     if (!this.#changed && this.#rows.dirtyCount === 0) return
+    const start = performance.now()
     this.beforeCommit()
     const isRedone = this.#redoneOps === this.#opCount
     try {
       this.#rows.flush()
-      const seq = this.#opCount > 0 ? this.#writeEntry() : 0
+      const seq = this.#opCount > 0 || this.#isForced ? this.#writeEntry() : 0
       this.#setCounters.run(this.incarnation, this.#nextOp, this.#nextIno)
       this.#commit.run()
       this.#begin.run()
@@ -218,7 +254,8 @@ export class Journal {
       this.#syncTimer ??= setTimeout(() => {
         this.#syncTimer = null
         this.settle().catch(() => { /* stopped; every caller learns from check() */ })
-      }, SYNC_AFTER_MS)
+      }, this.#isLive ? 0 : SYNC_AFTER_MS)
+      this.commitMs = this.commitMs * 0.8 + (performance.now() - start) * 0.2
       this.onCommit(seq)
     } catch (e) {
       this.stop(e as Error)
@@ -248,8 +285,10 @@ export class Journal {
       if (way === 'redo') this.#redo!.writeNow()
       else {
         this.#synced()
+        const heads = this.#log.heads()
         this.#db.syncWalNow()
         this.#durableCommit = this.#commits
+        this.onDurable(heads)
       }
     } catch (e) {
       this.stop(e as Error)
@@ -315,7 +354,12 @@ export class Journal {
   #syncWal(): Promise<void> {
     this.#synced()
     const commit = this.#commits
-    return this.#db.syncWal().then(() => { this.#durableCommit = Math.max(this.#durableCommit, commit) })
+    const heads = this.#log.heads()
+    return this.#db.syncWal().then(() => {
+      if (commit < this.#durableCommit) return
+      this.#durableCommit = commit
+      this.onDurable(heads)
+    })
   }
 
   /** A sync begins that covers every commit so far. */
@@ -410,6 +454,9 @@ export class Journal {
 
   #writeEntry(): number {
     const head = this.#log.head(this.incarnation)
+    const clockMs = Math.floor(this.#clock.nowMs())
+    const first = this.#opCount > 0 ? this.#firstOp : this.#nextOp
+    const context = this.contextOf().map(([inc, seq]): [number, number] => [this.#codec.outgoing(inc), seq])
     const own = this.#log.incarnationId(this.incarnation)
     const sealed = this.#sealer.sealOps(this.#ops.take(), entryAad(this.#drive, own, head.seq + 1))
     const header = encodeHeader({
@@ -417,15 +464,17 @@ export class Journal {
       incarnation: own,
       seq: head.seq + 1,
       previous: head.hash,
-      clockMs: Math.floor(this.#clock.nowMs()),
-      firstOp: this.#firstOp,
+      clockMs,
+      firstOp: first,
       opCount: this.#opCount,
       incarnations: this.#table.map((i) => this.#log.incarnationId(i)),
-      context: [],
+      context,
       chunks: this.#chunks,
       opsHash: hashOf(sealed),
     })
     this.#log.append(this.incarnation, head.seq + 1, header, this.#sealer.sign(header), sealed)
+    const count = this.#opCount
+    this.#isForced = false
     this.#ops.reset()
     this.#opCount = 0
     this.#chunks = []
@@ -433,7 +482,8 @@ export class Journal {
     this.#placedBytes = 0
     this.#table = [this.incarnation]
     // Half as hysteresis: truncation scans the sizes.
-    if (this.#log.head(this.incarnation).bytes > KEEP_LOG_BYTES * 1.5) this.#log.truncate(this.incarnation, KEEP_LOG_BYTES)
+    this.onEntry({ seq: head.seq + 1, clockMs, first, count })
+    if (this.canTruncate && this.#log.head(this.incarnation).bytes > KEEP_LOG_BYTES * 1.5) this.#log.truncate(this.incarnation, KEEP_LOG_BYTES)
     return head.seq + 1
   }
 }

@@ -11,7 +11,8 @@
  */
 import type { Time } from '../clock.js'
 import { fail } from '../errors.js'
-import { MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from '../limits.js'
+import { MAX_CHUNK_BYTES, MAX_DEVICE_NAME_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from '../limits.js'
+import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from './mode.js'
 import { Reader, Writer } from './codec.js'
 
 /** Makes a name and, unless it is a hard link, an inode. */
@@ -84,14 +85,19 @@ export interface ContentOp {
   pieces: Piece[]
   mtime: Time
   ctime: Time
+  /** The file had lost its last name when this was written: not a reason to bring it back. */
+  unnamed?: boolean
 }
+
+/** The name of the device that writes this log; the first op of each. */
+export interface AuthorOp { type: 'author'; name: Buffer }
 
 /** value null: removed. */
 export interface XattrOp { type: 'xattr'; ino: number; name: Buffer; value: Buffer | null; mode?: number; ctime: Time }
 
-export type Op = CreateOp | LinkOp | UnlinkOp | RenameOp | SetAttrOp | ContentOp | XattrOp
+export type Op = CreateOp | LinkOp | UnlinkOp | RenameOp | SetAttrOp | ContentOp | XattrOp | AuthorOp
 
-const TYPE: Record<Op['type'], number> = { create: 1, link: 2, unlink: 3, rename: 4, setattr: 5, content: 6, xattr: 7 }
+const TYPE: Record<Op['type'], number> = { create: 1, link: 2, unlink: 3, rename: 4, setattr: 5, content: 6, xattr: 7, author: 8 }
 
 /** Bounds that a decoder checks before it allocates. */
 const MAX_PIECES = 1 << 20
@@ -170,6 +176,7 @@ export function encodeOp(w: Writer, op: Op, codec: InodeCodec): void {
     case 'content': {
       putIno(w, op.ino, codec); putIno(w, op.base, codec)
       w.uint(op.cut === Infinity ? 0 : op.cut + 1)
+      w.byte(op.unnamed ? 1 : 0)
       w.uint(op.size)
       w.uint(op.chunks.length)
       for (const c of op.chunks) { w.fixed(c.id); w.fixed(c.h); w.uint(c.len) }
@@ -186,6 +193,7 @@ export function encodeOp(w: Writer, op: Op, codec: InodeCodec): void {
       if (op.mode !== undefined) w.uint(op.mode)
       putTime(w, op.ctime)
       return
+    case 'author': w.bytes(op.name); return
   }
 }
 
@@ -195,9 +203,9 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
   switch (type) {
     case 1: {
       const parent = getIno(r, codec)
-      const name = r.bytes(MAX_NAME_BYTES)
+      const name = getName(r)
       const ino = getIno(r, codec)
-      const mode = r.uint(), uid = r.uint(), gid = r.uint(), rdev = r.uint()
+      const mode = getMode(r), uid = r.uint(), gid = r.uint(), rdev = r.uint()
       const time = getTime(r)
       const target = r.bytes(MAX_SYMLINK_BYTES)
       const count = r.count(16)
@@ -205,11 +213,11 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
       for (let i = 0; i < count; i++) xattrs.push([r.bytes(MAX_XATTR_NAME_BYTES), r.bytes(MAX_XATTR_VALUE_BYTES)])
       return { type: 'create', parent, name, ino, mode, uid, gid, rdev, time, ...(target.length ? { target } : {}), ...(count ? { xattrs } : {}) }
     }
-    case 2: return { type: 'link', ino: getIno(r, codec), parent: getIno(r, codec), name: r.bytes(MAX_NAME_BYTES), time: getTime(r) }
-    case 3: return { type: 'unlink', parent: getIno(r, codec), name: r.bytes(MAX_NAME_BYTES), ino: getIno(r, codec), dir: r.byte() === 1, time: getTime(r) }
+    case 2: return { type: 'link', ino: getIno(r, codec), parent: getIno(r, codec), name: getName(r), time: getTime(r) }
+    case 3: return { type: 'unlink', parent: getIno(r, codec), name: getName(r), ino: getIno(r, codec), dir: r.byte() === 1, time: getTime(r) }
     case 4: return {
-      type: 'rename', parent: getIno(r, codec), name: r.bytes(MAX_NAME_BYTES), ino: getIno(r, codec), newParent: getIno(r, codec),
-      newName: r.bytes(MAX_NAME_BYTES), over: getIno(r, codec), exchange: r.byte() === 1, time: getTime(r),
+      type: 'rename', parent: getIno(r, codec), name: getName(r), ino: getIno(r, codec), newParent: getIno(r, codec),
+      newName: getName(r), over: getIno(r, codec), exchange: r.byte() === 1, time: getTime(r),
     }
     case 5: {
       const ino = getIno(r, codec)
@@ -226,9 +234,11 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
     case 6: {
       const ino = getIno(r, codec), base = getIno(r, codec)
       const cut = r.uint()
+      const unnamed = r.byte() === 1
       const size = r.uint()
+      if (size > MAX_FILE_BYTES) throw fail('EIO', 'log entry: a file is too long')
       const chunks: ChunkRef[] = []
-      for (let n = r.count(MAX_PIECES); n > 0; n--) chunks.push({ id: r.fixed(32), h: r.fixed(32), len: r.uint() })
+      for (let n = r.count(MAX_PIECES); n > 0; n--) chunks.push({ id: r.fixed(32), h: r.fixed(32), len: chunkLength(r) })
       const pieces: Piece[] = []
       let at = 0
       for (let n = r.count(MAX_PIECES); n > 0; n--) {
@@ -238,7 +248,7 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
         pieces.push({ off, len, chunk, coff })
         at = off + len
       }
-      return { type: 'content', ino, base, cut: cut === 0 ? Infinity : cut - 1, size, chunks, pieces, mtime: getTime(r), ctime: getTime(r) }
+      return { type: 'content', ino, base, cut: cut === 0 ? Infinity : cut - 1, size, chunks, pieces, mtime: getTime(r), ctime: getTime(r), ...(unnamed ? { unnamed } : {}) }
     }
     case 7: {
       const ino = getIno(r, codec), name = r.bytes(MAX_XATTR_NAME_BYTES)
@@ -247,8 +257,32 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
       const mode = mask & 2 ? r.uint() : undefined
       return { type: 'xattr', ino, name, value, ...(mode !== undefined ? { mode } : {}), ctime: getTime(r) }
     }
+    case 8: return { type: 'author', name: r.bytes(MAX_DEVICE_NAME_BYTES) }
     default: throw fail('EIO', `log entry: unknown op type ${type}`)
   }
+}
+
+/** What no program could have given would break whoever shows it. */
+function getName(r: Reader): Buffer {
+  const name = r.bytes(MAX_NAME_BYTES)
+  if (name.length === 0 || name.includes(47) || name.includes(0) || (name[0] === 46 && (name.length === 1 || (name.length === 2 && name[1] === 46)))) {
+    throw fail('EIO', 'log entry: an impossible name')
+  }
+  return name
+}
+
+const TYPES = new Set([S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK])
+
+function getMode(r: Reader): number {
+  const mode = r.uint()
+  if (!TYPES.has(mode & S_IFMT) || mode > 0o177777) throw fail('EIO', 'log entry: an impossible mode')
+  return mode
+}
+
+function chunkLength(r: Reader): number {
+  const len = r.uint()
+  if (len < 1 || len > MAX_CHUNK_BYTES) throw fail('EIO', 'log entry: a chunk has an impossible length')
+  return len
 }
 
 const EMPTY = Buffer.alloc(0)

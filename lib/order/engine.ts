@@ -24,19 +24,22 @@ export interface OrderHost {
 
 export interface OrderEngine {
   readonly name: string
-  /** Whether ops that are applied may yet be taken back: then the host keeps undo records. */
+  /** Whether ops that are applied may yet be taken back: then undo records are kept. */
   readonly revises: boolean
   /**
    * An op of this device. An outcome now: it is applied and in the log, or
    * refused. A promise: others decide; it settles when they have.
    */
   submit(op: Op): Outcome | Promise<Outcome>
+  /**
+   * Something that was local so far (a file without a name) becomes known:
+   * `apply` makes it so in the tree, as the op with the id that it gets; `ops`
+   * then says the same to others.
+   */
+  introduce(apply: (id: number) => Outcome, ops: () => Iterable<Op>): Outcome | Promise<Outcome>
+  /** Whether the op keeps its place for good. */
+  isFinal(op: number): boolean
   /** May be called twice. */
   close(): Promise<void>
 }
 
-/** How a drive makes its engine. */
-export interface EngineMaker {
-  readonly revises: boolean
-  make(host: OrderHost): OrderEngine
-}

@@ -1,11 +1,15 @@
-/** Chunks that were fetched from elsewhere are kept: appended to a segment, made durable, and then said to be here. */
+/** Chunks that came from elsewhere are kept: appended to a segment, made durable, and then said to be here. */
 import { isDfsError } from '../errors.js'
 import type { Journal } from '../log/journal.js'
 import { ELSEWHERE, type ChunkTable } from './chunks.js'
 import type { SegmentStore } from './segments.js'
 
 /** Sealed bytes that wait for the disk; what comes meanwhile is read and not kept, and fetched again another time. */
-const MAX_WAITING_BYTES = 16 << 20
+const MAX_WAITING_BYTES = 48 << 20
+/** Appended and made durable together. */
+const BATCH_BYTES = 8 << 20
+/** What comes singly waits so long for more. */
+const GATHER_MS = 2
 
 export interface ArrivalParts {
   readonly chunks: ChunkTable
@@ -17,43 +21,74 @@ export interface ArrivalParts {
   take(bytes: number): void
 }
 
+interface Waiting { num: number; sealed: Buffer; done: (isKept: boolean) => void }
+
 export class Arrivals {
   readonly #p: ArrivalParts
-  readonly #under = new Set<Promise<void>>()
+  #waiting: Waiting[] = []
   #bytes = 0
+  #working: Promise<void> | null = null
   #isClosed = false
+  /** Told of chunks that are here now, durably but for the index. */
+  onKept: (nums: number[]) => void = () => {}
 
   constructor(parts: ArrivalParts) {
     this.#p = parts
   }
 
-  /** `sealed` is what the chunk's id names. Returns at once; where it cannot be kept, nothing is lost but the work. */
-  keep(num: number, sealed: Buffer): void {
-    if (this.#isClosed || this.#p.journal.stopped || this.#bytes + sealed.length > MAX_WAITING_BYTES) return
+  /** `sealed` is what the chunk's id names. Resolves when its bytes are no longer needed; false: not kept, and nothing is lost but the work. */
+  keep(num: number, sealed: Buffer): Promise<boolean> {
+    if (this.#isClosed || this.#p.journal.stopped || this.#bytes + sealed.length > MAX_WAITING_BYTES) return Promise.resolve(false)
     this.#bytes += sealed.length
-    const kept = this.#keep(num, sealed).catch((e: Error) => {
-      // A full disk is no fault, and a store that has stopped says so itself.
-      if (!isDfsError(e, 'ENOSPC') && !isDfsError(e, 'STORE_STOPPED')) process.emitWarning(`a chunk that came cannot be kept: ${e.message}`)
-    }).finally(() => {
-      this.#bytes -= sealed.length
-      this.#under.delete(kept)
+    return new Promise<boolean>((done) => {
+      this.#waiting.push({ num, sealed, done })
+      this.#working ??= this.#run().finally(() => { this.#working = null })
     })
-    this.#under.add(kept)
   }
 
-  async #keep(num: number, sealed: Buffer): Promise<void> {
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      if (this.#bytes < BATCH_BYTES && !this.#isClosed) await new Promise((go) => setTimeout(go, GATHER_MS))
+      let bytes = 0
+      let n = 0
+      while (n < this.#waiting.length && (n === 0 || bytes + this.#waiting[n]!.sealed.length <= BATCH_BYTES)) bytes += this.#waiting[n++]!.sealed.length
+      const batch = this.#waiting.splice(0, n)
+      let kept = false
+      try {
+        await this.#store(batch, bytes)
+        kept = true
+      } catch (e) {
+        // A full disk is no fault, and a store that has stopped says so itself.
+        if (!isDfsError(e, 'ENOSPC') && !isDfsError(e, 'STORE_STOPPED')) process.emitWarning(`chunks that came cannot be kept: ${(e as Error).message}`)
+      }
+      this.#bytes -= bytes
+      for (const w of batch) w.done(kept)
+    }
+  }
+
+  async #store(batch: Waiting[], bytes: number): Promise<void> {
     const { chunks, store, journal } = this.#p
-    const known = chunks.identity(num)
-    if (!known) return
-    this.#p.take(sealed.length)
+    const fresh = batch.flatMap((w) => {
+      const known = chunks.identity(w.num)
+      return known ? [{ num: w.num, id: known.id, plainLength: known.len, sealed: w.sealed }] : []
+    })
+    if (fresh.length === 0) return
+    this.#p.take(bytes)
     const done = this.#p.guard()
     try {
-      const [place] = await store.append([{ id: known.id, plainLength: known.len, sealed }])
+      const places = await store.append(fresh)
       await store.sync()
-      const now = chunks.get(num)
-      if (journal.stopped || !now || (now.seg !== ELSEWHERE && !chunks.bad.has(num))) return
-      chunks.move(num, place!.segment, place!.offset)
+      if (journal.stopped) return
+      const here: number[] = []
+      fresh.forEach(({ num }, i) => {
+        const now = chunks.get(num)
+        if (!now || (now.seg !== ELSEWHERE && !chunks.bad.has(num))) return
+        chunks.move(num, places[i]!.segment, places[i]!.offset)
+        here.push(num)
+      })
+      if (here.length === 0) return
       journal.touched()
+      this.onKept(here)
     } finally {
       done()
     }
@@ -62,6 +97,6 @@ export class Arrivals {
   /** What is under way ends. */
   async close(): Promise<void> {
     this.#isClosed = true
-    await Promise.all(this.#under)
+    await this.#working
   }
 }

@@ -39,6 +39,9 @@ export interface NewChunk {
 export class ChunkTable {
   /** Chunks that were found damaged since the store was opened: not to be deduplicated against. */
   readonly bad = new Set<number>()
+  readonly #db: Database
+  #byId: Statement | undefined
+  #elsewhere: Statement | undefined
   #next: number
   readonly #deltas = new Map<number, number>()
   readonly #byH: Statement
@@ -54,6 +57,7 @@ export class ChunkTable {
 
   constructor(db: Database) {
     const sql = db.sql
+    this.#db = db
     this.#next = ((sql.prepare('SELECT max(num) AS n FROM chunk').get() as { n: number | null }).n ?? 0) + 1
     this.#byH = sql.prepare('SELECT num, h FROM chunk WHERE h48 = ?').raw(true) as Statement
     this.#byNum = sql.prepare('SELECT len, seg, off, h FROM chunk WHERE num = ?').raw(true) as Statement
@@ -71,6 +75,24 @@ export class ChunkTable {
   findByHash(h: Buffer): number {
     for (const row of this.#byH.all(h.readUIntBE(0, 6)) as [number, Buffer][]) if (row[1].equals(h)) return row[0]
     return 0
+  }
+
+  /** Makes chunks findable by their id, and those that are elsewhere countable: what a drive of several devices needs. */
+  indexIds(): void {
+    this.#db.sql.exec(`CREATE INDEX IF NOT EXISTS chunk_id ON chunk(substr(id,1,8)); CREATE INDEX IF NOT EXISTS chunk_elsewhere ON chunk(num) WHERE seg = ${ELSEWHERE}`)
+    this.#byId ??= this.#db.sql.prepare('SELECT num, id FROM chunk WHERE substr(id,1,8) = ?').raw(true) as Statement
+    this.#elsewhere ??= this.#db.sql.prepare(`SELECT num, id, len, refs FROM chunk WHERE seg = ${ELSEWHERE} AND num > ? ORDER BY num LIMIT ?`).raw(true) as Statement
+  }
+
+  /** Number of the chunk with this id; 0 if it is not known. After indexIds. */
+  findById(id: Buffer): number {
+    for (const row of (this.#byId?.all(id.subarray(0, 8)) ?? []) as [number, Buffer][]) if (row[1].equals(id)) return row[0]
+    return 0
+  }
+
+  /** Chunks from `num` on that are not here. */
+  elsewhere(num: number, limit: number): { num: number; id: Buffer; len: number; refs: number }[] {
+    return ((this.#elsewhere?.all(num, limit) ?? []) as [number, Buffer, number, number][]).map((r) => ({ num: r[0], id: r[1], len: r[2], refs: r[3] }))
   }
 
   get(num: number): ChunkRow | undefined {

@@ -17,8 +17,11 @@ import { fail, isDfsError } from '../errors.js'
 export type Db = Sqlite.Database
 export type Statement = Sqlite.Statement<unknown[], unknown>
 
-/** Bumped when an older dfs could misread the index. 2: what was made durable last may be in the redo file beside it. */
-export const INDEX_VERSION = 2
+/**
+ * Bumped when an older dfs could misread the index. 2: what was made durable last may be in the redo file beside it.
+ * 3: names and removals are marked with their ops, so that other devices' can be merged.
+ */
+export const INDEX_VERSION = 3
 
 const SCHEMA = `
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -26,15 +29,16 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 -- Who numbers inodes: ino = idx * 2^32 + counter. Index 0 holds the root alone.
 CREATE TABLE incarnation(idx INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, device BLOB NOT NULL);
 
--- parent: of directories alone ('..' and the cycle check); 0 for others.
+-- parent: of directories '..'; of others where the last name was given, 0 if not known.
 -- version: id of the op that last changed the content.
 CREATE TABLE inode(ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, nlink INTEGER NOT NULL, uid INTEGER NOT NULL,
   gid INTEGER NOT NULL, rdev INTEGER NOT NULL, size INTEGER NOT NULL, parent INTEGER NOT NULL, version INTEGER NOT NULL,
   atime INTEGER NOT NULL, atime_ns INTEGER NOT NULL, mtime INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
   ctime INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, flags INTEGER NOT NULL, bytes INTEGER NOT NULL);
 
+-- op: who placed the name, negative if by moving; 0: before the drive was shared.
 CREATE TABLE dentry(parent INTEGER NOT NULL, key BLOB NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL,
-  PRIMARY KEY(parent, key)) WITHOUT ROWID;
+  op INTEGER NOT NULL, PRIMARY KEY(parent, key)) WITHOUT ROWID;
 
 CREATE TABLE extent(ino INTEGER NOT NULL, off INTEGER NOT NULL, len INTEGER NOT NULL, chunk INTEGER NOT NULL,
   coff INTEGER NOT NULL, PRIMARY KEY(ino, off)) WITHOUT ROWID;
@@ -51,14 +55,31 @@ CREATE TABLE xattr(ino INTEGER NOT NULL, key BLOB NOT NULL, name BLOB NOT NULL, 
   PRIMARY KEY(ino, key)) WITHOUT ROWID;
 CREATE TABLE symlink(ino INTEGER PRIMARY KEY, target BLOB NOT NULL);
 
--- Inodes without a name: unlinked but open, or never linked (O_TMPFILE). Reaped when the store opens.
-CREATE TABLE orphan(ino INTEGER PRIMARY KEY);
-
 CREATE TABLE log(inc INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, header BLOB NOT NULL, ops BLOB NOT NULL,
   PRIMARY KEY(inc, seq)) WITHOUT ROWID;
 CREATE TABLE log_head(inc INTEGER PRIMARY KEY, seq INTEGER NOT NULL, hash BLOB NOT NULL, first INTEGER NOT NULL, bytes INTEGER NOT NULL);
 -- The next op and inode that an incarnation of this device will number.
 CREATE TABLE counter(inc INTEGER PRIMARY KEY, next_op INTEGER NOT NULL, next_ino INTEGER NOT NULL);
+`
+
+/** Since version 3: what drives of several devices need. */
+const SHARED = `
+-- Inodes without a name: unlinked but open, never linked (O_TMPFILE), or removed by an op that may yet be taken back
+-- (then where it was, and by which op).
+CREATE TABLE orphan(ino INTEGER PRIMARY KEY, parent INTEGER NOT NULL, key BLOB NOT NULL, name BLOB NOT NULL, op INTEGER NOT NULL);
+-- Directories that were made concurrently under one name are one: the later number stands for the earlier.
+CREATE TABLE alias(ino INTEGER PRIMARY KEY, target INTEGER NOT NULL);
+-- Copies that a conflict has put beside another inode, and the op that did.
+CREATE TABLE conflict(ino INTEGER PRIMARY KEY, of INTEGER NOT NULL, op INTEGER NOT NULL);
+-- The names of the devices behind the incarnations, as their logs say.
+CREATE TABLE author(inc INTEGER PRIMARY KEY, name TEXT NOT NULL);
+-- Entries whose place in the order may yet change, by their place; how to take them back.
+CREATE TABLE placed(key INTEGER NOT NULL, id BLOB NOT NULL, inc INTEGER NOT NULL, seq INTEGER NOT NULL, first INTEGER NOT NULL,
+  count INTEGER NOT NULL, context BLOB NOT NULL, undo BLOB NOT NULL, PRIMARY KEY(key, id)) WITHOUT ROWID;
+-- Of each incarnation: ops below final_op have their place for good; what its last entry had seen.
+CREATE TABLE seen(inc INTEGER PRIMARY KEY, final_op INTEGER NOT NULL, context BLOB NOT NULL);
+-- The devices of the drive and their certificates.
+CREATE TABLE device(key BLOB PRIMARY KEY, certificate BLOB NOT NULL) WITHOUT ROWID;
 `
 
 export class Database {
@@ -81,6 +102,7 @@ export class Database {
     pragmas(sql)
     sql.exec('BEGIN')
     sql.exec(SCHEMA)
+    sql.exec(SHARED)
     sql.prepare('INSERT INTO meta VALUES (?, ?)').run('index_version', INDEX_VERSION)
     sql.exec('COMMIT')
     sql.pragma('wal_checkpoint(TRUNCATE)')
@@ -102,7 +124,7 @@ export class Database {
       }
       const db = new Database(sql, path)
       db.#openWal()
-      if (row.value < INDEX_VERSION) db.setMeta('index_version', INDEX_VERSION)
+      if (row.value < INDEX_VERSION) db.#upgrade(row.value)
       return db
     } catch (e) {
       sql?.close()
@@ -126,6 +148,18 @@ export class Database {
     } finally {
       sql.close()
     }
+  }
+
+  /** One transaction: a crash leaves the older version. */
+  #upgrade(from: number): void {
+    this.sql.exec('BEGIN')
+    if (from < 3) {
+      this.sql.exec('ALTER TABLE dentry ADD COLUMN op INTEGER NOT NULL DEFAULT 0; ALTER TABLE orphan RENAME TO orphan_2')
+      this.sql.exec(SHARED)
+      this.sql.exec("INSERT INTO orphan SELECT ino, 0, x'', x'', 0 FROM orphan_2; DROP TABLE orphan_2")
+    }
+    this.setMeta('index_version', INDEX_VERSION)
+    this.sql.exec('COMMIT')
   }
 
   getMeta(key: string): unknown {

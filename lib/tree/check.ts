@@ -50,7 +50,7 @@ export function checkTree(db: Database): Finding[] {
   for (const r of rows('SELECT i.ino FROM inode i LEFT JOIN orphan o ON o.ino = i.ino WHERE i.nlink = 0 AND o.ino IS NULL')) {
     out.push({
       kind: 'orphan', ino: r['ino']!, detail: `inode ${r['ino']} has no name and is not listed for removal`,
-      mend: run('INSERT OR IGNORE INTO orphan VALUES (?)', r['ino']!),
+      mend: run("INSERT OR IGNORE INTO orphan VALUES (?, 0, x'', x'', 0)", r['ino']!),
     })
   }
   out.push(...cycles(db))
@@ -73,7 +73,8 @@ export function checkTree(db: Database): Finding[] {
       })
     }
   }
-  for (const r of rows('SELECT c.num, c.refs, count(e.chunk) AS n FROM chunk c LEFT JOIN extent e ON e.chunk = c.num GROUP BY c.num HAVING c.refs != n')) {
+  // Undo records refer to chunks too.
+  for (const r of rows('SELECT c.num, c.refs, count(e.chunk) AS n FROM chunk c LEFT JOIN extent e ON e.chunk = c.num GROUP BY c.num HAVING c.refs < n OR (c.refs > n AND NOT EXISTS (SELECT 1 FROM placed))')) {
     out.push({
       kind: 'refs', ino: 0, detail: `chunk ${r['num']} counts ${r['refs']} references and has ${r['n']}`,
       mend: run('UPDATE chunk SET refs = ? WHERE num = ?', r['n']!, r['num']!),

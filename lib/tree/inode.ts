@@ -6,8 +6,9 @@
  * that are not in the tree yet, `pending` holds what the tree has: rows are
  * written from there, so that a crash never shows a size without its data.
  */
-export const S_IFMT = 0o170000, S_IFDIR = 0o040000, S_IFREG = 0o100000, S_IFLNK = 0o120000,
-  S_IFIFO = 0o010000, S_IFSOCK = 0o140000, S_IFCHR = 0o020000, S_IFBLK = 0o060000
+import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../log/mode.js'
+
+export { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from '../log/mode.js'
 export const S_ISUID = 0o4000, S_ISGID = 0o2000, S_ISVTX = 0o1000, S_IXGRP = 0o0010
 
 /** Inode flags, local to this device. */
@@ -30,7 +31,7 @@ export class Inode {
   rdev = 0
   /** Bytes. */
   size = 0
-  /** Directories: the directory that holds it. */
+  /** Directories: the directory that holds it. Others: the one in which it got its last name, which may be gone; 0: not known. */
   parent = 0
   /** Id of the op that last changed the content. */
   version = 0
@@ -55,6 +56,14 @@ export class Inode {
 
   constructor(ino: number) {
     this.ino = ino
+  }
+
+  /** As a new one, to the tree; what is held and unflushed stays. */
+  reset(): this {
+    const p = this.pending ?? this
+    p.size = 0
+    this.mode = this.nlink = this.uid = this.gid = this.rdev = this.parent = this.version = this.flags = this.bytes = 0
+    return this
   }
 
   get isDir(): boolean { return (this.mode & S_IFMT) === S_IFDIR }

@@ -12,9 +12,12 @@
 import type { Database, Statement } from '../store/database.js'
 import type { ChunkTable } from '../store/chunks.js'
 import { HAS_XATTRS, Inode } from './inode.js'
-import type { UndoRecorder } from './undo.js'
+import type { ChangeSet } from './changes.js'
+import type { Conflict, Grave, Named, UndoRecorder } from './undo.js'
 
 export interface Extent { off: number; len: number; chunk: number; coff: number }
+/** A name and where it stands. */
+export interface Place { parent: number; key: Buffer; name: Buffer; op: number }
 /** An extent with what reading needs of its chunk. */
 export interface ReadExtent extends Extent { clen: number; seg: number; soff: number; h: Buffer }
 
@@ -27,8 +30,14 @@ const SINGLE_BYTES = 64 << 10
 const WINDOW_EXTENTS = 256
 const WINDOWS = 64
 
+/** Orphans remembered besides those whose rows are not written yet. */
+const CACHE_ORPHANS = 65536
+const NOWHERE: Grave = { parent: 0, key: Buffer.alloc(0), name: Buffer.alloc(0), op: 0 }
+
 export class Rows {
   recorder: UndoRecorder | null = null
+  /** Set while ops of others are brought in: notes what was touched, and how it was. */
+  changes: ChangeSet | null = null
   readonly chunks: ChunkTable
   #young = new Map<number, Inode>()
   #old = new Map<number, Inode>()
@@ -36,9 +45,18 @@ export class Rows {
   readonly #dirty = new Set<Inode>()
   /** Extents read lately, complete within [from, to). */
   readonly #windows = new Map<number, { from: number; to: number; list: ReadExtent[] }>()
-  /** Unnamed inodes: whether the orphan table has the row. */
-  readonly #orphans = new Map<number, boolean>()
+  /** Unnamed inodes, and whether the orphan table has the row. */
+  readonly #orphans = new Map<number, { grave: Grave; stored: boolean }>()
+  /** Some orphans are in their table alone. */
+  #moreOrphans = false
+  /** Directories that merged into another: their number, and what it stands for. Few, so all are here. */
+  readonly #aliases = new Map<number, number>()
+  readonly #conflicts = new Map<number, Conflict>()
+  readonly #conflictsOf = new Map<number, Set<number>>()
+  /** Objects of inodes that were undone while somebody held them: an op that makes the inode again goes on with the same. */
+  readonly #limbo = new Map<number, Inode>()
 
+  readonly #db: Database
   readonly #getInode: Statement
   readonly #putInode: Statement
   readonly #delInode: Statement
@@ -61,8 +79,17 @@ export class Rows {
   readonly #delLink: Statement
   readonly #putOrphan: Statement
   readonly #delOrphan: Statement
+  readonly #getOrphan: Statement
+  readonly #getDentryRow: Statement
+  readonly #putAlias: Statement
+  readonly #delAlias: Statement
+  readonly #putConflict: Statement
+  readonly #delConflict: Statement
+  readonly #findName: Statement
+  readonly #findAnyName: Statement
 
   constructor(db: Database, chunks: ChunkTable) {
+    this.#db = db
     this.chunks = chunks
     chunks.onMove = () => this.#windows.clear()
     const p = (text: string) => db.sql.prepare(text) as unknown as Statement
@@ -71,7 +98,7 @@ export class Rows {
     this.#putInode = p('INSERT OR REPLACE INTO inode(ino,mode,nlink,uid,gid,rdev,size,parent,version,atime,atime_ns,mtime,mtime_ns,ctime,ctime_ns,flags,bytes) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)')
     this.#delInode = p('DELETE FROM inode WHERE ino=?')
     this.#getDentry = q('SELECT ino FROM dentry WHERE parent=? AND key=?')
-    this.#putDentry = p('INSERT OR REPLACE INTO dentry VALUES (?,?,?,?)')
+    this.#putDentry = p('INSERT OR REPLACE INTO dentry VALUES (?,?,?,?,?)')
     this.#delDentry = p('DELETE FROM dentry WHERE parent=? AND key=?')
     this.#anyDentry = q('SELECT 1 FROM dentry WHERE parent=? LIMIT 1')
     this.#listDentries = q('SELECT key,name,ino FROM dentry WHERE parent=? AND key>=? ORDER BY key LIMIT ?')
@@ -88,14 +115,38 @@ export class Rows {
     this.#getLink = q('SELECT target FROM symlink WHERE ino=?')
     this.#putLink = p('INSERT OR REPLACE INTO symlink VALUES (?,?)')
     this.#delLink = p('DELETE FROM symlink WHERE ino=?')
-    this.#putOrphan = p('INSERT OR IGNORE INTO orphan VALUES (?)')
+    this.#putOrphan = p('INSERT OR REPLACE INTO orphan VALUES (?,?,?,?,?)')
     this.#delOrphan = p('DELETE FROM orphan WHERE ino=?')
-    for (const row of q('SELECT ino FROM orphan').all() as [number][]) this.#orphans.set(row[0], true)
+    this.#getOrphan = q('SELECT parent,key,name,op FROM orphan WHERE ino=?')
+    this.#getDentryRow = q('SELECT name,ino,op FROM dentry WHERE parent=? AND key=?')
+    this.#putAlias = p('INSERT OR REPLACE INTO alias VALUES (?,?)')
+    this.#delAlias = p('DELETE FROM alias WHERE ino=?')
+    this.#putConflict = p('INSERT OR REPLACE INTO conflict VALUES (?,?,?)')
+    this.#delConflict = p('DELETE FROM conflict WHERE ino=?')
+    this.#findName = q('SELECT parent,key,name,op FROM dentry WHERE parent=? AND ino=? ORDER BY key LIMIT 1')
+    this.#findAnyName = q('SELECT parent,key,name,op FROM dentry WHERE ino=? ORDER BY key LIMIT 1')
+    this.reload()
+  }
+
+  /** Reads what is kept whole in memory; again after the tables were filled from outside (a snapshot). */
+  reload(): void {
+    this.#young.clear()
+    this.#old.clear()
+    this.#windows.clear()
+    this.#orphans.clear()
+    this.#aliases.clear()
+    this.#conflicts.clear()
+    this.#conflictsOf.clear()
+    this.#moreOrphans = this.#db.sql.prepare('SELECT 1 FROM orphan LIMIT 1').get() !== undefined
+    for (const [ino, target] of this.#db.sql.prepare('SELECT ino,target FROM alias').raw(true).all() as [number, number][]) this.#aliases.set(ino, target)
+    for (const [ino, of, op] of this.#db.sql.prepare('SELECT ino,of,op FROM conflict').raw(true).all() as [number, number, number][]) this.#noteConflict(ino, { of, op })
   }
 
   // --- inodes -------------------------------------------------------------
 
+  /** An alias gives the inode that it stands for. */
   get(ino: number): Inode | undefined {
+    if (this.#aliases.size > 0) ino = this.resolve(ino)
     let inode = this.#young.get(ino)
     if (inode !== undefined) return inode
     inode = this.#old.get(ino)
@@ -112,10 +163,25 @@ export class Rows {
     return inode
   }
 
+  /** The inode of this very number. */
+  #exact(ino: number): Inode | undefined {
+    const target = this.#aliases.get(ino)
+    if (target === undefined) return this.get(ino)
+    this.#aliases.delete(ino)
+    const inode = this.get(ino)
+    this.#aliases.set(ino, target)
+    return inode
+  }
+
+  /** Lets go of objects kept for ops that did not come again. */
+  clearLimbo(): void { this.#limbo.clear() }
+
   /** A new inode, to be filled in by the caller. */
   add(ino: number): Inode {
     this.recorder?.inode(ino, null)
-    const inode = new Inode(ino)
+    this.changes?.inode(ino, null)
+    const inode = this.#limbo.get(ino)?.reset() ?? new Inode(ino)
+    this.#limbo.delete(ino)
     inode.dirty = true
     this.#dirty.add(inode)
     this.#remember(inode)
@@ -125,6 +191,7 @@ export class Rows {
   /** To be called BEFORE fields of `inode` that the tree keeps are changed. */
   touch(inode: Inode): void {
     this.recorder?.inode(inode.ino, rowOf(inode))
+    this.changes?.inode(inode.ino, inode)
     if (inode.dirty) return
     inode.dirty = true
     this.#dirty.add(inode)
@@ -133,29 +200,35 @@ export class Rows {
   /** Removes the inode and everything that hangs on it but its names. */
   remove(inode: Inode): void {
     this.recorder?.inode(inode.ino, rowOf(inode))
+    this.changes?.inode(inode.ino, inode)
     if (inode.isFile && inode.bytes > 0) this.dropExtents(inode, 0, Infinity)
     if (inode.isLink) this.setTarget(inode.ino, null)
     if (inode.flags & HAS_XATTRS) for (const [key] of this.xattrs(inode.ino)) this.setXattr(inode.ino, key, null)
+    this.#drop(inode)
+  }
+
+  #drop(inode: Inode): void {
     inode.dirty = false
     this.#dirty.delete(inode)
     this.#delInode.run(inode.ino)
     this.#young.delete(inode.ino)
     this.#old.delete(inode.ino)
+    if (inode.pins > 0) this.#limbo.set(inode.ino, inode)
   }
 
   /** Puts a before-image back (undo). */
   restoreInode(ino: number, row: number[] | null): void {
-    const inode = this.get(ino)
+    const inode = this.#exact(ino)
     if (row === null) {
       if (inode) {
-        inode.dirty = false
-        this.#dirty.delete(inode)
-        this.#young.delete(ino)
-        this.#old.delete(ino)
+        this.changes?.inode(ino, inode)
+        this.#drop(inode)
+      } else {
+        this.#delInode.run(ino)
       }
-      this.#delInode.run(ino)
       return
     }
+    if (inode) this.changes?.inode(ino, inode)
     const target = inode ?? this.add(ino)
     fill(target, row)
     if (!target.dirty) {
@@ -171,10 +244,14 @@ export class Rows {
       this.#putInode.run(...rowOf(inode))
     }
     this.#dirty.clear()
-    for (const [ino, stored] of this.#orphans) {
-      if (stored) continue
-      this.#putOrphan.run(ino)
-      this.#orphans.set(ino, true)
+    for (const [ino, o] of this.#orphans) {
+      if (o.stored) continue
+      this.#putOrphan.run(ino, o.grave.parent, o.grave.key, o.grave.name, o.grave.op)
+      o.stored = true
+    }
+    if (this.#orphans.size > CACHE_ORPHANS) {
+      this.#orphans.clear()
+      this.#moreOrphans = true
     }
     this.chunks.flush()
   }
@@ -210,21 +287,94 @@ export class Rows {
 
   // --- orphans ------------------------------------------------------------
 
-  addOrphan(ino: number): void {
-    this.recorder?.orphan(ino, false)
-    if (!this.#orphans.has(ino)) this.#orphans.set(ino, false)
+  /** `grave`: where it was last, for those whose removal may yet be taken back. */
+  addOrphan(ino: number, grave: Grave = NOWHERE): void {
+    const old = this.orphan(ino)
+    this.recorder?.orphan(ino, old ?? null)
+    if (!old || grave !== NOWHERE) this.#orphans.set(ino, { grave, stored: false })
   }
 
   removeOrphan(ino: number): void {
-    const stored = this.#orphans.get(ino)
-    if (stored === undefined) return
-    this.recorder?.orphan(ino, true)
-    if (stored) this.#delOrphan.run(ino)
+    const old = this.orphan(ino)
+    if (!old) return
+    this.recorder?.orphan(ino, old)
+    if (this.#moreOrphans || this.#orphans.get(ino)!.stored) this.#delOrphan.run(ino)
     this.#orphans.delete(ino)
   }
 
-  isOrphan(ino: number): boolean { return this.#orphans.has(ino) }
-  orphans(): number[] { return [...this.#orphans.keys()] }
+  orphan(ino: number): Grave | undefined {
+    const o = this.#orphans.get(ino)
+    if (o !== undefined || !this.#moreOrphans) return o?.grave
+    const r = this.#getOrphan.get(ino) as [number, Buffer, Buffer, number] | undefined
+    return r && { parent: r[0], key: r[1], name: r[2], op: r[3] }
+  }
+
+  isOrphan(ino: number): boolean { return this.orphan(ino) !== undefined }
+
+  orphans(): number[] {
+    this.flush()
+    return (this.#db.sql.prepare('SELECT ino FROM orphan').raw(true).all() as [number][]).map((r) => r[0])
+  }
+
+  /** The name of the device behind an incarnation. False: it has one. */
+  setAuthor(inc: number, name: string): boolean {
+    return this.#db.sql.prepare('INSERT OR IGNORE INTO author VALUES (?,?)').run(inc, name).changes > 0
+  }
+
+  author(inc: number): string {
+    return (this.#db.sql.prepare('SELECT name FROM author WHERE inc=?').get(inc) as { name: string } | undefined)?.name ?? ''
+  }
+
+  // --- what merging leaves ------------------------------------------------
+
+  /** What an inode number stands for. */
+  resolve(ino: number): number {
+    let at = ino
+    for (let target = this.#aliases.get(at); target !== undefined; target = this.#aliases.get(at)) at = target
+    return at
+  }
+
+  get aliases(): ReadonlyMap<number, number> { return this.#aliases }
+
+  /** 0: none any more. */
+  setAlias(ino: number, target: number): void {
+    this.recorder?.alias(ino, this.#aliases.get(ino) ?? 0)
+    if (target !== 0) {
+      this.#aliases.set(ino, target)
+      this.#putAlias.run(ino, target)
+    } else if (this.#aliases.delete(ino)) this.#delAlias.run(ino)
+  }
+
+  /** Copies that were put aside, by their inode. */
+  get conflicts(): ReadonlyMap<number, Conflict> { return this.#conflicts }
+
+  setConflict(ino: number, to: Conflict | null): void {
+    const old = this.#conflicts.get(ino) ?? null
+    if (!old && !to) return
+    this.recorder?.conflict(ino, old)
+    if (old) {
+      const set = this.#conflictsOf.get(old.of)!
+      set.delete(ino)
+      if (set.size === 0) this.#conflictsOf.delete(old.of)
+    }
+    if (to) {
+      this.#noteConflict(ino, to)
+      this.#putConflict.run(ino, to.of, to.op)
+    } else {
+      this.#conflicts.delete(ino)
+      this.#delConflict.run(ino)
+    }
+  }
+
+  #noteConflict(ino: number, to: Conflict): void {
+    this.#conflicts.set(ino, to)
+    const set = this.#conflictsOf.get(to.of)
+    if (set) set.add(ino)
+    else this.#conflictsOf.set(to.of, new Set([ino]))
+  }
+
+  /** Copies that stand beside `ino`. */
+  conflictsOf(ino: number): ReadonlySet<number> | undefined { return this.#conflictsOf.get(ino) }
 
   // --- names --------------------------------------------------------------
 
@@ -234,15 +384,33 @@ export class Rows {
     return r === undefined ? 0 : r[0]
   }
 
-  /** `old` is what the key holds now (0: nothing), which every caller has looked up. */
-  setDentry(parent: number, key: Buffer, name: Buffer, ino: number): void {
-    this.recorder?.dentry(parent, key, this.#before(parent, key))
-    this.#putDentry.run(parent, key, name, ino)
+  /** A name with what it holds and who placed it. */
+  named(parent: number, key: Buffer): Named | undefined {
+    const r = this.#getDentryRow.get(parent, key) as [Buffer, number, number] | undefined
+    return r && { name: r[0], ino: r[1], op: r[2] }
+  }
+
+  /** Some name of `ino`, in the directory `parent` if it has one there. Looks at all names of one, at worst: for the rare cases of merging. */
+  findName(parent: number, ino: number): Place | undefined {
+    const r = (this.#findName.get(parent, ino) ?? this.#findAnyName.get(ino)) as [number, Buffer, Buffer, number] | undefined
+    return r && { parent: r[0], key: r[1], name: r[2], op: r[3] }
+  }
+
+  /** `op`: id of the op that placed the name, negative if it was moved here; 0 on a drive with one device. */
+  setDentry(parent: number, key: Buffer, name: Buffer, ino: number, op = 0): void {
+    if (this.recorder || this.changes) this.#note(parent, key)
+    this.#putDentry.run(parent, key, name, ino, op)
   }
 
   removeDentry(parent: number, key: Buffer): void {
-    this.recorder?.dentry(parent, key, this.#before(parent, key))
+    if (this.recorder || this.changes) this.#note(parent, key)
     this.#delDentry.run(parent, key)
+  }
+
+  #note(parent: number, key: Buffer): void {
+    const old = this.named(parent, key) ?? null
+    this.recorder?.dentry(parent, key, old)
+    this.changes?.dentry(parent, key, old)
   }
 
   isEmptyDir(ino: number): boolean {
@@ -252,11 +420,6 @@ export class Rows {
   /** At most `limit` names from `key` on, in key order. */
   listDentries(parent: number, key: Buffer, limit: number): [key: Buffer, name: Buffer, ino: number][] {
     return this.#listDentries.all(parent, key, limit) as [Buffer, Buffer, number][]
-  }
-
-  #before(parent: number, key: Buffer): { name: Buffer; ino: number } | null {
-    const rows = this.listDentries(parent, key, 1)
-    return rows.length && rows[0]![0].equals(key) ? { name: rows[0]![1], ino: rows[0]![2] } : null
   }
 
   // --- extents ------------------------------------------------------------
@@ -293,8 +456,14 @@ export class Rows {
     return out
   }
 
+  /** All extents of a file. */
+  allExtents(ino: number): Extent[] {
+    return (this.#overlap.all(ino, ino, 0, 0, Number.MAX_SAFE_INTEGER) as [number, number, number, number][]).map(([off, len, chunk, coff]) => ({ off, len, chunk, coff }))
+  }
+
   addExtent(inode: Inode, off: number, len: number, chunk: number, coff: number): void {
     this.recorder?.extent(inode.ino, off, null)
+    this.changes?.extents(inode.ino, off, off + len)
     this.#windows.delete(inode.ino)
     this.#putExtent.run(inode.ino, off, len, chunk, coff)
     this.chunks.ref(chunk, 1)
@@ -308,8 +477,10 @@ export class Rows {
     for (const [off, len, chunk, coff] of rows) {
       const end = off + len
       if (end <= from) continue
+      this.changes?.extents(inode.ino, Math.max(off, from), Math.min(end, to))
       this.recorder?.extent(inode.ino, off, { len, chunk, coff })
-      let refs = -1
+      // What an undo record names must stay.
+      let refs = this.recorder ? 0 : -1
       if (off < from) {
         this.#putExtent.run(inode.ino, off, from - off, chunk, coff)
         refs++
@@ -330,14 +501,13 @@ export class Rows {
   restoreExtent(ino: number, off: number, old: { len: number; chunk: number; coff: number } | null): void {
     this.#windows.delete(ino)
     const now = (this.#overlap.all(ino, ino, off, off, off + 1) as [number, number, number, number][]).find((r) => r[0] === off)
+    this.changes?.extents(ino, off, off + Math.max(now?.[1] ?? 0, old?.len ?? 0))
     if (now) {
       this.chunks.ref(now[2], -1)
       this.#delExtent.run(ino, off)
     }
-    if (old) {
-      this.#putExtent.run(ino, off, old.len, old.chunk, old.coff)
-      this.chunks.ref(old.chunk, 1)
-    }
+    // The record's own hold on the chunk goes over to the extent.
+    if (old) this.#putExtent.run(ino, off, old.len, old.chunk, old.coff)
   }
 
   // --- xattrs and symlinks ------------------------------------------------

@@ -11,10 +11,12 @@
  */
 import type { DfsErrorCode } from '../errors.js'
 import { fail } from '../errors.js'
-import type { ChunkRef, ContentOp, CreateOp, LinkOp, Op, RenameOp, SetAttrOp, UnlinkOp, XattrOp } from '../log/ops.js'
+import type { AuthorOp, ChunkRef, ContentOp, CreateOp, LinkOp, Op, RenameOp, SetAttrOp, UnlinkOp, XattrOp } from '../log/ops.js'
 import type { Time } from '../clock.js'
 import { HAS_XATTRS, Inode, INO_HIGH, NEVER_LINKED, ROOT_INO, S_IFDIR, S_IFMT } from './inode.js'
+import { Merge, type View } from './merge.js'
 import type { Rows } from './rows.js'
+import type { Grave } from './undo.js'
 
 /** Applied (''), or refused with a code; a refused op has changed nothing. */
 export type Outcome = '' | DfsErrorCode
@@ -45,11 +47,15 @@ export class Tree {
   readonly rows: Rows
   readonly #sealer: TreeSealer
   readonly #incarnationId: (index: number) => Buffer
+  readonly merge: Merge
+  /** Other devices take part: names and removals are marked with their ops, so that concurrent ones can be told. */
+  shared = false
 
   constructor(host: TreeHost) {
     this.rows = host.rows
     this.#sealer = host.sealer
     this.#incarnationId = host.incarnationId
+    this.merge = new Merge(this, host.sealer)
   }
 
   /** The root of a new drive. */
@@ -106,6 +112,10 @@ export class Tree {
     }
   }
 
+  openName(key: Buffer, sealed: Buffer): Buffer {
+    return this.#sealer.openName(key, sealed)
+  }
+
   readlink(inode: Inode): Buffer {
     const sealed = this.rows.target(inode.ino)
     if (!sealed) throw fail('EINVAL', 'not a symlink')
@@ -154,22 +164,37 @@ export class Tree {
 
   // --- applying -----------------------------------------------------------
 
-  /** Applies `op` with the given id. `chunkNumber` finds or makes the row of a chunk that a content op names. */
-  apply(op: Op, opId: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
+  /**
+   * Applies `op` with the given id. `chunkNumber` finds or makes the row of a
+   * chunk that a content op names. With `view`, what the op's device had seen: the
+   * op was accepted there, and is merged with what it had not; without, it is a
+   * new op of this device, which has seen everything.
+   */
+  apply(op: Op, opId: number, chunkNumber: (ref: ChunkRef) => number, view?: View): Outcome {
+    if (view) {
+      switch (op.type) {
+        case 'create': return this.merge.create(op, opId)
+        case 'link': return this.merge.link(op, opId)
+        case 'unlink': return this.merge.unlink(op, opId, view)
+        case 'rename': return this.merge.rename(op, opId, view)
+        case 'content': return this.merge.content(op, opId, chunkNumber)
+      }
+    }
     switch (op.type) {
-      case 'create': return this.#create(op)
-      case 'link': return this.#link(op)
-      case 'unlink': return this.#unlink(op)
-      case 'rename': return this.#rename(op)
+      case 'create': return this.#create(op, opId)
+      case 'link': return this.#link(op, opId)
+      case 'unlink': return this.#unlink(op, opId)
+      case 'rename': return this.#rename(op, opId)
       case 'setattr': return this.#setattr(op)
-      case 'content': return this.#content(op, opId, chunkNumber)
+      case 'content': return this.content(op, opId, chunkNumber)
       case 'xattr': return this.#xattr(op)
+      case 'author': return this.#author(op, opId)
     }
   }
 
   /** Makes an inode without a name (O_TMPFILE); local until it is linked. */
   createUnlinked(op: Omit<CreateOp, 'type' | 'parent' | 'name'>): Inode {
-    const inode = this.#fresh(op)
+    const inode = this.fresh(op)
     inode.nlink = 0
     inode.flags |= NEVER_LINKED
     this.rows.addOrphan(inode.ino)
@@ -185,7 +210,7 @@ export class Tree {
     this.rows.removeOrphan(ino)
   }
 
-  #create(op: CreateOp): Outcome {
+  #create(op: CreateOp, id: number): Outcome {
     const parent = this.rows.get(op.parent)
     if (!parent || parent.nlink === 0) return 'ENOENT'
     if (!parent.isDir) return 'ENOTDIR'
@@ -193,21 +218,18 @@ export class Tree {
     if (this.rows.dentry(parent.ino, key) !== 0) return 'EEXIST'
     const dir = (op.mode & S_IFMT) === S_IFDIR
     if (dir && parent.nlink >= MAX_LINKS) return 'EMLINK'
-    this.rows.setDentry(parent.ino, key, this.#sealer.sealName(key, op.name), op.ino)
-    const inode = this.#fresh(op)
-    if (dir) {
-      inode.nlink = 2
-      inode.parent = parent.ino
-    } else {
-      inode.nlink = 1
-    }
+    this.rows.setDentry(parent.ino, key, this.#sealer.sealName(key, op.name), op.ino, this.mark(id))
+    const inode = this.fresh(op)
+    inode.nlink = dir ? 2 : 1
+    inode.parent = parent.ino
     this.rows.touch(parent)
     if (dir) parent.nlink++
     stamp(parent, op.time)
     return ''
   }
 
-  #fresh(op: Omit<CreateOp, 'type' | 'parent' | 'name'>): Inode {
+  /** The inode that a create op makes, without names. */
+  fresh(op: Omit<CreateOp, 'type' | 'parent' | 'name'>): Inode {
     const inode = this.rows.add(op.ino)
     inode.mode = op.mode
     inode.uid = op.uid
@@ -218,11 +240,11 @@ export class Tree {
       inode.size = op.target.length
       this.rows.setTarget(op.ino, this.#sealer.sealValue('symlink', this.globalId(inode), op.target))
     }
-    for (const [name, value] of op.xattrs ?? []) this.#putXattr(inode, name, value)
+    for (const [name, value] of op.xattrs ?? []) this.putXattr(inode, name, value)
     return inode
   }
 
-  #link(op: LinkOp): Outcome {
+  #link(op: LinkOp, id: number): Outcome {
     const inode = this.rows.get(op.ino)
     const parent = this.rows.get(op.parent)
     if (!inode || !parent || parent.nlink === 0) return 'ENOENT'
@@ -232,8 +254,9 @@ export class Tree {
     if (inode.nlink >= MAX_LINKS) return 'EMLINK'
     const key = this.#sealer.nameKey(this.globalId(parent), op.name)
     if (this.rows.dentry(parent.ino, key) !== 0) return 'EEXIST'
-    this.rows.setDentry(parent.ino, key, this.#sealer.sealName(key, op.name), inode.ino)
+    this.rows.setDentry(parent.ino, key, this.#sealer.sealName(key, op.name), inode.ino, inode.flags & NEVER_LINKED ? this.mark(id) : -this.mark(id))
     this.rows.touch(inode)
+    inode.parent = parent.ino
     if (inode.nlink++ === 0) {
       inode.flags &= ~NEVER_LINKED
       this.rows.removeOrphan(inode.ino)
@@ -244,7 +267,7 @@ export class Tree {
     return ''
   }
 
-  #unlink(op: UnlinkOp): Outcome {
+  #unlink(op: UnlinkOp, id: number): Outcome {
     const parent = this.rows.get(op.parent)
     if (!parent) return 'ENOENT'
     if (!parent.isDir) return 'ENOTDIR'
@@ -257,23 +280,33 @@ export class Tree {
       if (!inode.isDir) return 'ENOTDIR'
       if (!this.rows.isEmptyDir(ino)) return 'ENOTEMPTY'
     } else if (inode.isDir) return 'EISDIR'
+    const grave = this.grave(parent.ino, key, op.name, id)
     this.rows.removeDentry(parent.ino, key)
     this.rows.touch(parent)
     if (op.dir) parent.nlink--
     stamp(parent, op.time)
-    this.#dropName(inode, op.time)
+    this.dropName(inode, op.time, grave)
     return ''
   }
 
   /** A name of `inode` went; the last one makes it an orphan. */
-  #dropName(inode: Inode, time: Time): void {
+  dropName(inode: Inode, time: Time, grave: Grave | undefined): void {
     this.rows.touch(inode)
+    this.rows.setConflict(inode.ino, null)
     inode.nlink = inode.isDir ? 0 : inode.nlink - 1
     changed(inode, time)
-    if (inode.nlink === 0) this.rows.addOrphan(inode.ino)
+    if (inode.nlink === 0) this.rows.addOrphan(inode.ino, grave)
   }
 
-  #rename(op: RenameOp): Outcome {
+  /** As a name is marked with the op that placed it. */
+  mark(id: number): number { return this.shared ? id : 0 }
+
+  /** Where a name was that `id` takes away; nobody asks on a drive with one device. */
+  grave(parent: number, key: Buffer, name: Buffer, id: number): Grave | undefined {
+    return this.shared ? { parent, key: Buffer.from(key), name: this.#sealer.sealName(key, name), op: id } : undefined
+  }
+
+  #rename(op: RenameOp, id: number): Outcome {
     const from = this.rows.get(op.parent)
     const to = this.rows.get(op.newParent)
     if (!from || !to || to.nlink === 0) return 'ENOENT'
@@ -288,15 +321,15 @@ export class Tree {
     const over = overIno === 0 ? undefined : this.rows.get(overIno)
     if (!inode || (overIno !== 0 && !over)) return 'EIO'
     if (inode === over) return ''
-    if (inode.isDir && this.#isWithin(to, inode)) return 'EINVAL'
+    if (inode.isDir && this.isWithin(to, inode)) return 'EINVAL'
     if (op.exchange) {
       if (!over) return 'ENOENT'
-      if (over.isDir && this.#isWithin(from, over)) return 'EINVAL'
-      this.rows.setDentry(from.ino, oldKey, this.#sealer.sealName(oldKey, op.name), over.ino)
-      this.rows.setDentry(to.ino, newKey, this.#sealer.sealName(newKey, op.newName), ino)
+      if (over.isDir && this.isWithin(from, over)) return 'EINVAL'
+      this.rows.setDentry(from.ino, oldKey, this.#sealer.sealName(oldKey, op.name), over.ino, -this.mark(id))
+      this.rows.setDentry(to.ino, newKey, this.#sealer.sealName(newKey, op.newName), ino, -this.mark(id))
       this.rows.touch(from); this.rows.touch(to)
-      this.#moved(inode, from, to, op.time)
-      this.#moved(over, to, from, op.time)
+      this.moved(inode, from, to, op.time)
+      this.moved(over, to, from, op.time)
     } else {
       if (over) {
         if (over.isDir && !inode.isDir) return 'EISDIR'
@@ -304,12 +337,14 @@ export class Tree {
         if (over.isDir && !this.rows.isEmptyDir(over.ino)) return 'ENOTEMPTY'
       }
       this.rows.removeDentry(from.ino, oldKey)
-      this.rows.setDentry(to.ino, newKey, this.#sealer.sealName(newKey, op.newName), ino)
+      const grave = over && this.grave(to.ino, newKey, op.newName, id)
+      this.rows.setDentry(to.ino, newKey, this.#sealer.sealName(newKey, op.newName), ino, -this.mark(id))
       this.rows.touch(from); this.rows.touch(to)
-      this.#moved(inode, from, to, op.time)
+      this.moved(inode, from, to, op.time)
+      this.rows.setConflict(inode.ino, null)
       if (over) {
         if (over.isDir) to.nlink--
-        this.#dropName(over, op.time)
+        this.dropName(over, op.time, grave)
       }
     }
     stamp(from, op.time)
@@ -317,17 +352,17 @@ export class Tree {
     return ''
   }
 
-  #moved(inode: Inode, from: Inode, to: Inode, time: Time): void {
+  moved(inode: Inode, from: Inode, to: Inode, time: Time): void {
     this.rows.touch(inode)
     changed(inode, time)
-    if (!inode.isDir || from === to) return
     inode.parent = to.ino
+    if (!inode.isDir || from === to) return
     from.nlink--
     to.nlink++
   }
 
   /** Whether `dir` is `top` or lies below it. */
-  #isWithin(dir: Inode, top: Inode): boolean {
+  isWithin(dir: Inode, top: Inode): boolean {
     for (let d: Inode | undefined = dir; d; d = d.ino === ROOT_INO ? undefined : this.rows.get(d.parent)) {
       if (d === top) return true
     }
@@ -351,7 +386,7 @@ export class Tree {
     return ''
   }
 
-  #content(op: ContentOp, opId: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
+  content(op: ContentOp, opId: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
     const inode = this.rows.get(op.ino)
     if (!inode) return 'ENOENT'
     if (!inode.isFile) return 'EINVAL'
@@ -381,14 +416,19 @@ export class Tree {
     const inode = this.rows.get(op.ino)
     if (!inode) return 'ENOENT'
     this.rows.touch(inode)
-    if (op.value) this.#putXattr(inode, op.name, op.value)
+    if (op.value) this.putXattr(inode, op.name, op.value)
     else this.rows.setXattr(op.ino, this.#sealer.xattrKey(this.globalId(inode), op.name), null)
     if (op.mode !== undefined) inode.mode = (inode.mode & S_IFMT) | (op.mode & 0o7777)
     changed(inode, op.ctime)
     return ''
   }
 
-  #putXattr(inode: Inode, name: Buffer, value: Buffer): void {
+  /** Said once, by the first entry of an incarnation. */
+  #author(op: AuthorOp, id: number): Outcome {
+    return this.rows.setAuthor(Math.floor(id / INO_HIGH), op.name.toString()) ? '' : 'EEXIST'
+  }
+
+  putXattr(inode: Inode, name: Buffer, value: Buffer): void {
     inode.flags |= HAS_XATTRS
     const context = this.globalId(inode)
     this.rows.setXattr(inode.ino, this.#sealer.xattrKey(context, name), {
@@ -410,13 +450,13 @@ function increment(key: Buffer): void {
 }
 
 /** mtime and ctime, both sides of pending writes. */
-function stamp(inode: Inode, t: Time): void {
+export function stamp(inode: Inode, t: Time): void {
   inode.mtime = t.sec
   inode.mtimeNs = t.nsec
   changed(inode, t)
 }
 
-function changed(inode: Inode, t: Time): void {
+export function changed(inode: Inode, t: Time): void {
   inode.ctime = t.sec
   inode.ctimeNs = t.nsec
   if (inode.pending) { inode.pending.ctime = t.sec; inode.pending.ctimeNs = t.nsec }

@@ -38,6 +38,14 @@ export class ShuffleEngine implements OrderEngine {
     })
   }
 
+  introduce(apply: (id: number) => Outcome, ops: () => Iterable<Op>): Outcome {
+    const outcome = apply(this.#host.newId())
+    if (outcome === '') for (const op of ops()) this.#host.log(op)
+    return outcome
+  }
+
+  isFinal(): boolean { return false }
+
   /** Decides some of what waits, not in the order in which it came. */
   step(all = false): void {
     // Back to what is decided.

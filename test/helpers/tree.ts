@@ -2,7 +2,7 @@
  * A tree by itself, over an index in a temporary folder: for properties of tree,
  * undo and order, with ops drawn from a seed.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DriveKeys } from '../../lib/keys/derive.js'
@@ -19,7 +19,7 @@ const keys = DriveKeys.fromRoot(Buffer.alloc(32, 7))
 const sealer = treeSealer(keys)
 
 export class TestTree {
-  readonly dir = mkdtempSync(join(tmpdir(), 'dfs-tree-'))
+  readonly dir = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'dfs-tree-'))
   readonly db = Database.create(join(this.dir, 'index.db'))
   readonly chunks = new ChunkTable(this.db)
   readonly rows = new Rows(this.db, this.chunks)
@@ -35,22 +35,42 @@ export class TestTree {
     return known > 0 ? known : this.chunks.add({ ...ref, seg: 1, off: 64 })
   }
 
-  /** Everything that must be equal on two devices with the same order, as text. */
-  dump(): string {
+  /** Everything that must be equal on two devices with the same order, as text; with `refs`, what undoing must give back too. */
+  dump(refs = false): string {
     this.rows.flush()
     const all = (text: string) => this.db.sql.prepare(text).all() as Record<string, unknown>[]
     const out: unknown[] = [
       all('SELECT ino,mode,nlink,uid,gid,rdev,size,parent,version,mtime,mtime_ns,ctime,ctime_ns,bytes FROM inode ORDER BY ino'),
       all('SELECT parent,hex(key),hex(name),ino FROM dentry ORDER BY parent,key'),
       all('SELECT e.ino,e.off,e.len,hex(c.h),e.coff FROM extent e JOIN chunk c ON c.num=e.chunk ORDER BY e.ino,e.off'),
-      all('SELECT hex(h),refs FROM chunk WHERE refs != 0 ORDER BY h'),
       all('SELECT ino FROM orphan ORDER BY ino'),
+      all('SELECT ino,target FROM alias ORDER BY ino'),
+      all('SELECT ino,of,op FROM conflict ORDER BY ino'),
+      ...(refs ? [all('SELECT hex(h),refs FROM chunk WHERE refs != 0 ORDER BY h')] : []),
     ]
     for (const { ino } of all('SELECT DISTINCT ino FROM xattr ORDER BY ino') as { ino: number }[]) {
       const inode = this.tree.get(ino)!
       out.push([ino, this.tree.xattrNames(inode).map((n) => [n.toString(), this.tree.getXattr(inode, n)!.toString('hex')]).sort()])
     }
     for (const { ino } of all('SELECT ino FROM symlink ORDER BY ino') as { ino: number }[]) out.push([ino, this.tree.readlink(this.tree.get(ino)!).toString()])
+    return out.map((o) => JSON.stringify(o)).join('\n')
+  }
+
+  /** What can be reached by a name, as text: what devices with the same entries agree upon. */
+  shown(): string {
+    this.rows.flush()
+    const all = (text: string) => this.db.sql.prepare(text).all() as Record<string, unknown>[]
+    const out: unknown[] = [
+      ...all('SELECT ino,mode,nlink,uid,gid,rdev,size,parent,version,mtime,mtime_ns,ctime,ctime_ns,bytes FROM inode WHERE nlink>0 ORDER BY ino'),
+      ...all('SELECT parent,key,name,ino,abs(op) AS op FROM dentry ORDER BY parent,key').map((d) => ({ ...d, key: '', name: sealer.openName(d['key'] as Buffer, d['name'] as Buffer).toString() })),
+      ...all('SELECT e.ino,e.off,e.len,hex(c.h) AS h,e.coff FROM extent e JOIN chunk c ON c.num=e.chunk JOIN inode i ON i.ino=e.ino WHERE i.nlink>0 ORDER BY e.ino,e.off'),
+      ...all('SELECT c.ino,c.of,c.op FROM conflict c JOIN inode i ON i.ino=c.ino WHERE i.nlink>0 ORDER BY c.ino'),
+    ]
+    for (const { ino } of all('SELECT DISTINCT x.ino FROM xattr x JOIN inode i ON i.ino=x.ino WHERE i.nlink>0 ORDER BY x.ino') as { ino: number }[]) {
+      const inode = this.tree.get(ino)!
+      out.push([ino, this.tree.xattrNames(inode).map((n) => [n.toString(), this.tree.getXattr(inode, n)!.toString('hex')]).sort()])
+    }
+    for (const { ino } of all('SELECT s.ino FROM symlink s JOIN inode i ON i.ino=s.ino WHERE i.nlink>0 ORDER BY s.ino') as { ino: number }[]) out.push([ino, this.tree.readlink(this.tree.get(ino)!).toString()])
     return out.map((o) => JSON.stringify(o)).join('\n')
   }
 

@@ -1,4 +1,5 @@
 /** What an fsync puts into the redo file, and what an open takes from it. The power is cut by putting an older index beside it. */
+import Sqlite from 'better-sqlite3'
 import test, { type Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
 import { copyFileSync, cpSync, mkdirSync, openSync, readFileSync, rmSync, writeSync, closeSync, existsSync } from 'node:fs'
@@ -115,21 +116,16 @@ test('more than both halves hold: commits follow, and nothing of it is lost', { 
   await d.journal.settle()
   keep()
   const before = d.log.head(1).seq
-  let kept = before
+  // Commits become durable behind the writer's back; the index that a cut leaves is never older than those.
+  d.journal.onDurable = keep
   const data = randomBytes(4096)
   const rounds = Math.ceil(REDO_HALF_BYTES / 8192) * 3
   for (let i = 0; i < rounds; i++) {
     data.writeUInt32LE(i)
     await append(d, inode, data)
-    // Commits are synced behind the writer's back; the index that a cut would leave is one of some time ago.
-    if (d.log.head(1).seq > kept + 1) {
-      kept = d.log.head(1).seq
-      await d.journal.settle()
-      keep()
-    }
   }
   const commits = d.log.head(1).seq - before
-  t.ok(commits > 1 && commits < rounds / 2, `${commits} commits`)
+  t.ok(commits > 0 && commits < rounds / 2, `${commits} commits`)
   const again = await open(await cut('cut'))
   const found = await contentOf(again, '/f')
   t.is(found.length, rounds * 4096)
@@ -178,9 +174,12 @@ test('an index of version 1 is taken over; one of a later version is refused', a
   const { open, store } = await drive(t)
   const d = await open()
   await append(d, make(d, 'f'), Buffer.from('content'))
-  d.db.setMeta('index_version', 1)
-  d.journal.touched()
   await d.close()
+  // As version 1 was.
+  const sql = new Sqlite(join(store, 'index.db'))
+  sql.exec(`ALTER TABLE dentry DROP COLUMN op; DROP TABLE orphan; CREATE TABLE orphan(ino INTEGER PRIMARY KEY);
+    ${['alias', 'conflict', 'author', 'placed', 'seen', 'device'].map((t) => `DROP TABLE ${t};`).join(' ')} UPDATE meta SET value = 1 WHERE key = 'index_version'`)
+  sql.close()
   const again = await open()
   t.is((await contentOf(again, '/f')).toString(), 'content')
   t.is(again.db.getMeta('index_version'), INDEX_VERSION)

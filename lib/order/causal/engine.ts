@@ -1,26 +1,394 @@
 /**
- * Causal order: every device applies its own ops at once. While a drive has a
- * single device, its own order is the order; nothing is ever revised.
+ * Causal order: every device applies its own ops at once, and merges those of
+ * others where they belong.
+ *
+ * While a drive has a single device, its own order is the order and nothing is
+ * ever revised. From `share` on each applied entry is kept with its undo records
+ * until it is final. Entries of others are applied in one synchronous slice:
+ * what comes after the earliest of them is undone, everything is applied in
+ * order, own entries anew; the tree is exact before and after.
+ *
+ * Invariants: the tree is base, then `timeline.tail` in order, then the ops of
+ * the open batch; an entry is applied only when all of its context is.
  */
 import type { Op } from '../../log/ops.js'
-import type { Outcome } from '../../tree/tree.js'
-import type { OrderEngine, OrderHost } from '../engine.js'
+import { INO_HIGH } from '../../log/ops.js'
+import type { PlacedEntry, PlacedTable } from '../../log/placed.js'
+import { Reader, Writer } from '../../log/codec.js'
+import { ChangeSet } from '../../tree/changes.js'
+import type { Outcome, Tree } from '../../tree/tree.js'
+import { decodeUndo, encodeUndo, undo, UndoRecorder, type UndoRecord } from '../../tree/undo.js'
+import type { ChunkRef } from '../../log/ops.js'
+import type { OrderEngine } from '../engine.js'
+import { Timeline, type Vector } from './timeline.js'
+
+/** What the causal engine needs of this device. All of it happens within the open transaction. */
+export interface CausalHost {
+  readonly tree: Tree
+  readonly placed: PlacedTable
+  /** Local index of this device's incarnation. */
+  readonly incarnation: number
+  incarnationId(inc: number): Buffer
+  /** A fresh id for an op of our own. */
+  newId(): number
+  /** Puts an op of our own into the batch for the log. */
+  log(op: Op): void
+  /** Ends the open batch: its entry is in the log (`closed` was called), and it is committed. */
+  commit(): void
+  /** The ops of an entry that is in the log. */
+  ops(inc: number, seq: number): Op[]
+  /** Seq of the last entry of an incarnation that is in the log. */
+  head(inc: number): number
+  chunkNumber(ref: ChunkRef): number
+  getMeta(key: string): unknown
+  setMeta(key: string, value: number): void
+  /** An inode whose removal can not be taken back any more. */
+  gone(ino: number): void
+}
+
+/** An entry of another device: verified, in the log, and all of its context applied or before it in the same batch. */
+export interface Arrived {
+  inc: number
+  seq: number
+  clockMs: number
+  first: number
+  /** What it had seen, as a difference to the entry before. */
+  context: [inc: number, seq: number][]
+  ops: Op[]
+}
+
+/** Entry of our own that was closed just now. */
+export interface Closed { seq: number; clockMs: number; first: number; count: number }
 
 export class CausalEngine implements OrderEngine {
   readonly name = 'causal'
-  static readonly revises = false
-  readonly revises = false
-  readonly #host: OrderHost
+  readonly #host: CausalHost
+  readonly timeline: Timeline
+  #shared: boolean
+  /** Records of the open batch's ops. */
+  #batch: UndoRecord[] = []
+  #batchFirst = 0
+  /** Of the entry that is being applied. */
+  #under: { first: number; inc: number; records: UndoRecord[] } | null = null
+  /** Entries of others with ops since our last. */
+  #owed = 0
+  #owedSinceMs = 0
+  /** Last entry applied of each incarnation. */
+  readonly #applied: Vector = new Map()
+  /** What the last entry of each incarnation had seen. */
+  readonly #seen = new Map<number, Vector>()
 
-  constructor(host: OrderHost) {
+  constructor(host: CausalHost) {
     this.#host = host
+    this.#shared = host.getMeta('shared') === 1
+    this.timeline = new Timeline((host.getMeta('base_key') as number | undefined) ?? 0)
+    host.tree.shared = this.#shared
+    if (this.#shared) this.reload()
+    host.tree.merge.history = (op) => this.#recordOf(op)
+  }
+
+  /** Whether others take part: then ops that are applied may yet be taken back. */
+  get revises(): boolean { return this.#shared }
+
+  /** Reads the order from the tables: at open, and after a snapshot was taken in. */
+  reload(): void {
+    const { placed } = this.#host
+    this.#shared = true
+    this.#host.tree.shared = true
+    this.timeline.baseKey = (this.#host.getMeta('base_key') as number | undefined) ?? 0
+    for (const s of placed.allSeen()) {
+      this.timeline.setFinalOps(s.inc, s.finalOp)
+      this.#seen.set(s.inc, decodeVector(s.context))
+      this.#applied.set(s.inc, this.#host.head(s.inc))
+    }
+    this.timeline.fill(placed.all())
+  }
+
+  /**
+   * Others take part from now on. What there is so far is the base of the order:
+   * whoever joins begins with it. `nextOp`: counter of the next op of our own.
+   */
+  share(nowMs: number, nextOp: number): void {
+    if (this.#shared) return
+    const { incarnation } = this.#host
+    this.#shared = true
+    this.#host.tree.shared = true
+    this.timeline.baseKey = Math.max(1, Math.floor(nowMs))
+    this.#host.setMeta('shared', 1)
+    this.#host.setMeta('base_key', this.timeline.baseKey)
+    this.timeline.setFinalOps(incarnation, nextOp)
+    this.#applied.set(incarnation, this.#host.head(incarnation))
+    this.#seen.set(incarnation, new Map())
+    this.#host.placed.setSeen(incarnation, nextOp, encodeVector(new Map()))
+  }
+
+  /** This device begins a log of its own upon what it has taken in; nothing of it is known to others. */
+  begin(inc: number): void {
+    this.timeline.setFinalOps(inc, 1)
+    this.#applied.set(inc, 0)
+    this.#seen.set(inc, new Map())
+    this.#host.placed.setSeen(inc, 1, encodeVector(new Map()))
   }
 
   submit(op: Op): Outcome {
-    const outcome = this.#host.apply(this.#host.newId(), op)
-    if (outcome === '') this.#host.log(op)
+    const id = this.#host.newId()
+    if (!this.#shared) {
+      const outcome = this.#host.tree.apply(op, id, this.#chunk)
+      if (outcome === '') this.#host.log(op)
+      return outcome
+    }
+    const recorder = new UndoRecorder()
+    const outcome = this.#record(recorder, () => this.#host.tree.apply(op, id, this.#chunk))
+    if (outcome === '') this.#keep(op, id, recorder.images)
+    else if (recorder.images.length > 0) throw new Error(`invariant: a refused ${op.type} has changed rows`)
     return outcome
   }
 
+  /**
+   * Something that was local so far becomes known: `apply` makes it so in the
+   * tree, and `ops`, for the log, says the same to others.
+   */
+  introduce(apply: (id: number) => Outcome, ops: () => Iterable<Op>): Outcome {
+    const recorder = new UndoRecorder()
+    const id = this.#host.newId()
+    const outcome = this.#shared ? this.#record(recorder, () => apply(id)) : apply(id)
+    if (outcome !== '') return outcome
+    let { images } = recorder
+    for (const op of [...ops()]) {
+      this.#keep(op, this.#host.newId(), images)
+      images = []
+    }
+    return ''
+  }
+
+  /** An op of our own that is in the log's batch again after a crash. */
+  redo(op: Op, id: number): Outcome {
+    const recorder = new UndoRecorder()
+    const apply = () => this.#host.tree.apply(op, id, this.#chunk)
+    const outcome = this.#shared ? this.#record(recorder, apply) : apply()
+    if (outcome === '' && this.#shared) this.#remember(id, recorder.images)
+    return outcome
+  }
+
+  #record(recorder: UndoRecorder, apply: () => Outcome): Outcome {
+    const { rows } = this.#host.tree
+    rows.recorder = recorder
+    try { return apply() } finally { rows.recorder = null }
+  }
+
+  #keep(op: Op, id: number, images: UndoRecord): void {
+    if (this.#shared) this.#remember(id, images)
+    this.#host.log(op)
+  }
+
+  #remember(id: number, images: UndoRecord): void {
+    if (this.#batch.length === 0) this.#batchFirst = id % INO_HIGH
+    this.#batch.push(images)
+  }
+
+  readonly #chunk = (ref: ChunkRef): number => this.#host.chunkNumber(ref)
+
+  // --- own entries --------------------------------------------------------
+
+  /** What the entry to come has seen, as a difference to our entry before. */
+  context(): [inc: number, seq: number][] {
+    if (!this.#shared) return []
+    const { incarnation } = this.#host
+    const last = this.#seen.get(incarnation)!
+    const out: [number, number][] = []
+    for (const [inc, seq] of this.#applied) if (inc !== incarnation && seq > (last.get(inc) ?? 0)) out.push([inc, seq])
+    return out
+  }
+
+  /** The batch has become an entry; within its transaction. */
+  closed(e: Closed): void {
+    if (!this.#shared) return
+    const { incarnation: inc, placed } = this.#host
+    if (this.#batch.length !== e.count) throw new Error(`invariant: ${e.count} ops in the entry and ${this.#batch.length} undo records`)
+    const context: Vector = new Map(this.#applied)
+    context.set(inc, e.seq - 1)
+    const entry: PlacedEntry = { key: this.timeline.keyOf(e.clockMs, context), id: this.#host.incarnationId(inc), inc, seq: e.seq, first: e.first, count: e.count }
+    const bytes = encodeVector(context)
+    placed.put(entry, bytes, encodeUndo(this.#batch))
+    placed.setSeen(inc, this.timeline.finalOps(inc), bytes)
+    this.timeline.insert(entry)
+    if (this.timeline.tail[this.timeline.tail.length - 1] !== entry) throw new Error('invariant: an entry of our own is not the last')
+    this.#applied.set(inc, e.seq)
+    this.#seen.set(inc, context)
+    this.#batch = []
+    this.#owed = 0
+  }
+
+  // --- entries of others --------------------------------------------------
+
+  /** Whether others wait to hear what we have: since `sinceMs`, or for `entries` of theirs. */
+  owesStatement(entries: number, sinceMs: number): boolean {
+    return this.#owed >= entries || (this.#owed > 0 && this.#owedSinceMs <= sinceMs)
+  }
+
+  /** Last entry of an incarnation that keeps its place for good. */
+  finalSeq(inc: number): number {
+    const e = this.timeline.first(inc)
+    return e ? e.seq - 1 : this.applied(inc)
+  }
+
+  /** Whether everything that an entry with this context has seen is applied. */
+  isReady(context: Iterable<[inc: number, seq: number]>): boolean {
+    for (const [inc, seq] of context) if ((this.#applied.get(inc) ?? 0) < seq) return false
+    return true
+  }
+
+  /** Counter of the op that the next entry of an incarnation begins with. */
+  nextOp(inc: number): number {
+    const e = this.timeline.find(inc, this.applied(inc))
+    return e ? e.first + e.count : this.timeline.finalOps(inc)
+  }
+
+  /** Last entry of an incarnation that is applied. */
+  applied(inc: number): number { return this.#applied.get(inc) ?? 0 }
+
+  /**
+   * Applies entries of others where they belong; in the order in which they may
+   * be applied. Ends committed. Gives what has changed.
+   */
+  receive(batch: Arrived[], nowMs = 0): ChangeSet {
+    if (!this.#shared) throw new Error('invariant: entries of others on a drive that is not shared')
+    this.#host.commit()
+    const { tree, placed } = this.#host
+    const { rows } = tree
+    const news = new Map<PlacedEntry, { ops: Op[]; context: Vector }>()
+    for (const a of batch) {
+      // Statements are not stated in turn.
+      if (a.ops.length > 0 && this.#owed++ === 0) this.#owedSinceMs = nowMs
+      const context: Vector = new Map(this.#seen.get(a.inc) ?? [])
+      for (const [inc, seq] of a.context) context.set(inc, Math.max(seq, context.get(inc) ?? 0))
+      if (a.seq > 1) context.set(a.inc, a.seq - 1)
+      const entry: PlacedEntry = { key: this.timeline.keyOf(a.clockMs, context), id: this.#host.incarnationId(a.inc), inc: a.inc, seq: a.seq, first: a.first, count: a.ops.length }
+      this.timeline.insert(entry)
+      this.#applied.set(a.inc, a.seq)
+      this.#seen.set(a.inc, context)
+      placed.setSeen(a.inc, this.timeline.finalOps(a.inc), encodeVector(context))
+      news.set(entry, { ops: a.ops, context })
+    }
+    const from = this.timeline.tail.findIndex((e) => news.has(e))
+    const slice = this.timeline.tail.slice(from)
+    const changes = new ChangeSet()
+    rows.changes = changes
+    try {
+      for (let i = slice.length - 1; i >= 0; i--) {
+        if (news.has(slice[i]!)) continue
+        const records = decodeUndo(placed.undo(slice[i]!))
+        for (let j = records.length - 1; j >= 0; j--) undo(rows, records[j]!)
+      }
+      for (const e of slice) {
+        const fresh = news.get(e)
+        const context = fresh ? fresh.context : decodeVector(placed.context(e))
+        const records = this.#apply(e, fresh ? fresh.ops : this.#host.ops(e.inc, e.seq), context)
+        placed.put(e, encodeVector(context), encodeUndo(records))
+      }
+    } finally {
+      rows.changes = null
+      this.#under = null
+    }
+    rows.clearLimbo()
+    this.#host.commit()
+    return changes
+  }
+
+  #apply(e: PlacedEntry, ops: Op[], context: Vector): UndoRecord[] {
+    const view = this.timeline.view(e.inc, context)
+    const { tree } = this.#host
+    const records: UndoRecord[] = []
+    this.#under = { first: e.first, inc: e.inc, records }
+    ops.forEach((op, i) => {
+      const recorder = new UndoRecorder()
+      const outcome = this.#record(recorder, () => tree.apply(op, e.inc * INO_HIGH + e.first + i, this.#chunk, view))
+      if (outcome !== '' && recorder.images.length > 0) undo(tree.rows, recorder.images)
+      records.push(outcome === '' ? recorder.images : [])
+    })
+    this.#under = null
+    return records
+  }
+
+  #recordOf(op: number): UndoRecord | undefined {
+    const inc = Math.floor(op / INO_HIGH)
+    const counter = op % INO_HIGH
+    const under = this.#under
+    if (under && under.inc === inc && counter >= under.first && counter < under.first + under.records.length) return under.records[counter - under.first]
+    if (inc === this.#host.incarnation && this.#batch.length > 0 && counter >= this.#batchFirst) return this.#batch[counter - this.#batchFirst]
+    const e = this.timeline.findOp(op)
+    return e && decodeUndo(this.#host.placed.undo(e))[counter - e.first]
+  }
+
+  // --- what is final ------------------------------------------------------
+
+  /**
+   * `members`: the incarnations of each device that may write. What all of them
+   * have stated to have keeps its place: its undo records go. Gives the number of entries.
+   */
+  settle(members: number[][]): number {
+    const { tail } = this.timeline
+    let n = 0
+    while (n < tail.length && members.every((incs) => incs.some((inc) => inc === tail[n]!.inc || (this.#seen.get(inc)?.get(tail[n]!.inc) ?? 0) >= tail[n]!.seq))) n++
+    n = this.#seenByRest(n)
+    if (n === 0) return 0
+    const { placed, tree } = this.#host
+    const { chunks } = tree.rows
+    const graves = new Set<number>()
+    for (const e of tail.slice(0, n)) {
+      for (const record of decodeUndo(placed.undo(e))) {
+        for (const im of record) {
+          if (im.t === 'extent' && im.old) chunks.ref(im.old.chunk, -1)
+          else if (im.t === 'orphan') graves.add(im.ino)
+        }
+      }
+      placed.remove(e)
+    }
+    for (const e of this.timeline.settle(n)) placed.setSeen(e.inc, this.timeline.finalOps(e.inc), encodeVector(this.#seen.get(e.inc)!))
+    this.#host.setMeta('base_key', this.timeline.baseKey)
+    for (const ino of graves) {
+      const grave = tree.rows.orphan(ino)
+      if (grave && this.isFinal(grave.op)) this.#host.gone(ino)
+    }
+    return n
+  }
+
+  /**
+   * How many of the first `n` entries all that come after them have seen. The
+   * others are needed yet: an entry that is concurrent with them may be applied
+   * anew, and then asks what they have changed.
+   */
+  #seenByRest(n: number): number {
+    const { tail } = this.timeline
+    for (let i = tail.length - 1; i >= n && n > 0; i--) {
+      const context = decodeVector(this.#host.placed.context(tail[i]!))
+      const unseen = tail.findIndex((e) => e.inc !== tail[i]!.inc && (context.get(e.inc) ?? 0) < e.seq)
+      if (unseen >= 0 && unseen < n) {
+        n = unseen
+        i = tail.length
+      }
+    }
+    return n
+  }
+
+  /** Whether the op keeps its place for good. */
+  isFinal(op: number): boolean {
+    return op === 0 || op % INO_HIGH < this.timeline.finalOps(Math.floor(op / INO_HIGH))
+  }
+
   async close(): Promise<void> {}
+}
+
+function encodeVector(v: Vector): Buffer {
+  const w = new Writer(16 + v.size * 12)
+  w.uint(v.size)
+  for (const [inc, seq] of v) { w.uint(inc); w.uint(seq) }
+  return w.take()
+}
+
+function decodeVector(b: Buffer): Vector {
+  const r = new Reader(b)
+  const v: Vector = new Map()
+  for (let n = r.uint(); n > 0; n--) v.set(r.uint(), r.uint())
+  return v
 }

@@ -1,0 +1,236 @@
+/**
+ * Joining a drive that others have:
+ *
+ *   prepared   the store holds the key, an identity, and an empty index
+ *   joined     the metadata of a device that may write was taken in; from here
+ *              on it is a store like any other
+ *
+ * `prepareJoin` needs no network; `finishJoin` asks until somebody answers. One
+ * that was interrupted begins anew.
+ */
+import blake from '@napi-rs/blake-hash'
+import { existsSync, mkdirSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { join, resolve } from 'node:path'
+import type { OnProgress } from './api.js'
+import { fail, isDfsError } from './errors.js'
+import { certify, readCertificate } from './keys/certificate.js'
+import { DriveKeys } from './keys/derive.js'
+import { createDevice } from './keys/device.js'
+import { createKeyFile, openKeyFile } from './keys/keyfile.js'
+import { Database } from './store/database.js'
+import { StoreLock } from './store/lock.js'
+import { SnapshotSink } from './store/snapshot.js'
+import { readHello, writeHello } from './swarm/hello.js'
+import type { Message } from './swarm/messages.js'
+import type { Link, NetOptions } from './swarm/net/link.js'
+import { Net } from './swarm/net/net.js'
+import { decode, encode } from './swarm/wire.js'
+
+/** Rows under way. */
+const CREDIT_BYTES = 8 << 20
+/** Committed in between, so that the write-ahead log stays small. */
+const COMMIT_BYTES = 64 << 20
+/** A peer that says nothing for so long is left for another. */
+const SILENT_MS = 15_000
+
+export interface JoinOptions { passphrase?: Buffer; deviceName?: string }
+
+/** Makes a store for the drive that `key` belongs to. STORE_EXISTS, STORE_LOCKED, KEY_INVALID; KEY_KIND for a storage key. */
+export async function prepareJoin(storeDir: string, key: string, options: JoinOptions = {}): Promise<{ drive: string; kind: string }> {
+  const keys = DriveKeys.fromCapability(key)
+  if (keys.kind === 'storage') throw fail('KEY_KIND', 'a storage key cannot be joined with yet: it needs a full or a read-only key')
+  const dir = resolve(storeDir)
+  if (existsSync(join(dir, 'keys')) || existsSync(join(dir, 'index.db'))) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
+  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  const lock = StoreLock.acquire(dir)
+  try {
+    const device = createDevice()
+    const db = Database.create(join(dir, 'index.db'))
+    db.setMeta('drive', keys.driveId)
+    db.setMeta('joining', 1)
+    db.setMeta('device_name', options.deviceName ?? process.env['NODE_ID'] ?? hostname())
+    db.close()
+    await createKeyFile(join(dir, 'keys'), { keys, device, ...(options.passphrase ? { passphrase: options.passphrase } : {}) })
+    return { drive: keys.driveName, kind: keys.kind }
+  } finally {
+    lock.release()
+  }
+}
+
+export interface FinishOptions {
+  passphrase?: () => Promise<Buffer>
+  network: Pick<NetOptions, 'port' | 'host' | 'peers' | 'bootstrap' | 'tcp' | 'dht' | 'mdns'>
+  onProgress?: OnProgress
+  /** Ends the attempt: rejects with EINTR. */
+  signal?: AbortSignal
+  /** What a person who waits should know. */
+  onNotice?: (text: string) => void
+}
+
+/** Takes in the metadata of the first device that offers it. Returns at once for a store that has it. */
+export async function finishJoin(storeDir: string, options: FinishOptions): Promise<void> {
+  const dir = resolve(storeDir)
+  const lock = StoreLock.acquire(dir)
+  let db: Database | undefined
+  let net: Net | undefined
+  try {
+    const { keys, device } = await openKeyFile(join(dir, 'keys'), options.passphrase ? { passphrase: options.passphrase } : {})
+    db = Database.open(join(dir, 'index.db'))
+    if (db.getMeta('joining') !== 1) return
+    const name = (db.getMeta('device_name') as string | undefined) ?? hostname()
+    const certificate = keys.canWrite ? certify(keys, { device: device.publicKey, role: keys.kind, name }) : undefined
+    net = new Net({ ...options.network, device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, hello: () => writeHello({ kind: keys.kind, name, certificate }) })
+    await net.ready()
+    await new Intake(db, net, keys.driveId, options).run()
+    const index = db.sql.prepare('SELECT max(idx) + 1 AS n FROM incarnation').get() as { n: number }
+    db.sql.exec('BEGIN')
+    db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)').run(index.n, device.incarnation, device.publicKey)
+    if (certificate) db.sql.prepare('INSERT OR REPLACE INTO device VALUES (?,?)').run(device.publicKey, certificate)
+    db.setMeta('incarnation', index.n)
+    db.setMeta('joining', 0)
+    db.setMeta('finished', 1)
+    db.sql.exec('COMMIT')
+    await db.syncWal()
+  } finally {
+    await net?.close()
+    db?.close()
+    lock.release()
+  }
+}
+
+/** One snapshot, from whoever gives it. */
+class Intake {
+  readonly #db: Database
+  readonly #net: Net
+  readonly #driveId: Buffer
+  readonly #options: FinishOptions
+  readonly #links = new Set<Link>()
+  /** Who was asked, and has not failed. */
+  #from: Link | null = null
+  #sink: SnapshotSink | null = null
+  #hash = new blake.Blake3Hasher()
+  #bytes = 0
+  #uncommitted = 0
+  #total = 0
+  #heardMs = 0
+  #settle!: { resolve: () => void; reject: (e: Error) => void }
+
+  constructor(db: Database, net: Net, driveId: Buffer, options: FinishOptions) {
+    this.#db = db
+    this.#net = net
+    this.#driveId = driveId
+    this.#options = options
+  }
+
+  async run(): Promise<void> {
+    const { signal } = this.#options
+    const done = new Promise<void>((resolve, reject) => { this.#settle = { resolve, reject } })
+    const onAbort = () => this.#settle.reject(fail('EINTR', 'interrupted before another device of the drive was found'))
+    signal?.addEventListener('abort', onAbort, { once: true })
+    if (signal?.aborted) onAbort()
+    const timer = setInterval(() => {
+      if (this.#from && performance.now() - this.#heardMs > SILENT_MS) this.#failed('it says nothing any more')
+    }, 1000)
+    this.#net.onLink = (link) => this.#up(link)
+    try {
+      await done
+    } finally {
+      clearInterval(timer)
+      signal?.removeEventListener('abort', onAbort)
+      this.#net.onLink = () => {}
+      for (const link of this.#links) link.onMessage = () => {}
+      if (this.#db.sql.inTransaction) this.#db.sql.exec('ROLLBACK')
+    }
+  }
+
+  #up(link: Link): void {
+    const hello = readHello(link.hello)
+    const certificate = hello?.certificate && readCertificate(hello.certificate, this.#driveId)
+    // Whoever may write vouches for what he gives; a lone device has no certificate yet, and holds the full key as it shows.
+    const mayGive = hello?.kind === 'full' && (certificate === undefined || certificate?.device.equals(link.peer))
+    if (!mayGive) return
+    this.#links.add(link)
+    link.onClose = () => {
+      this.#links.delete(link)
+      if (this.#from === link) this.#failed('the connection ended')
+    }
+    link.onMessage = (bytes) => this.#onMessage(link, bytes)
+    this.#next()
+  }
+
+  #next(): void {
+    if (this.#from) return
+    const [link] = this.#links
+    if (!link) return
+    this.#from = link
+    this.#heardMs = performance.now()
+    link.send(encode({ type: 'wantSnapshot', creditBytes: CREDIT_BYTES }), 'now')
+  }
+
+  #failed(why: string): void {
+    const link = this.#from
+    this.#from = null
+    this.#options.onNotice?.(`a device that was asked for the drive's metadata failed (${why}); asking again`)
+    if (link) {
+      // To the end of the line.
+      this.#links.delete(link)
+      setTimeout(() => {
+        if (this.#net.links.includes(link)) this.#links.add(link)
+        this.#next()
+      }, 1000).unref()
+    }
+    this.#next()
+  }
+
+  #onMessage(link: Link, bytes: Buffer): void {
+    if (link !== this.#from) return
+    let m: Message
+    try { m = decode(bytes) } catch { return this.#failed('it sent what no dfs writes') }
+    this.#heardMs = performance.now()
+    try {
+      switch (m.type) {
+        case 'snapshotBegin':
+          if (this.#db.sql.inTransaction) this.#db.sql.exec('ROLLBACK')
+          this.#db.sql.exec('BEGIN')
+          SnapshotSink.clear(this.#db)
+          this.#sink = new SnapshotSink(this.#db)
+          this.#hash.reset()
+          this.#bytes = this.#uncommitted = 0
+          this.#total = m.totalBytes
+          return
+        case 'snapshotRows': {
+          if (!this.#sink) return
+          this.#sink.take(m.table, m.rows)
+          const head = Buffer.alloc(5)
+          head[0] = m.table
+          head.writeUInt32LE(m.rows.length, 1)
+          this.#hash.update(head)
+          this.#hash.update(m.rows)
+          this.#bytes += m.rows.length
+          this.#uncommitted += m.rows.length
+          if (this.#uncommitted > COMMIT_BYTES) {
+            this.#db.sql.exec('COMMIT')
+            this.#db.sql.pragma('wal_checkpoint(PASSIVE)')
+            this.#db.sql.exec('BEGIN')
+            this.#uncommitted = 0
+          }
+          this.#options.onProgress?.({ phase: 'metadata', done: this.#bytes, total: Math.max(this.#total, this.#bytes), unit: 'bytes' })
+          link.send(encode({ type: 'snapshotCredit', creditBytes: m.rows.length }), 'now')
+          return
+        }
+        case 'snapshotEnd':
+          if (!this.#sink) return
+          if (!this.#hash.digestBuffer().equals(m.hash)) return this.#failed('what came is not what it sent')
+          this.#db.sql.exec('COMMIT')
+          this.#settle.resolve()
+          return
+        case 'snapshotRefused': return this.#failed(m.reason)
+        default:
+      }
+    } catch (e) {
+      if (isDfsError(e)) return this.#failed(e.message)
+      this.#settle.reject(e as Error)
+    }
+  }
+}

@@ -1,0 +1,139 @@
+/**
+ * The whole of a device's metadata, as rows, for one that joins: what the tree
+ * is, what may yet be taken back, who writes. Read in one consistent read while
+ * the device goes on; taken into an index that is empty.
+ *
+ * Numbers mean the same at both ends, for the one that joins takes over the
+ * table of incarnations. What is this device's alone stays here: where chunks
+ * lie, files without a name, counters.
+ */
+import Sqlite from 'better-sqlite3'
+import { fail } from '../errors.js'
+import { Reader, Writer } from '../log/codec.js'
+import { ELSEWHERE } from './chunks.js'
+import type { Database } from './database.js'
+
+/** Inode flag: never had a name (tree/inode.ts). */
+const NEVER_LINKED = 1
+const HIDDEN = `(SELECT ino FROM orphan WHERE op = 0)`
+
+interface Table { name: string; columns: string[]; query: string }
+
+const LOG_FROM = `(SELECT min(p.seq) FROM placed p WHERE p.inc = l.inc)`
+
+/** By their number on the wire: never reorder. */
+export const TABLES: Table[] = [
+  { name: 'incarnation', columns: ['idx', 'id', 'device'], query: 'SELECT idx,id,device FROM incarnation' },
+  {
+    name: 'inode', columns: ['ino', 'mode', 'nlink', 'uid', 'gid', 'rdev', 'size', 'parent', 'version', 'atime', 'atime_ns', 'mtime', 'mtime_ns', 'ctime', 'ctime_ns', 'flags', 'bytes'],
+    query: `SELECT ino,mode,nlink,uid,gid,rdev,size,parent,version,atime,atime_ns,mtime,mtime_ns,ctime,ctime_ns,flags,bytes FROM inode WHERE flags & ${NEVER_LINKED} = 0 AND ino NOT IN ${HIDDEN}`,
+  },
+  { name: 'dentry', columns: ['parent', 'key', 'name', 'ino', 'op'], query: 'SELECT parent,key,name,ino,op FROM dentry' },
+  { name: 'extent', columns: ['ino', 'off', 'len', 'chunk', 'coff'], query: `SELECT ino,off,len,chunk,coff FROM extent WHERE ino NOT IN ${HIDDEN}` },
+  {
+    name: 'chunk', columns: ['num', 'h48', 'len', 'refs', 'seg', 'off', 'id', 'h'],
+    query: `SELECT c.num,c.h48,c.len,c.refs - ifnull((SELECT n FROM temp.hidden WHERE chunk = c.num), 0),${ELSEWHERE},0,c.id,c.h FROM chunk c WHERE c.refs > 0`,
+  },
+  { name: 'xattr', columns: ['ino', 'key', 'name', 'value'], query: `SELECT ino,key,name,value FROM xattr WHERE ino NOT IN ${HIDDEN}` },
+  { name: 'symlink', columns: ['ino', 'target'], query: `SELECT ino,target FROM symlink WHERE ino NOT IN ${HIDDEN}` },
+  { name: 'orphan', columns: ['ino', 'parent', 'key', 'name', 'op'], query: 'SELECT ino,parent,key,name,op FROM orphan WHERE op != 0' },
+  { name: 'alias', columns: ['ino', 'target'], query: 'SELECT ino,target FROM alias' },
+  { name: 'conflict', columns: ['ino', 'of', 'op'], query: 'SELECT ino,of,op FROM conflict' },
+  { name: 'author', columns: ['inc', 'name'], query: 'SELECT inc,name FROM author' },
+  { name: 'placed', columns: ['key', 'id', 'inc', 'seq', 'first', 'count', 'context', 'undo'], query: 'SELECT key,id,inc,seq,first,count,context,undo FROM placed' },
+  { name: 'seen', columns: ['inc', 'final_op', 'context'], query: 'SELECT inc,final_op,context FROM seen' },
+  { name: 'log', columns: ['inc', 'seq', 'hash', 'header', 'ops'], query: `SELECT l.inc,l.seq,l.hash,l.header,l.ops FROM log l WHERE l.seq >= ${LOG_FROM}` },
+  {
+    name: 'log_head', columns: ['inc', 'seq', 'hash', 'first', 'bytes'],
+    query: `SELECT l.inc,l.seq,l.hash,ifnull(${LOG_FROM}, l.seq + 1),(SELECT ifnull(sum(length(g.header) + length(g.ops)),0) FROM log g WHERE g.inc = l.inc AND g.seq >= ${LOG_FROM.replaceAll('l.inc', 'g.inc')}) FROM log_head l`,
+  },
+  { name: 'device', columns: ['key', 'certificate'], query: 'SELECT key,certificate FROM device' },
+  { name: 'meta', columns: ['key', 'value'], query: "SELECT key,value FROM meta WHERE key IN ('base_key', 'shared', 'name', 'order')" },
+]
+
+const ROWS_BYTES = 256 << 10
+
+/** A consistent read of the index as it was committed when this was made. Close it. */
+export class SnapshotSource {
+  readonly #sql: Sqlite.Database
+  /** About what `rows` will give. */
+  readonly totalBytes: number
+
+  constructor(path: string) {
+    this.#sql = new Sqlite(path, { readonly: true })
+    this.#sql.pragma('temp_store = MEMORY')
+    this.#sql.exec('BEGIN')
+    const { n } = this.#sql.prepare('SELECT (SELECT count(*) FROM inode) * 190 + (SELECT count(*) FROM chunk) * 90 AS n').get() as { n: number }
+    this.totalBytes = n
+    this.#sql.exec(`CREATE TEMP TABLE hidden AS SELECT chunk, count(*) AS n FROM extent WHERE ino IN ${HIDDEN} GROUP BY chunk`)
+    this.#sql.exec('CREATE INDEX temp.hidden_chunk ON hidden(chunk)')
+  }
+
+  /** All rows, in parts of one table each. */
+  *rows(): Generator<{ table: number; rows: Buffer }> {
+    const w = new Writer(ROWS_BYTES + 65536)
+    for (let table = 0; table < TABLES.length; table++) {
+      for (const row of this.#sql.prepare(TABLES[table]!.query).raw(true).iterate() as Iterable<unknown[]>) {
+        for (const v of row) putValue(w, v)
+        if (w.length < ROWS_BYTES) continue
+        yield { table, rows: w.take() }
+        w.reset()
+      }
+      if (w.length > 0) yield { table, rows: w.take() }
+      w.reset()
+    }
+  }
+
+  /** May be called twice. */
+  close(): void {
+    this.#sql.close()
+  }
+}
+
+/** Takes rows into an empty index. The caller keeps a transaction open. */
+export class SnapshotSink {
+  readonly #insert
+
+  constructor(db: Database) {
+    this.#insert = TABLES.map((t) => db.sql.prepare(`INSERT OR REPLACE INTO ${t.name}(${t.columns.map((c) => `"${c}"`).join(',')}) VALUES (${t.columns.map(() => '?').join(',')})`))
+  }
+
+  /** Empties the tables: what an earlier attempt has left. */
+  static clear(db: Database): void {
+    for (const t of TABLES) if (t.name !== 'meta') db.sql.exec(`DELETE FROM ${t.name}`)
+  }
+
+  /** EIO for what is no rows of that table. */
+  take(table: number, rows: Buffer): void {
+    const t = TABLES[table]
+    if (!t) throw fail('EIO', `a snapshot with a table ${table} that this dfs does not know; update dfs`)
+    const r = new Reader(rows)
+    const insert = this.#insert[table]!
+    const values: unknown[] = new Array(t.columns.length)
+    while (r.left > 0) {
+      for (let i = 0; i < values.length; i++) values[i] = getValue(r)
+      if (t.name === 'chunk' && (values[4] !== ELSEWHERE || values[5] !== 0)) throw fail('EIO', 'a snapshot that says where chunks lie here')
+      if (t.name === 'meta' && !META.has(values[0] as string)) throw fail('EIO', 'a snapshot with a setting that is not for others to make')
+      insert.run(...values)
+    }
+  }
+}
+
+const META = new Set(['base_key', 'shared', 'name', 'order'])
+
+function putValue(w: Writer, v: unknown): void {
+  if (v === null) w.byte(0)
+  else if (typeof v === 'number') { w.byte(1); w.int(v) }
+  else if (typeof v === 'string') { w.byte(2); w.bytes(Buffer.from(v)) }
+  else { w.byte(3); w.bytes(v as Buffer) }
+}
+
+function getValue(r: Reader): unknown {
+  switch (r.byte()) {
+    case 0: return null
+    case 1: return r.int()
+    case 2: return r.bytes(1 << 20).toString()
+    case 3: return r.bytes(64 << 20)
+    default: throw fail('EIO', 'a snapshot with a value of an unknown kind')
+  }
+}

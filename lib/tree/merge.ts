@@ -1,0 +1,431 @@
+/**
+ * The conflict rules (docs/decisions/010-merging.md): what an op of another
+ * device, or an own one that is applied anew behind others, does to a tree that
+ * its device had not seen. Decided by the order and by what each op saw, alone,
+ * hence the same everywhere.
+ *
+ * An op that comes here was accepted where it was made. So nothing that holds
+ * data is turned away: a directory that is gone comes back for what was made in
+ * it, a name that is taken gives way or is varied, content that was written to a
+ * version that is no longer the last one stands beside it. What is only a wish
+ * (a removal, a move) may come to nothing.
+ */
+import type { DfsErrorCode } from '../errors.js'
+import type { Time } from '../clock.js'
+import type { ChunkRef, ContentOp, CreateOp, LinkOp, RenameOp, UnlinkOp } from '../log/ops.js'
+import { MAX_NAME_BYTES } from '../limits.js'
+import { HAS_XATTRS, INO_HIGH, NEVER_LINKED, ROOT_INO, S_IFDIR, S_IFMT, type Inode } from './inode.js'
+import type { Extent, Rows } from './rows.js'
+import { changed, stamp, type Outcome, type Tree, type TreeSealer } from './tree.js'
+import type { Named, UndoRecord } from './undo.js'
+
+/** What the device that made an op had applied before. */
+export interface View {
+  /** Whether the op with this id was among it; 0 always is. */
+  sees(op: number): boolean
+}
+
+/** Ids of inodes that merging makes: the op whose content they hold, above all that a device counts. */
+const COPY_INO = 2 ** 31
+/** Directories that are brought back on the way to the root. */
+const MAX_RESURRECTED = 4096
+
+/** What a lost wish is refused with: nobody waits for the answer. */
+const GONE: DfsErrorCode = 'ENOENT'
+const LOST: DfsErrorCode = 'EBUSY'
+
+export class Merge {
+  readonly #tree: Tree
+  readonly #rows: Rows
+  readonly #sealer: TreeSealer
+  /** The images of an op that is applied and may yet be taken back. */
+  history: (op: number) => UndoRecord | undefined = () => undefined
+
+  constructor(tree: Tree, sealer: TreeSealer) {
+    this.#tree = tree
+    this.#rows = tree.rows
+    this.#sealer = sealer
+  }
+
+  create(op: CreateOp, id: number): Outcome {
+    const parent = this.#dir(op.parent, id, op.time)
+    if (!parent) return GONE
+    // Made here without a name, and linked: the log says it as a create. It begins anew.
+    const own = this.#rows.get(op.ino)
+    if (own) {
+      if (own.nlink > 0) return 'EEXIST'
+      this.#rows.removeOrphan(own.ino)
+      this.#rows.remove(own)
+    }
+    const isDir = (op.mode & S_IFMT) === S_IFDIR
+    let { name } = op
+    const there = this.#at(parent, name)
+    if (there) {
+      const other = this.#rows.get(there.ino)!
+      if (isDir && other.isDir && there.op >= 0) {
+        // Two made the same directory: it is one.
+        this.#rows.setAlias(op.ino, other.ino)
+        return ''
+      }
+      if (other.isDir) name = this.#conflictName(parent, name, Math.floor(id / INO_HIGH), op.time)
+      else this.#displace(parent, name, other, op.ino, id)
+    }
+    const inode = this.#tree.fresh(op)
+    inode.nlink = isDir ? 2 : 1
+    inode.parent = parent.ino
+    this.#put(parent, name, inode.ino, id)
+    if (name !== op.name) this.#rows.setConflict(inode.ino, { of: there!.ino, op: id })
+    this.#rows.touch(parent)
+    if (isDir) parent.nlink++
+    stamp(parent, op.time)
+    return ''
+  }
+
+  link(op: LinkOp, id: number): Outcome {
+    const inode = this.#rows.get(op.ino)
+    if (!inode) return GONE
+    if (inode.isDir) return 'EPERM'
+    const parent = this.#dir(op.parent, id, op.time)
+    if (!parent) return GONE
+    let { name } = op
+    const there = this.#at(parent, name)
+    if (there?.ino === inode.ino) return ''
+    if (there) {
+      const other = this.#rows.get(there.ino)!
+      if (other.isDir) name = this.#conflictName(parent, name, Math.floor(id / INO_HIGH), op.time)
+      else this.#displace(parent, name, other, inode.ino, id)
+    }
+    this.#name(inode, parent, name, -id, op.time)
+    stamp(parent, op.time)
+    return ''
+  }
+
+  unlink(op: UnlinkOp, id: number, view: View): Outcome {
+    const inode = this.#rows.get(op.ino)
+    let parent = this.#rows.get(op.parent)
+    if (!inode || inode.nlink === 0 || !parent) return GONE
+    let { name } = op
+    let there = this.#at(parent, name)
+    if (there?.ino !== inode.ino) {
+      // Its name was given to another meanwhile, and it stands beside that.
+      const place = this.#rows.conflicts.has(inode.ino) ? this.#rows.findName(inode.parent, inode.ino) : undefined
+      if (!place) return GONE
+      parent = this.#rows.get(place.parent)!
+      name = this.#sealer.openName(place.key, place.name)
+      there = { name: place.name, ino: inode.ino, op: 0 }
+    }
+    if (inode.isDir) {
+      if (!op.dir) return 'EISDIR'
+      if (!this.#rows.isEmptyDir(inode.ino)) return 'ENOTEMPTY'
+    } else {
+      if (op.dir) return 'ENOTDIR'
+      // A write that it did not see wins.
+      if (inode.nlink === 1 && !view.sees(inode.version)) return LOST
+    }
+    if (!view.sees(Math.abs(there.op))) return LOST
+    this.#unname(parent, name, inode, id, op.time)
+    stamp(parent, op.time)
+    return ''
+  }
+
+  rename(op: RenameOp, id: number, view: View): Outcome {
+    const inode = this.#rows.get(op.ino)
+    const goal = this.#rows.get(op.newParent)
+    if (!inode || !goal) return GONE
+    if (!goal.isDir) return 'ENOTDIR'
+    // In the log and without effect, until something older makes it possible.
+    if (inode.isDir && this.#tree.isWithin(goal, inode)) return 'EINVAL'
+    if (op.exchange) return this.#exchange(op, id, inode, goal)
+    const to = this.#dir(op.newParent, id, op.time)
+    if (!to) return GONE
+    const from = this.#rows.get(op.parent)
+    let source = from && this.#at(from, op.name)?.ino === inode.ino ? { dir: from, name: op.name } : undefined
+    if (!source && inode.nlink > 0 && (inode.isDir || inode.nlink === 1)) {
+      // Moved by another meanwhile: the later move is where it ends.
+      const place = this.#rows.findName(inode.parent, inode.ino)
+      if (place) source = { dir: this.#rows.get(place.parent)!, name: this.#sealer.openName(place.key, place.name) }
+    }
+    let name = op.newName
+    const there = this.#at(to, name)
+    if (there?.ino === inode.ino) return ''
+    if (there) {
+      const other = this.#rows.get(there.ino)!
+      const meant = op.over !== 0 && this.#rows.resolve(op.over) === other.ino && other.isDir === inode.isDir && view.sees(Math.abs(there.op))
+      if (meant && (other.isDir ? this.#rows.isEmptyDir(other.ino) : other.nlink > 1 || view.sees(other.version))) {
+        this.#unname(to, name, other, id, op.time)
+      } else if (other.isDir) {
+        name = this.#conflictName(to, name, Math.floor(id / INO_HIGH), op.time)
+      } else {
+        this.#displace(to, name, other, inode.ino, id)
+      }
+    }
+    if (source) {
+      this.#rows.touch(source.dir)
+      this.#rows.removeDentry(source.dir.ino, this.#key(source.dir, source.name))
+      this.#put(to, name, inode.ino, -id)
+      this.#rows.touch(to)
+      this.#tree.moved(inode, source.dir, to, op.time)
+      stamp(source.dir, op.time)
+    } else {
+      this.#name(inode, to, name, -id, op.time)
+    }
+    this.#rows.setConflict(inode.ino, name === op.newName ? null : { of: there!.ino, op: id })
+    stamp(to, op.time)
+    return ''
+  }
+
+  content(op: ContentOp, id: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
+    const inode = this.#rows.get(op.ino)
+    if (!inode) return GONE
+    if (!inode.isFile) return 'EINVAL'
+    for (const p of op.pieces) if (p.off + p.len > op.size) return 'EINVAL'
+    if (inode.nlink === 0 && !op.unnamed) this.#resurrect(inode, id, op.ctime)
+    if (op.base !== inode.version) this.#fork(inode, op, id)
+    const outcome = this.#tree.content(op, id, chunkNumber)
+    if (outcome === '') this.#drop(inode, id, op.ctime)
+    return outcome
+  }
+
+  // --- names --------------------------------------------------------------
+
+  #exchange(op: RenameOp, id: number, inode: Inode, to: Inode): Outcome {
+    const from = this.#rows.get(op.parent)
+    const over = this.#rows.get(op.over)
+    if (!from || !over || from.nlink === 0 || to.nlink === 0) return GONE
+    if (this.#at(from, op.name)?.ino !== inode.ino || this.#at(to, op.newName)?.ino !== over.ino || inode === over) return LOST
+    if (over.isDir && this.#tree.isWithin(from, over)) return 'EINVAL'
+    this.#put(from, op.name, over.ino, -id)
+    this.#put(to, op.newName, inode.ino, -id)
+    this.#rows.touch(from)
+    this.#rows.touch(to)
+    this.#tree.moved(inode, from, to, op.time)
+    this.#tree.moved(over, to, from, op.time)
+    stamp(from, op.time)
+    stamp(to, op.time)
+    return ''
+  }
+
+  #key(dir: Inode, name: Buffer): Buffer {
+    return Buffer.from(this.#sealer.nameKey(this.#tree.globalId(dir), name))
+  }
+
+  #at(dir: Inode, name: Buffer): Named | undefined {
+    return this.#rows.named(dir.ino, this.#key(dir, name))
+  }
+
+  #put(dir: Inode, name: Buffer, ino: number, mark: number): void {
+    const key = this.#key(dir, name)
+    this.#rows.setDentry(dir.ino, key, this.#sealer.sealName(key, name), ino, mark)
+  }
+
+  /** The directory of this number, brought back if it is gone. */
+  #dir(ino: number, id: number, time: Time): Inode | undefined {
+    const dir = this.#rows.get(ino)
+    if (!dir?.isDir) return undefined
+    if (dir.nlink > 0) return dir
+    this.#resurrect(dir, id, time)
+    // It may stand for another now.
+    return this.#rows.get(ino)
+  }
+
+  /** One name more for an inode, which may have none. */
+  #name(inode: Inode, dir: Inode, name: Buffer, mark: number, time: Time): void {
+    this.#put(dir, name, inode.ino, mark)
+    this.#rows.touch(inode)
+    this.#rows.touch(dir)
+    inode.parent = dir.ino
+    if (inode.isDir) {
+      inode.nlink = 2
+      dir.nlink++
+      this.#rows.removeOrphan(inode.ino)
+    } else if (inode.nlink++ === 0) {
+      inode.flags &= ~NEVER_LINKED
+      this.#rows.removeOrphan(inode.ino)
+    }
+    changed(inode, time)
+  }
+
+  #unname(dir: Inode, name: Buffer, inode: Inode, id: number, time: Time): void {
+    const key = this.#key(dir, name)
+    this.#rows.removeDentry(dir.ino, key)
+    this.#rows.touch(dir)
+    if (inode.isDir) dir.nlink--
+    this.#tree.dropName(inode, time, this.#tree.grave(dir.ino, key, name, id))
+  }
+
+  /** What lost its last name gets it back, or one like it. */
+  #resurrect(inode: Inode, id: number, time: Time, depth = 0): void {
+    const grave = this.#rows.orphan(inode.ino)
+    let dir = grave && grave.name.length > 0 && depth < MAX_RESURRECTED ? this.#rows.get(grave.parent) : undefined
+    let name = dir ? this.#sealer.openName(grave!.key, grave!.name) : Buffer.from('recovered')
+    if (!dir?.isDir || (inode.isDir && this.#tree.isWithin(dir, inode))) dir = this.#rows.get(ROOT_INO)!
+    if (dir.nlink === 0) {
+      this.#resurrect(dir, id, time, depth + 1)
+      dir = this.#rows.get(dir.ino)!
+    }
+    const there = this.#at(dir, name)
+    let beside = false
+    if (there) {
+      const other = this.#rows.get(there.ino)!
+      if (inode.isDir && other.isDir) {
+        // Made again meanwhile: what comes goes there.
+        this.#rows.removeOrphan(inode.ino)
+        this.#rows.remove(inode)
+        this.#rows.setAlias(inode.ino, other.ino)
+        return
+      }
+      if (other.isDir) {
+        name = this.#conflictName(dir, name, authorOf(inode), time)
+        beside = true
+      } else {
+        this.#displace(dir, name, other, inode.ino, id)
+      }
+    }
+    this.#name(inode, dir, name, -id, time)
+    if (beside) this.#rows.setConflict(inode.ino, { of: there!.ino, op: id })
+  }
+
+  /** The file under `name` makes room and stands beside it. */
+  #displace(dir: Inode, name: Buffer, other: Inode, winner: number, id: number): void {
+    const aside = this.#conflictName(dir, name, authorOf(other), { sec: other.mtime, nsec: 0 })
+    this.#rows.removeDentry(dir.ino, this.#key(dir, name))
+    this.#put(dir, aside, other.ino, -id)
+    this.#rows.touch(dir)
+    this.#rows.touch(other)
+    other.parent = dir.ino
+    this.#rows.setConflict(other.ino, { of: winner, op: id })
+  }
+
+  /** `name (conflict, DEVICE, DATE).ext`, free in `dir`. */
+  #conflictName(dir: Inode, name: Buffer, author: number, time: Time): Buffer {
+    const plain = name.toString('latin1').replace(/ \(conflict, [^()]*\)/, '')
+    const dot = plain.lastIndexOf('.')
+    const stem = dot > 0 ? plain.slice(0, dot) : plain
+    let ext = dot > 0 ? plain.slice(dot) : ''
+    if (ext.length > 32) ext = ''
+    const device = Buffer.from((this.#rows.author(author) || 'unknown').replace(/[/\0()]/g, '-')).toString('latin1')
+    const date = new Date(Math.min(Math.max(time.sec, 0), 253_402_300_799) * 1000).toISOString().slice(0, 10)
+    for (let n = 1; ; n++) {
+      const tail = ` (conflict, ${device}, ${date}${n > 1 ? ` ${n}` : ''})${ext}`
+      const whole = Buffer.from(cutUtf8(Buffer.from(stem, 'latin1'), MAX_NAME_BYTES - tail.length).toString('latin1') + tail, 'latin1')
+      if (!this.#at(dir, whole)) return whole
+    }
+  }
+
+  // --- content ------------------------------------------------------------
+
+  /**
+   * `op` was written to another version than the one that is there. The later
+   * keeps the name: what is there goes into a copy, and the file becomes what the
+   * op was written to.
+   */
+  #fork(inode: Inode, op: ContentOp, id: number): void {
+    const held = this.#rows.conflicts.get(copyOf(op.base))
+    const copy = held?.of === inode.ino ? this.#rows.get(copyOf(op.base)) : undefined
+    const goesOn = copy !== undefined && copy.nlink > 0 && copy.version === op.base ? copy : undefined
+    const before = goesOn ? { size: goesOn.size, extents: this.#rows.allExtents(goesOn.ino) } : this.#versionOf(inode, op.base)
+    // The version is beyond what is remembered: it was changed in place ever since.
+    if (!before) return
+    this.#copy(inode, id)
+    this.#rows.touch(inode)
+    this.#rows.dropExtents(inode, 0, Infinity)
+    for (const e of before.extents) this.#rows.addExtent(inode, e.off, e.len, e.chunk, e.coff)
+    const view = inode.pending ?? inode
+    view.size = before.size
+    if (goesOn) this.#discard(goesOn, id, op.ctime)
+  }
+
+  /** Puts the file's content as it is into a file of its own beside it. */
+  #copy(inode: Inode, id: number): void {
+    const view = inode.pending ?? inode
+    const ino = copyOf(inode.version)
+    const place = this.#rows.findName(inode.parent, inode.ino)
+    const dir = place && this.#rows.get(place.parent)
+    if (!place || !dir || this.#rows.get(ino) || view.size === 0) return
+    const name = this.#conflictName(dir, this.#sealer.openName(place.key, place.name), authorOf(inode), { sec: view.mtime, nsec: 0 })
+    const copy = this.#rows.add(ino)
+    copy.mode = inode.mode
+    copy.uid = inode.uid
+    copy.gid = inode.gid
+    copy.size = view.size
+    copy.version = inode.version
+    copy.atime = copy.mtime = view.mtime
+    copy.atimeNs = copy.mtimeNs = view.mtimeNs
+    copy.ctime = view.ctime
+    copy.ctimeNs = view.ctimeNs
+    copy.nlink = 1
+    copy.parent = dir.ino
+    for (const e of this.#rows.allExtents(inode.ino)) this.#rows.addExtent(copy, e.off, e.len, e.chunk, e.coff)
+    if (inode.flags & HAS_XATTRS) for (const n of this.#tree.xattrNames(inode)) this.#tree.putXattr(copy, n, this.#tree.getXattr(inode, n)!)
+    this.#put(dir, name, ino, id)
+    this.#rows.touch(dir)
+    this.#rows.setConflict(ino, { of: inode.ino, op: id })
+  }
+
+  /** A copy that is no longer needed loses its name. */
+  #discard(copy: Inode, id: number, time: Time): void {
+    const place = this.#rows.findName(copy.parent, copy.ino)
+    const dir = place && this.#rows.get(place.parent)
+    if (!place || !dir || copy.nlink !== 1) return
+    this.#unname(dir, this.#sealer.openName(place.key, place.name), copy, id, time)
+  }
+
+  /** Equal content makes no copy. */
+  #drop(inode: Inode, id: number, time: Time): void {
+    const copies = this.#rows.conflictsOf(inode.ino)
+    if (!copies) return
+    const size = (inode.pending ?? inode).size
+    let extents: Extent[] | undefined
+    for (const ino of [...copies]) {
+      const copy = this.#rows.get(ino)
+      if (!copy?.isFile || (copy.pending ?? copy).size !== size || copy.bytes !== inode.bytes) continue
+      if (isEqual((extents ??= this.#rows.allExtents(inode.ino)), this.#rows.allExtents(ino))) this.#discard(copy, id, time)
+    }
+  }
+
+  /** The file as an earlier version had it, from the undo records; undefined: they do not reach back so far. */
+  #versionOf(inode: Inode, version: number): { size: number; extents: Extent[] } | undefined {
+    const extents = new Map<number, Extent>()
+    for (const e of this.#rows.allExtents(inode.ino)) extents.set(e.off, e)
+    let size = (inode.pending ?? inode).size
+    for (let at = inode.version; at !== version;) {
+      const record = at === 0 ? undefined : this.history(at)
+      if (!record) return undefined
+      const from = at
+      for (let i = record.length - 1; i >= 0; i--) {
+        const im = record[i]!
+        if (im.t === 'extent' && im.ino === inode.ino) {
+          if (im.old) extents.set(im.off, { off: im.off, ...im.old })
+          else extents.delete(im.off)
+        } else if (im.t === 'inode' && im.ino === inode.ino && im.row) {
+          size = im.row[6]!
+          at = im.row[8]!
+        }
+      }
+      if (at === from) return undefined
+    }
+    return { size, extents: [...extents.values()].sort((a, b) => a.off - b.off) }
+  }
+}
+
+/** The inode that holds the content of `version` when it stands aside. */
+export function copyOf(version: number): number {
+  return version + COPY_INO
+}
+
+/** Local index of the incarnation that wrote what the inode holds. */
+function authorOf(inode: Inode): number {
+  return Math.floor((inode.version || inode.ino) / INO_HIGH)
+}
+
+function isEqual(a: Extent[], b: Extent[]): boolean {
+  return a.length === b.length && a.every((e, i) => e.off === b[i]!.off && e.len === b[i]!.len && e.chunk === b[i]!.chunk && e.coff === b[i]!.coff)
+}
+
+/** At most `max` bytes, not ending inside a character. */
+function cutUtf8(name: Buffer, max: number): Buffer {
+  if (name.length <= max) return name
+  let end = max
+  while (end > 0 && (name[end]! & 0xc0) === 0x80) end--
+  return name.subarray(0, end)
+}
