@@ -6,7 +6,8 @@
  *   compact   segments that are mostly dead are copied together
  *   rewrite   files in many small extents are cut anew (file/compact.ts)
  *
- * Order: the index that no longer names a segment is durable before the segment
+ * Segments that are still appended to are closed off first where they hold much
+ * that is dead. Order: the index that no longer names a segment is durable before the segment
  * goes. Nothing is touched that a flush under way may be about to name: chunks
  * it has found are pinned, and no segment from its first on is judged.
  */
@@ -32,6 +33,11 @@ const BATCH_ROWS = 2000
 const BATCH_BYTES = 4 << 20
 /** A segment with less of it alive is copied together with others. */
 const COMPACT_BELOW = 0.6
+/** Dead bytes in a segment that is appended to which make it worth closing off: in a round that was asked for, and in one by the way. */
+const SEAL_BYTES = 64 << 10
+const IDLE_SEAL_BYTES = 4 << 20
+/** One that was closed off with it, though well filled, is copied on if it is smaller: small ones would add up. */
+const SMALL_SEGMENT_BYTES = 8 << 20
 /** Looked whether there is something to do, when nothing was written since the last look. */
 const IDLE_MS = 3000
 /** Without writes for this long, a round is made. */
@@ -114,7 +120,7 @@ export class Collector {
       if (inode) await compactFile(this.#p, inode)
     }
     await this.#drop(report, onProgress)
-    await this.#segments(report, onProgress)
+    await this.#segments(full, report, onProgress)
     report.bytesFreed = Math.max(0, before - total(this.#p.store))
     return report
   }
@@ -165,30 +171,51 @@ export class Collector {
     }
   }
 
-  async #segments(report: GcReport, onProgress?: OnProgress): Promise<void> {
-    const { db, chunks, store, journal, flusher } = this.#p
-    if (!this.#p.tree.rows.dirtyCount) await turn()
-    // Before the scan: what a flush starts to write from here on lies in these or later ones.
-    const limit = Math.min(flusher.firstSegment(), lowestHead(store))
-    const sizes = new Map([...store.usage()].filter(([n]) => n < limit && !store.isHead(n)))
+  /** Bytes of records that the index names, by segment; undefined if there is no more time. */
+  async #live(): Promise<Map<number, number> | undefined> {
     const live = new Map<number, number>()
-    const scan = db.sql.prepare('SELECT num, seg, len FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true)
+    const scan = this.#p.db.sql.prepare('SELECT num, seg, len FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true)
     for (let from = 0; ;) {
       const rows = scan.all(from, BATCH_ROWS * 4) as [number, number, number][]
       for (const [num, seg, len] of rows) {
         from = num
         live.set(seg, (live.get(seg) ?? 0) + sealedLength(len) + RECORD_BYTES)
       }
-      if (rows.length < BATCH_ROWS * 4) break
+      if (rows.length < BATCH_ROWS * 4) return live
       await turn()
-      if (this.#stopped) return
+      if (this.#stopped) return undefined
     }
+  }
+
+  /** Closes the heads off if there is much dead in one. Writers go on in new ones; those that have begun are waited for if `full`. */
+  async #sealHeads(full: boolean): Promise<Set<number>> {
+    const { store, flusher } = this.#p
+    const live = await this.#live()
+    const isThin = [...store.usage()].some(([n, size]) => {
+      const dead = size - HEADER_BYTES - (live?.get(n) ?? 0)
+      return store.isHead(n) && dead >= (full ? SEAL_BYTES : IDLE_SEAL_BYTES) && dead > (size - HEADER_BYTES) * (1 - COMPACT_BELOW)
+    })
+    if (!live || !isThin) return new Set()
+    const sealed = await store.sealHeads()
+    if (full) await flusher.passed(Math.max(...sealed))
+    return new Set(sealed)
+  }
+
+  async #segments(full: boolean, report: GcReport, onProgress?: OnProgress): Promise<void> {
+    const { db, chunks, store, journal, flusher } = this.#p
+    if (!this.#p.tree.rows.dirtyCount) await turn()
+    const sealed = await this.#sealHeads(full)
+    // Before the scan: what a flush starts to write from here on lies in these or later ones.
+    const limit = Math.min(flusher.firstSegment(), lowestHead(store))
+    const sizes = new Map([...store.usage()].filter(([n]) => n < limit && !store.isHead(n)))
+    const live = await this.#live()
+    if (!live) return
     const empty: number[] = []
     const thin: number[] = []
     for (const [n, size] of sizes) {
       const alive = live.get(n) ?? 0
       if (alive === 0) empty.push(n)
-      else if (alive < (size - HEADER_BYTES) * COMPACT_BELOW) thin.push(n)
+      else if (alive < (size - HEADER_BYTES) * COMPACT_BELOW || (sealed.has(n) && size < SMALL_SEGMENT_BYTES)) thin.push(n)
     }
     const inSegments = db.sql.prepare('SELECT num, off, len, id FROM chunk WHERE seg = ? AND num > ? ORDER BY num LIMIT 512')
     await this.#removeSegments(empty, report)

@@ -90,6 +90,8 @@ export class FlushEngine implements Flusher {
   readonly #gate = new Gate(SEALING_JOBS)
   /** What is under way, each with the first segment that it may write to. */
   readonly #jobs = new Set<{ segment: number }>()
+  /** Told when one of them has ended. */
+  readonly #waiting: (() => void)[] = []
 
   constructor(host: FlushHost, files: Files) {
     this.#host = host
@@ -112,7 +114,7 @@ export class FlushEngine implements Flusher {
     }
     // Equal content waits for ours until it can be found in the table.
     void Promise.all(flushes.map((f) => f.done)).then(() => {
-      this.#jobs.delete(job)
+      this.#end(job)
       for (const k of keys) this.#underway.delete(k)
     })
     return flushes
@@ -156,7 +158,7 @@ export class FlushEngine implements Flusher {
       if (unchanged()) await this.#apply(flush, out)
       for (const c of out.chunks) this.#unpin(c.num)
     } finally {
-      this.#jobs.delete(job)
+      this.#end(job)
       for (const k of keys) this.#underway.delete(k)
     }
   }
@@ -164,7 +166,12 @@ export class FlushEngine implements Flusher {
   /** Until the function given is called, gc leaves segments alone that are written to from now on. */
   guard(): () => void {
     const job = this.#begin()
-    return () => { this.#jobs.delete(job) }
+    return () => this.#end(job)
+  }
+
+  /** Resolves when nothing under way may have written to segment `last` or one before it. */
+  async passed(last: number): Promise<void> {
+    while (this.firstSegment() <= last) await new Promise<void>((resolve) => { this.#waiting.push(resolve) })
   }
 
   /** Number of the first segment that a flush under way may have written to. */
@@ -180,6 +187,11 @@ export class FlushEngine implements Flusher {
     const job = { segment: lowestHead(this.#host.store) }
     this.#jobs.add(job)
     return job
+  }
+
+  #end(job: { segment: number }): void {
+    this.#jobs.delete(job)
+    for (const resolve of this.#waiting.splice(0)) resolve()
   }
 
   #take(file: OpenFile): FileFlush {

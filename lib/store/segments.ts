@@ -200,6 +200,31 @@ export class SegmentStore {
     return this.#queue('bulk', () => (this.#isDirect ? this.#appendDirect(run) : this.#appendRecords('bulk', run.records)))
   }
 
+  /** No more is appended to the segments that are written to now; gives their numbers. What is on its way there gets there first, and all is durable. */
+  async sealHeads(): Promise<number[]> {
+    this.#mustRun()
+    const sealed: number[] = []
+    // Both at one moment, when nothing is being written: so that all that comes has higher numbers.
+    let go!: (none: Place[]) => void
+    const both = new Promise<Place[]>((resolve) => (go = resolve))
+    let ready = 0
+    const turn = (): Promise<Place[]> => {
+      if (++ready === 2) {
+        for (const head of ['small', 'bulk'] as const) {
+          const segment = this.#heads[head]
+          if (!segment) continue
+          sealed.push(segment.number)
+          delete this.#heads[head]
+        }
+        go([])
+      }
+      return both
+    }
+    await Promise.all([this.#queue('small', turn), this.#queue('bulk', turn)])
+    await this.sync()
+    return sealed
+  }
+
   /** Fills `out[0..length)` from a segment. EIO if the segment is gone or ends before. */
   readSync(segment: number, offset: number, length: number, out: Buffer): void {
     this.#readers.readSync(segment, offset, length, out)

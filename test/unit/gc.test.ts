@@ -48,10 +48,76 @@ test('chunks of deleted files go, and so do their segments', async (t) => {
   await drive.rm('/drop')
   const report = await drive.gc()
   t.ok(report.chunksDropped > 50, 'chunks were dropped')
-  // The head of the segments stays as it is until it is full; a new session starts from there.
   t.ok(before >= 48 * MIB, 'both files were there')
+  const after = (await drive.status()).disk.segments
+  t.ok(after < 26 * MIB, `also out of the segments that are being appended to: ${before} bytes became ${after}`)
   t.is(await digest(drive, '/keep'), kept)
   await clean(t, drive)
+})
+
+test('gc while programs write takes what is dead and nothing else', async (t) => {
+  const drive = await openDrive(t)
+  const dead = await drive.open('/dead', 'w')
+  await fill(dead, 20)
+  await dead.close()
+  await drive.sync()
+  let isOver = false
+  const contents = new Map<string, Buffer>()
+  const writer = async (name: string) => {
+    for (let i = 0; !isOver; i++) {
+      const path = `/${name}${i % 20}`
+      const content = randomFillSync(Buffer.alloc(300_000 + i))
+      const f = await drive.open(path, 'w')
+      await f.write(0, content)
+      if (i % 3 === 0) await f.sync()
+      await f.close()
+      contents.set(path, content)
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+  }
+  const writers = ['a', 'b'].map(writer)
+  await drive.rm('/dead')
+  for (let i = 0; i < 6; i++) await drive.gc()
+  isOver = true
+  await Promise.all(writers)
+  await drive.sync()
+  for (const [path, content] of contents) {
+    const f = await drive.open(path)
+    if (!(await f.read(0, content.length + 1)).equals(content)) t.fail(path)
+    await f.close()
+  }
+  await drive.gc()
+  const { segments } = (await drive.status()).disk
+  const live = [...contents.values()].reduce((n, c) => n + c.length, 0)
+  t.ok(segments < live / 0.55 + MIB, `${live} bytes live in ${segments}`)
+  await clean(t, drive)
+})
+
+test('rounds of gc do not leave ever more segments', async (t) => {
+  const dir = scratchDir(t)
+  const drive = await Drive.create(dir)
+  t.teardown(() => drive.close(), { force: true })
+  const keep = await drive.open('/keep', 'w')
+  await fill(keep, 3)
+  for (let i = 0; i < 8; i++) {
+    await keep.write(i * 1000, Buffer.alloc(500, i))
+    await keep.sync()
+    const f = await drive.open('/drop', 'w')
+    await fill(f, 6)
+    await f.close()
+    await drive.sync()
+    await drive.rm('/drop')
+    await drive.gc()
+  }
+  await keep.close()
+  const kept = await digest(drive, '/keep')
+  t.ok(drive.store.usage().size <= 3, `${drive.store.usage().size} segments`)
+  t.ok((await drive.status()).disk.segments < 6 * MIB)
+  await drive.close()
+  const again = await Drive.open(dir)
+  t.teardown(() => again.close(), { force: true })
+  t.is(await digest(again, '/keep'), kept)
+  await clean(t, again)
 })
 
 test('segments that are mostly dead are copied together', async (t) => {

@@ -323,12 +323,31 @@ test('after a failed sync the store stops, and still reads', async (t) => {
   const store = openStore(t, scratchDir(t))
   const r = record(1000)
   const [place] = await store.append([r])
+  let stops = 0
+  store.onStop = () => { stops++ }
   failSyncsOf(t, store.pathOf(1))
   t.is(await codeOf(() => store.sync()), 'STORE_STOPPED')
   t.is(await codeOf(() => store.sync()), 'STORE_STOPPED')
   t.is(await codeOf(() => store.append([r])), 'STORE_STOPPED')
   t.is(await codeOf(() => store.append([r])), 'STORE_STOPPED')
   t.ok(readBack(store, place!, 1000).equals(r.sealed))
+  t.is(stops, 1, 'told once')
+})
+
+test('heads that are sealed take no more, but what was on its way', async (t) => {
+  const dir = scratchDir(t)
+  const store = openStore(t, dir)
+  const [first] = await store.append([record(1000)])
+  const r = record(1_000_000)
+  const underWay = store.append([r])
+  const sealed = await store.sealHeads()
+  const [bulk] = await underWay
+  t.alike(sealed.sort(), [first!.segment, bulk!.segment].sort())
+  t.absent(store.isDirty)
+  for (const place of [(await store.append([record(1000)]))[0]!, (await store.append([record(1_000_000)]))[0]!]) t.absent(sealed.includes(place.segment))
+  t.ok(readBack(store, bulk!, r.sealed.length).equals(r.sealed))
+  for (const n of sealed) store.remove(n)
+  t.alike(await store.close().then(() => openStore(t, dir).cut), [])
 })
 
 test('a removed segment is EIO, and its space is free', async (t) => {
