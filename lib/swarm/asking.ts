@@ -31,6 +31,8 @@ export interface Request {
   /** Entry `from` is held here already; the peer says that its own differs. */
   readonly isEvidence: boolean
   readonly sentMs: number
+  /** When it was sent, or a part of the answer came last. */
+  progressMs: number
   /** Of an entry that comes in parts. */
   readonly parts: Buffer[]
   partBytes: number
@@ -70,7 +72,7 @@ export class Asking {
   }
 
   open(peer: Peer, log: LogGaps, run: { from: number; to: number }, limitBytes: number, isEvidence: boolean, nowMs: number): Request {
-    const r: Request = { id: this.#next++, peer, log, run, limitBytes: Math.min(limitBytes, MAX_ENTRY_BYTES), isEvidence, sentMs: nowMs, parts: [], partBytes: 0 }
+    const r: Request = { id: this.#next++, peer, log, run, limitBytes: Math.min(limitBytes, MAX_ENTRY_BYTES), isEvidence, sentMs: nowMs, progressMs: nowMs, parts: [], partBytes: 0 }
     this.#requests.set(r.id, r)
     if (!isEvidence) log.asked.push(run)
     this.#peers.get(peer)!.bytes += r.limitBytes
@@ -97,7 +99,7 @@ export class Asking {
   /** Gives up what is overdue. */
   tick(nowMs: number): void {
     for (const r of [...this.#requests.values()]) {
-      if (nowMs - r.sentMs < OVERDUE_MS) continue
+      if (nowMs - r.progressMs < OVERDUE_MS) continue
       this.#remove(r)
       const asked = this.#peers.get(r.peer)!
       if (asked.avoidUntilMs > nowMs) continue

@@ -1,6 +1,7 @@
 /** A device that does nothing but sync logs: LogSync on a fake disk and a simulated network. */
 import { entryHash } from '../../lib/log/entry.js'
-import { LogSync, MAX_HELD_BYTES, MAX_UNDURABLE_BYTES, type SyncEffect, type Verdict } from '../../lib/swarm/sync.js'
+import { MAX_HELD_BYTES, MAX_UNDURABLE_BYTES } from '../../lib/swarm/intake.js'
+import { LogSync, type SyncEffect, type Verdict } from '../../lib/swarm/sync.js'
 import { MAX_ENTRY_BYTES, logKey, type Forked, type LogName, type Message, type SignedEntry, type SyncMessage } from '../../lib/swarm/messages.js'
 import { decode, encode } from '../../lib/swarm/wire.js'
 import { FakeDevice, FakeDisk, headOf, isWhole, seqOf, verifiedHeader, type FakeLog } from './fake-log.js'

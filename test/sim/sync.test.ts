@@ -99,6 +99,15 @@ test('entries too large for a message go in parts', (t) => {
   t.is(dump(nodes[1]!), dump(nodes[0]!))
 })
 
+test('a large entry comes over a slow link', (t) => {
+  const { net, nodes } = create(2, { seed: 3, bytesPerMs: 60 })
+  nodes[0]!.write(Buffer.alloc(4_000_000, 1))
+  writeMany(nodes[0]!, 2)
+  net.connectAll()
+  net.run(90_000)
+  t.is(dump(nodes[1]!), dump(nodes[0]!), '67 s for the entry alone')
+})
+
 test('a lost tail comes back, and the device goes on as a new incarnation', (t) => {
   const { net, nodes } = create(3)
   net.connectAll()
