@@ -302,7 +302,7 @@ export class Drive extends PathApi {
     })
     this.collector = new Collector({
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
-      files: this.files, pool: this.pool, posix: this.posix,
+      files: this.files, pool: this.pool, posix: this.posix, isShared: () => this.engine.revises,
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.members = new Members(p.db, keys.driveId, () => this.journal.touched('derived'))

@@ -54,6 +54,8 @@ export interface CollectorParts {
   files: Files
   pool: SealPool
   posix: Posix
+  /** Other devices take part. */
+  isShared(): boolean
 }
 
 export class Collector {
@@ -114,6 +116,8 @@ export class Collector {
     await this.#drop(report, onProgress)
     await this.#spill(full, onProgress)
     for (const ino of [...this.#p.flusher.scattered]) {
+      // To others it would be a write like any other, and a conflict with theirs.
+      if (this.#p.isShared()) break
       if (this.#stopped) return report
       this.#p.flusher.scattered.delete(ino)
       const inode = this.#p.tree.get(ino)

@@ -151,9 +151,14 @@ class Intake {
     const mayGive = hello?.kind === 'full' && (certificate === undefined || certificate?.device.equals(link.peer))
     if (!mayGive) return
     this.#links.add(link)
-    link.onClose = () => {
+    link.onClose = (reason) => {
       this.#links.delete(link)
-      if (this.#from === link) this.#failed('the connection ended')
+      if (this.#from !== link) return
+      // A better link to the same device takes its place.
+      if (reason === 'replaced') {
+        this.#from = null
+        this.#next()
+      } else this.#failed('the connection ended')
     }
     link.onMessage = (bytes) => this.#onMessage(link, bytes)
     this.#next()

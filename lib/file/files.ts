@@ -29,6 +29,11 @@ const STREAM_FROM = 1 << 20
 const REST_MS = 150
 const AGE_MS = 1000
 const TICK_MS = 100
+/** With others listening, closed files are gathered for so long. */
+const CLOSED_MS = 4
+/** So many of them, of so many bytes, go into the index with the commit; more are worth a segment. */
+const FEW_CLOSED = 16
+const SMALL_CLOSED_BYTES = 8 << 10
 
 export interface Flusher {
   /** Takes the fresh state of these files and starts to bring it into the store. */
@@ -51,6 +56,12 @@ export class Files {
   #dirtyBytes = 0
   #waiters: { go: () => void; fail: (e: Error) => void }[] = []
   #ticker: NodeJS.Timeout | null = null
+  /** Closed files wait to be flushed... */
+  #closedTimer: NodeJS.Timeout | null = null
+  /** ...or are. */
+  #isFlushingClosed = false
+  /** Other devices wait for what changes: files are flushed when they are closed. */
+  isLive = false
   #isClosed = false
 
   constructor(o: { clock: Clock; space: Space }) {
@@ -183,7 +194,27 @@ export class Files {
 
   /** The last handle went: its data is not likely to change soon. */
   closed(file: OpenFile): void {
-    if (file.isFresh) file.lastWrite = 0
+    if (!file.isFresh) return
+    file.lastWrite = 0
+    if (!this.isLive || this.#closedTimer !== null || this.#isFlushingClosed) return
+    this.#closedTimer = setTimeout(() => this.#flushClosed(), CLOSED_MS)
+  }
+
+  /** What was closed goes to others at once: a few small ones the short way, more in one flush, and that after the one under way. */
+  #flushClosed(): void {
+    this.#closedTimer = null
+    this.#isFlushingClosed = false
+    if (this.#isClosed) return
+    const due: OpenFile[] = []
+    for (const f of this.#fresh) if (f.opens === 0 && !f.error) due.push(f)
+    if (due.length === 0) return
+    try {
+      if (due.length <= FEW_CLOSED) for (const f of due.splice(0)) if (!this.#flusher.inline(f, SMALL_CLOSED_BYTES)) due.push(f)
+    } catch { /* told to whoever syncs the file; the ticker tries again */ }
+    const under = due.length === 0 ? [] : this.#flusher.start(due)
+    if (under.length === 0) return
+    this.#isFlushingClosed = true
+    void Promise.all(under.map((f) => f.done)).then(() => this.#flushClosed())
   }
 
   /** A flush is taking the fresh state of `file`. */
@@ -236,6 +267,7 @@ export class Files {
   /** Writers that wait are refused: nothing is flushed any more. */
   close(): void {
     this.#isClosed = true
+    if (this.#closedTimer) clearTimeout(this.#closedTimer)
     this.#rest()
     for (const w of this.#waiters.splice(0)) w.fail(fail('EIO', 'the store was closed before the data could be kept'))
   }

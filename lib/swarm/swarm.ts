@@ -289,7 +289,8 @@ export class Swarm {
 
   /** While somebody listens, changes are made known at once, as far as the cost of commits allows. */
   #pace(): void {
-    const { journal } = this.#drive
+    const { journal, files } = this.#drive
+    files.isLive = this.#peers.size > 0
     if (this.#peers.size === 0) journal.slow()
     else journal.live(Math.max(LIVE_COMMIT_MS, journal.commitMs * COMMIT_SHARE))
   }
