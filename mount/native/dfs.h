@@ -19,10 +19,13 @@ napi_value fail(napi_env env, const char *message);
 napi_value session_start(napi_env env, napi_callback_info info);
 void system_init(napi_env env, napi_value exports);
 
-/* warm.c: keeps a virtual processor from halting between requests that follow each other closely. */
+/* warm.c: short trips between a program and the session on a virtual machine. All from the session's thread. */
 typedef struct warmer warmer;
 warmer *warmer_open(void);
-void warmer_touch(warmer *w, uint64_t now_ns);
+/* A request of that thread (0: nobody's) was answered, or is under way. `bytes`: what it moves; `close`: soon after the one before. */
+void warmer_request(warmer *w, uint32_t thread, size_t bytes, bool close, uint64_t now_ns);
+/* The session shares the program's processor: to spin would keep the program from running. */
+bool warmer_is_beside(const warmer *w);
 void warmer_close(warmer *w);
 
 /* notify.c: threads that write notifications to the fd, never the loop's own (it would deadlock). */

@@ -31,6 +31,8 @@
 /* Offset of a WRITE's data: fuse_in_header (40) + fuse_write_in (40). */
 #define WRITE_HEADER 80
 #define PAGE 4096
+/* FUSE_READ; its opcode is at 4, the caller's thread at 32, the size at 56 (fuse_in_header, fuse_read_in). */
+#define READ 15
 #define IOV_LIMIT 1024
 
 typedef struct session {
@@ -83,12 +85,22 @@ static int call(session *s, napi_ref function, int argument) {
   return value;
 }
 
+/* The 32-bit word at `offset` of the request. */
+static uint32_t word(const session *s, size_t offset) {
+  uint32_t value;
+  memcpy(&value, s->request + offset, sizeof value);
+  return value;
+}
+
 /* One turn: takes requests until there are none, or others need the loop. */
 static void turn(session *s) {
   uint64_t start = uv_hrtime(), now = start;
   while (!s->ended) {
     ssize_t n = read(s->fd, s->request, s->request_size);
     if (n > 0) {
+      /* Before the call: the area is written to by whoever works in it. */
+      uint32_t thread = word(s, 32);
+      size_t bytes = word(s, 4) == READ ? word(s, 56) : (size_t)n;
       int length = call(s, s->on_request, (int)n);
       if (s->ended) return;
       if (length > 0) {
@@ -97,7 +109,7 @@ static void turn(session *s) {
         if (written < 0) call(s, s->on_request, -errno);
       }
       now = uv_hrtime();
-      if (s->warmer != NULL && now - s->last_ns < CLOSE_NS) warmer_touch(s->warmer, now);
+      if (s->warmer != NULL) warmer_request(s->warmer, thread, bytes, now - s->last_ns < CLOSE_NS, now);
       s->last_ns = now;
       s->spin_ns = s->spin_limit_ns;
       if (now - start > BUSY_NS) return;
@@ -110,6 +122,10 @@ static void turn(session *s) {
       return;
     }
     now = uv_hrtime();
+    if (s->warmer != NULL && warmer_is_beside(s->warmer)) {
+      cool(s);
+      return;
+    }
     if (now - s->last_ns >= s->spin_ns) {
       s->spin_ns /= 2; /* this spin was for nothing */
       cool(s);

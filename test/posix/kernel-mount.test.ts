@@ -50,6 +50,18 @@ test('a mount in use says so, names the holder, and can be detached', async t =>
   t.ok(memfs.destroyed)
 })
 
+test('the session moves towards a program that asks a lot, and stays free to run anywhere', async t => {
+  const dir = await mountpoint(t)
+  const { child } = await mountInChild(t, dir)
+  const allowed = async (path: string) => /^Cpus_allowed_list:\s*(\S+)$/m.exec(await fs.readFile(path, 'utf8'))![1]
+  const free = await allowed('/proc/self/status')
+  await shell('cd "$1" && stat $(seq 500) 2> /dev/null || true', dir)
+  const tasks = `/proc/${child.pid}/task`
+  const bound = (await Promise.all((await fs.readdir(tasks)).map(async id => [Number(id), await allowed(`${tasks}/${id}/status`)] as const))).filter(([, list]) => list !== free)
+  t.absent(bound.some(([id]) => id === child.pid), 'the session is not bound')
+  t.ok(bound.length <= 1, 'only the thread that keeps the other processor awake is')
+})
+
 test('a mount whose daemon was killed is taken away by the next', async t => {
   const dir = await mountpoint(t)
   const { child, said } = await mountInChild(t, dir)
