@@ -21,7 +21,8 @@ const MAX_REFRESH_MS = 120_000
 /** Between tries to reach a device that is known: hyperswarm has four, of 1 s to 10 min. */
 const BACKOFFS_MS = [500, 2000, 10_000, 300_000]
 /** Unannouncing needs answers; without a network there are none. */
-const CLOSE_TIMEOUT_MS = 2000
+const CLOSE_TIMEOUT_MS = 1500
+const FORCED_CLOSE_MS = 300
 
 export interface DhtOptions {
   device: { publicKey: Buffer; secretKey: Buffer }
@@ -102,14 +103,8 @@ export class Dht {
     if (this.#isClosed) return
     this.#isClosed = true
     clearTimeout(this.#refreshTimer)
-    let timer: NodeJS.Timeout | undefined
-    const late = new Promise<void>((resolve) => {
-      timer = setTimeout(resolve, CLOSE_TIMEOUT_MS)
-    })
-    const closing = this.#swarm.destroy().catch(() => {})
-    await Promise.race([closing, late])
-    clearTimeout(timer)
-    await Promise.race([this.#swarm.destroy({ force: true }).catch(() => {}), new Promise((resolve) => setTimeout(resolve, CLOSE_TIMEOUT_MS).unref())])
+    await withinMs(CLOSE_TIMEOUT_MS, this.#swarm.destroy())
+    await withinMs(FORCED_CLOSE_MS, this.#swarm.destroy({ force: true }))
   }
 
   /**
@@ -173,4 +168,12 @@ function positionOf(stream: SecretStream): ConstructorParameters<typeof FrameGua
   if (typeof state !== 'number' || typeof length !== 'number' || typeof scale !== 'number') throw new Error('this version of @hyperswarm/secret-stream is not known to dfs')
   if (state === 1) return { headerBytes: 3, length, missingBytes: length - scale }
   return { headerBytes: Math.round(Math.log2(scale) / 8), length, missingBytes: 0 }
+}
+
+async function withinMs(limitMs: number, work: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  await Promise.race([work.catch(() => {}), new Promise((resolve) => {
+    timer = setTimeout(resolve, limitMs)
+  })])
+  clearTimeout(timer)
 }

@@ -34,7 +34,7 @@ export interface Entry {
 }
 
 export interface DialerEvents {
-  /** Resolves when there is a connection, on its way to be ready. */
+  /** Calls begun() if there is a connection, rejects if there is none. */
   dial(entry: Entry): Promise<void>
   hasTcp(peer: string): boolean
 }
@@ -63,6 +63,11 @@ export class Dialer {
     const entry: Entry = { text, address, from, peer, state: 'waiting', hasEverConnected: false, failures: 0, lastError: undefined, timer: undefined }
     this.#entries.set(text, entry)
     this.#try(entry)
+  }
+
+  /** Its dial has come to a connection; `ended` will be told of its end, maybe at once. */
+  begun(entry: Entry): void {
+    entry.state = 'connected'
   }
 
   /** The connection's other end is a member, and this one. */
@@ -121,9 +126,7 @@ export class Dialer {
       return
     }
     entry.state = 'dialling'
-    this.#events.dial(entry).then(() => {
-      entry.state = 'connected'
-    }, (error: Error) => this.#failed(entry, error.message, 0))
+    this.#events.dial(entry).catch((error: Error) => this.#failed(entry, error.message, 0))
   }
 
   #failed(entry: Entry, reason: string, lastedMs: number): void {

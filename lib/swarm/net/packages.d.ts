@@ -59,6 +59,7 @@ declare module 'hyperdht' {
   }
   export default class DHT extends EventEmitter {
     constructor(options?: DhtOptions)
+    static keyPair(): { publicKey: Buffer; secretKey: Buffer }
     static bootstrapper(port: number, host: string, options?: DhtOptions): DHT
     readonly online: boolean
     readonly nodes: Iterable<Address>

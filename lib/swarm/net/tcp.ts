@@ -76,7 +76,7 @@ export class Tcp {
     socket.setTimeout(CONNECT_TIMEOUT_MS, () => socket.destroy(new Error('no answer')))
     socket.on('error', () => {})
     try {
-      await happens(socket, 'connect')
+      await settled(socket, 'connect', () => true)
       socket.setTimeout(0)
       const host = plainHost(socket.remoteAddress ?? address.host)
       await this.#shake(socket, 'dialler', { host, port: address.port }, context)
@@ -165,26 +165,38 @@ export class Tcp {
 }
 
 /** Exactly so many bytes; what comes after stays in the socket. */
-async function take(socket: Socket, length: number): Promise<Buffer> {
-  for (;;) {
-    // Node: read(n) gives null until n bytes are there, but all that is left once the end has come.
+function take(socket: Socket, length: number): Promise<Buffer> {
+  // One listener throughout: a new one is told at once of bytes that lie there, too few as they are, again and again.
+  return settled(socket, 'readable', () => {
+    // Gives null until so many are there, but all that is left once the end has come.
     const bytes = socket.read(length) as Buffer | null
-    if (bytes?.length === length) return bytes
-    if (bytes || socket.readableEnded || socket.destroyed) throw new Error('the connection ended in the handshake')
-    await happens(socket, 'readable')
-  }
+    if (bytes && bytes.length < length) throw new Error('the connection ended in the handshake')
+    return bytes ?? undefined
+  })
 }
 
-function happens(socket: Socket, event: 'connect' | 'readable'): Promise<void> {
+/** What `look` gives, tried now and at each `event`. Rejects with what `look` throws, or when the socket has ended. */
+function settled<T>(socket: Socket, event: 'connect' | 'readable', look: () => T | undefined): Promise<T> {
   return new Promise((resolve, reject) => {
-    const settle = (error?: Error) => {
-      socket.off(event, onEvent).off('error', settle).off('close', onClose).off('end', onClose)
-      if (error) reject(error)
-      else resolve()
+    const done = () => socket.off(event, onEvent).off('error', onError).off('close', onClose).off('end', onClose)
+    const onError = (error: Error) => {
+      done()
+      reject(error)
     }
-    const onEvent = () => settle()
-    const onClose = () => settle(new Error('the connection ended in the handshake'))
-    socket.on(event, onEvent).on('error', settle).on('close', onClose).on('end', onClose)
+    const onClose = () => onError(new Error('the connection ended in the handshake'))
+    const onEvent = () => {
+      try {
+        const value = look()
+        if (value === undefined) return
+        done()
+        resolve(value)
+      } catch (error) {
+        onError(error as Error)
+      }
+    }
+    socket.on(event, onEvent).on('error', onError).on('close', onClose).on('end', onClose)
+    if (socket.destroyed) onClose()
+    else if (event === 'readable') onEvent()
   })
 }
 

@@ -138,7 +138,10 @@ class Network implements ConnOwner {
   #connect(stream: SecretStream, guard: FrameGuard, origin: ConnOrigin, entry?: Entry): void {
     if (this.#isStopped) return stream.destroy()
     const conn = new Conn(stream, guard, origin, this)
-    if (entry) this.#dialled.set(conn, entry)
+    if (entry) {
+      this.#dialled.set(conn, entry)
+      this.#dialer.begun(entry)
+    }
     this.#board.add(conn)
   }
 
