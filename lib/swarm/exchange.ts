@@ -64,7 +64,8 @@ export interface WantedChunk {
 export interface ChunkHost {
   /**
    * Up to `limit` chunks that this device means to hold and lacks, not those of the last calls again until all were
-   * named; [] if there are none, or all were named: then it begins anew. Called only while peers are connected.
+   * named; [] only if there are none, or all were named: then it begins anew, and is not asked for a while. Called only
+   * while peers are connected.
    */
   nextMissing(limit: number): WantedChunk[]
   /** Peers that should hold the chunk, by placement or by what they said; empty if nothing is known. */
@@ -461,7 +462,7 @@ export class ChunkExchange {
     if (this.#peers.size === 0 || this.#pullAtMs > this.#nowMs || this.#wants.counts[RANK.background]! > LOW_BACKGROUND) return
     const limit = MAX_BACKGROUND - this.#wants.counts[RANK.background]!
     const missing = this.#host.nextMissing(limit)
-    if (missing.length < limit) this.#pullAtMs = this.#nowMs + PULL_AGAIN_MS
+    if (missing.length === 0) this.#pullAtMs = this.#nowMs + PULL_AGAIN_MS
     for (const chunk of missing.slice(0, limit)) if (!this.#wants.get(chunk.id)) this.#add(chunk, RANK.background, Infinity)
   }
 

@@ -49,7 +49,7 @@ export type SyncEffect =
   | { type: 'certificates'; peer: Peer; certificates: Buffer[] }
   /**
    * Perhaps a fork: signed headers of entry `seq`, which is held here and differs, or two that differ from each other.
-   * If the log's device signed them, keep both and call `forked`; if not, the peer lies.
+   * If they are proof (isForkProof: signatures alone are not), keep both and call `forked`; if not, call `lied`.
    */
   | { type: 'suspect'; peer: Peer; log: LogName; seq: number; headers: Buffer[] }
   /**
