@@ -13,6 +13,7 @@ import { encodeZ32 } from '../keys/zbase32.js'
 import type { Certificate } from '../keys/certificate.js'
 import type { Drive } from '../drive.js'
 import { ChunkSwarm } from './chunk-swarm.js'
+import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import { MAX_ENTRIES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link, NetOptions, Via } from './net/link.js'
@@ -222,12 +223,14 @@ export class Swarm {
     const inc = this.#find(log)
     const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
     const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
-    if (two.length < 2 || !two.every((h) => drive.log.isSignedBy(h, log.device))) {
-      this.#do(this.#sync.lied(this.#now(), peer, log, 'it accused a device of a fork with what that has not signed'))
+    const isSigned = (signed: Buffer, device: Buffer) => drive.log.isSignedBy(signed, device)
+    const pair = [two, two.slice().reverse()].find(([one, other]) => one && other && isForkProof(log, one, other, isSigned))
+    if (!pair) {
+      this.#do(this.#sync.lied(this.#now(), peer, log, 'it accused a device of a fork and proved none'))
       return
     }
     this.onNotice(`the device ${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
-    const proof: Forked = { type: 'forked', ...log, one: two[0]!, other: two[1]! }
+    const proof: Forked = { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }
     this.#do(this.#sync.forked(this.#now(), proof))
   }
 
