@@ -15,7 +15,7 @@ import type { Drive } from '../drive.js'
 import { ChunkSwarm } from './chunk-swarm.js'
 import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
-import { MAX_ENTRIES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
+import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link, NetOptions, Via } from './net/link.js'
 import { Net } from './net/net.js'
 import { SnapshotSender } from './snapshot-sender.js'
@@ -24,6 +24,8 @@ import { decode, encode } from './wire.js'
 
 /** The step machines are asked for what is due so often. */
 const TICK_MS = 200
+/** Entries of our own that are pushed at a time. */
+const MAX_PUSHED = 64
 /** With peers there, what was changed is an entry so soon after, and durable at once. */
 const LIVE_COMMIT_MS = 5
 /** ...unless commits take so much of the time that the mount would feel it. */
@@ -258,8 +260,11 @@ export class Swarm {
     if (this.#peers.size === 0 && ownFrom === 0 && changed.length === 0) return
     if (ownFrom > 0) {
       const [held] = this.#held([journal.incarnation])
-      const entries = log.stored(journal.incarnation, ownFrom, Infinity).slice(0, this.#durable.get(journal.incarnation)! - ownFrom + 1)
-      if (held) this.#do(this.#sync.localEntries(this.#now(), held, held.seq - entries.length + 1, entries))
+      // Where there is more than a message takes, peers are told and ask for the rest.
+      const from = held ? Math.max(ownFrom, held.seq - MAX_PUSHED + 1) : 0
+      const entries = held ? log.stored(journal.incarnation, from, MAX_ENTRIES_BYTES).slice(0, held.seq - from + 1) : []
+      if (held && from + entries.length - 1 === held.seq) this.#do(this.#sync.localEntries(this.#now(), held, from, entries))
+      else if (held) this.#do(this.#sync.localEntries(this.#now(), held, held.seq + 1, []))
     }
     if (changed.length > 0) this.#do(this.#sync.durable(this.#now(), this.#held(changed)))
   }
