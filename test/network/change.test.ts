@@ -1,6 +1,8 @@
 /** Links that change: another transport comes up, or the wire is cut. */
 import test from 'brittle'
+import { syncBuiltinESMExports } from 'node:module'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import workerThreads from 'node:worker_threads'
 import type { Assert } from 'brittle'
 import { createDevice } from '../../lib/keys/device.js'
 import { addressOf, eventually, HOST, place, type Node } from '../helpers/net.js'
@@ -128,4 +130,34 @@ test('devices on one network find each other by multicast', LONG, async (t) => {
   t.is(stranger.links.length, 0)
   t.ok((await a.net.status())!.dials.some(({ from }) => from === 'lan') || (await b.net.status())!.dials.some(({ from }) => from === 'lan'))
   t.alike((await stranger.net.status())!.dials, [], 'one of another drive does not even try')
+})
+
+test('when the thread of the network fails, all links close, and it starts again where it was', LONG, async (t) => {
+  const workers: workerThreads.Worker[] = []
+  const { Worker } = workerThreads
+  workerThreads.Worker = class extends Worker {
+    constructor(...args: ConstructorParameters<typeof Worker>) {
+      super(...args)
+      workers.push(this)
+    }
+  }
+  syncBuiltinESMExports()
+  t.teardown(() => {
+    workerThreads.Worker = Worker
+    syncBuiltinESMExports()
+  })
+  const here = await place(t, 'tcp')
+  const a = await here.node()
+  const b = await here.node({ peers: [addressOf(a)] })
+  await Promise.all([a.linked(b), b.linked(a)])
+  const { port } = a.net
+  await workers[0]!.terminate()
+  await a.until(() => a.links[0]!.closed)
+  t.is(a.links[0]!.closed, 'the network failed')
+  t.is(a.faults.length, 1)
+  t.is(await a.net.status(), undefined)
+  const [again] = await Promise.all([a.until(() => a.links.length > 1 && a.open[0]), b.until(() => b.links.length > 1 && b.open[0])])
+  t.ok(again)
+  t.is(a.net.port, port)
+  t.ok(await a.net.status())
 })

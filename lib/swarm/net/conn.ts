@@ -49,7 +49,6 @@ export interface ConnOrigin {
   role: Role
   host: string
   port: number
-  isRelayed?: boolean
 }
 
 /** What a connection needs of its owner, and tells it. */

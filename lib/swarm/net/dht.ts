@@ -30,7 +30,7 @@ export interface DhtOptions {
   bootstrap: string[] | undefined
   host: string | undefined
   hasLinks(): boolean
-  onStream(stream: SecretStream, guard: FrameGuard, origin: { role: Role; host: string; port: number; isRelayed: boolean }): void
+  onStream(stream: SecretStream, guard: FrameGuard, origin: { role: Role; host: string; port: number }): void
   onRefused(reason: string): void
 }
 
@@ -143,7 +143,7 @@ export class Dht {
       if (!guard.admits(data)) stream.destroy(new Error('frames that are too long'))
     })
     const host = rawStream.remoteHost ?? ''
-    this.#options.onStream(stream, guard, { role: stream.isInitiator ? 'dialler' : 'answerer', host, port: rawStream.remotePort ?? 0, isRelayed: false })
+    this.#options.onStream(stream, guard, { role: stream.isInitiator ? 'dialler' : 'answerer', host, port: rawStream.remotePort ?? 0 })
   }
 
   #refreshLater(): void {

@@ -15,6 +15,8 @@ const FIRST_WAIT_MS = 500
 const MAX_WAIT_MS = { given: 30_000, peer: 300_000, lan: 300_000 }
 /** A connection that lasted so long was a success: the next wait is short again. */
 const SUCCESS_MS = 30_000
+/** Told once more, an address is tried again as if it had failed no more often than this: within 2 s. */
+const TOLD_AGAIN_FAILURES = 2
 /** Told addresses that never led anywhere are forgotten after so many. */
 const MAX_FAILURES = 8
 
@@ -56,8 +58,10 @@ export class Dialer {
       if (from === 'given') known.from = 'given'
       // Somebody else may have the address now.
       if (peer !== undefined && known.state !== 'connected') known.peer = peer
-      if (known.state === 'resting' || known.state === 'waiting') this.#wait(known)
-      return
+      if (known.state === 'dialling' || known.state === 'connected') return
+      // Somebody says that it is there: not after minutes.
+      known.failures = Math.min(known.failures, TOLD_AGAIN_FAILURES)
+      return this.#wait(known)
     }
     if (from !== 'given' && !this.#hasRoom()) return
     const entry: Entry = { text, address, from, peer, state: 'waiting', hasEverConnected: false, failures: 0, lastError: undefined, timer: undefined }
@@ -82,8 +86,8 @@ export class Dialer {
     if (this.#entries.get(entry.text) !== entry) return
     if (reason === 'duplicate' || reason === 'replaced' || reason === 'connected to itself') {
       entry.state = 'resting'
-      entry.lastError = reason
-      if (reason !== 'connected to itself') this.#wait(entry)
+      if (reason === 'connected to itself') entry.lastError = reason
+      else this.#wait(entry)
       return
     }
     this.#failed(entry, reason, lastedMs)

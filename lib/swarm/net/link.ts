@@ -35,7 +35,7 @@ export interface NetOptions {
  */
 export type Priority = 'now' | 'bulk'
 
-/** lan: TCP to a private address or one in a network of this machine; tcp: TCP to any other; holepunched and relayed: UDP by way of the DHT. */
+/** lan: TCP to a private address or one in a network of this machine; tcp: TCP to any other; holepunched: UDP that hyperswarm brought about; relayed: through a third machine (no version does that yet). */
 export type Via = 'lan' | 'tcp' | 'holepunched' | 'relayed'
 
 /**

@@ -77,7 +77,7 @@ export class Net {
 
   /** Undefined while the network's thread is not there. */
   status(): Promise<NetStatus | undefined> {
-    if (this.#state !== 'open') return Promise.resolve(undefined)
+    if (this.#state !== 'open' || !this.#worker) return Promise.resolve(undefined)
     return new Promise((resolve) => {
       const id = this.#nextStatus++
       this.#statuses.set(id, resolve)

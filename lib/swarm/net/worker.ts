@@ -309,9 +309,9 @@ class Network implements ConnOwner {
 }
 
 function place(conn: Conn): { via: Via; address: string } {
-  const { transport, isRelayed } = conn.origin
+  const { transport } = conn.origin
   const now: Address = conn.remote
-  const via = transport === 'tcp' ? (isLocal(now.host) ? 'lan' : 'tcp') : isRelayed ? 'relayed' : 'holepunched'
+  const via = transport === 'tcp' ? (isLocal(now.host) ? 'lan' : 'tcp') : 'holepunched'
   return { via, address: formatAddress(now) }
 }
 
