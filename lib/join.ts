@@ -139,7 +139,10 @@ class Intake {
       clearInterval(timer)
       signal?.removeEventListener('abort', onAbort)
       this.#net.onLink = () => {}
-      for (const link of this.#links) link.onMessage = () => {}
+      for (const link of this.#links) {
+        link.onMessage = () => {}
+        link.onClose = () => {}
+      }
       if (this.#db.sql.inTransaction) this.#db.sql.exec('ROLLBACK')
     }
   }
@@ -158,7 +161,7 @@ class Intake {
       if (reason === 'replaced') {
         this.#from = null
         this.#next()
-      } else this.#failed('the connection ended')
+      } else this.#failed(`the connection ended: ${reason}`)
     }
     link.onMessage = (bytes) => this.#onMessage(link, bytes)
     this.#next()
