@@ -54,3 +54,32 @@ export function fromMs(ms: number): Time {
 export function toMs(sec: number, nsec: number): number {
   return sec * 1000 + nsec / 1e6
 }
+
+/**
+ * What happens later, and how long something takes. The system's in a daemon;
+ * a simulator puts its own in place, so that one seed decides all of it.
+ */
+export interface Timers {
+  /** Milliseconds of a clock that only goes forward, at a steady pace. */
+  nowMs(): number
+  /** Once, `ms` from now. Gives what cancels it. */
+  after(ms: number, run: () => void): () => void
+  /** Every `ms`, while the process has anything else to do. Gives what ends it. */
+  every(ms: number, run: () => void): () => void
+  /** When what waits on the loop has had its turn. */
+  soon(run: () => void): void
+}
+
+export const systemTimers: Timers = {
+  nowMs: () => performance.now(),
+  after: (ms, run) => {
+    const timer = setTimeout(run, ms)
+    return () => clearTimeout(timer)
+  },
+  every: (ms, run) => {
+    const timer = setInterval(run, ms)
+    timer.unref()
+    return () => clearInterval(timer)
+  },
+  soon: (run) => { setImmediate(run) },
+}

@@ -16,7 +16,7 @@ import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSy
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
-import { SystemClock, type Clock } from './clock.js'
+import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
 import { FlushEngine, type LocalChunk } from './file/flush.js'
@@ -25,21 +25,19 @@ import { ReadEngine } from './file/read.js'
 import { fsck } from './fsck.js'
 import { DriveKeys } from './keys/derive.js'
 import { createDevice, type Device } from './keys/device.js'
-import { certify } from './keys/certificate.js'
 import { createKeyFile, openKeyFile } from './keys/keyfile.js'
 import { encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
-import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
-import { Log } from './log/log.js'
+import { Metadata } from './metadata.js'
+import type { Journal } from './log/journal.js'
+import type { Log } from './log/log.js'
 import type { ChunkRef, Op } from './log/ops.js'
 import { CausalEngine, type CausalHost } from './order/causal/engine.js'
-import { Members } from './log/members.js'
-import { PlacedTable } from './log/placed.js'
+import type { Members } from './log/members.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
-import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
 import { NameSealer } from './seal/name.js'
 import { SealPool } from './seal/pool.js'
 import { ValueSealer } from './seal/value.js'
@@ -50,21 +48,13 @@ import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import { StoreLock } from './store/lock.js'
 import { SegmentStore } from './store/segments.js'
-import { SnapshotSource } from './store/snapshot.js'
+import type { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
 import { ROOT_INO } from './tree/inode.js'
-import { Rows } from './tree/rows.js'
-import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
+import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 
 const MIN_SEGMENT_BYTES = 4 << 20
-/** Ops in one entry of a shared drive: what another device applies in one go. */
-const SHARED_ENTRY_OPS = 1000
-/** How often it is looked what has become final. */
-const SETTLE_MS = 5000
-/** A device that wrote nothing says what it has after so many entries of others, or this long after one. */
-const STATE_AFTER_ENTRIES = 200
-const STATE_AFTER_MS = 60_000
 /** A segment takes at most this part of the disk. */
 const SEGMENTS_A_DISK = 64
 
@@ -130,10 +120,11 @@ export class Drive extends PathApi {
   readonly #checkpointer: Checkpointer
   readonly arrivals: Arrivals
   readonly members: Members
+  readonly metadata: Metadata
+  readonly timers = systemTimers
   /** Where chunks come from that are not here. */
   readonly source: SourceSlot
   readonly inbox: Inbox
-  #settling: NodeJS.Timeout | null = null
   readonly #lock: StoreLock
   readonly #options: OpenOptions
   #closing: Promise<void> | null = null
@@ -236,48 +227,20 @@ export class Drive extends PathApi {
     this.pool = new SealPool(keys.forWorkers())
     this.space = new Space(p.dir)
     this.chunks = new ChunkTable(p.db)
-    const rows = new Rows(p.db, this.chunks)
-    const entries = new EntrySealer(keys)
-    const entrySealer = {
-      sealOps: (plain: Buffer, aad: Buffer) => entries.sealOps(plain, aad),
-      openOps: (sealed: Buffer, aad: Buffer) => entries.openOps(sealed, aad),
-      sign: (header: Buffer) => signEntry(header, p.device.secretKey),
-      verify: verifyEntry,
-    }
-    this.log = new Log(p.db, entrySealer)
-    this.tree = new Tree({ rows, sealer: treeSealer(keys), incarnationId: (i) => this.log.incarnationId(i) })
-    this.journal = new Journal({
-      db: p.db, rows, log: this.log, sealer: entrySealer, clock: p.clock, drive: keys.driveId, incarnation: p.db.getMeta('incarnation') as number,
-    })
-    this.journal.beforeCommit = () => this.space.beforeCommit()
-    this.journal.onStop = (e) => this.onStop(e)
-    p.store.onStop = (e) => this.journal.stop(e)
-    this.#checkpointer = new Checkpointer(p.db, this.journal)
-
     const order = p.db.getMeta('order') as string
     const maker = ENGINES[order]
     if (!maker) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
     const chunkNumber = (ref: ChunkRef) => this.#chunkNumber(ref)
-    this.engine = maker({
-      tree: this.tree,
-      placed: new PlacedTable(p.db),
-      incarnation: this.journal.incarnation,
-      incarnationId: (i) => this.log.incarnationId(i),
-      newId: () => this.journal.newOpId(),
-      log: (op) => this.journal.append(op),
-      commit: () => this.journal.commit(),
-      ops: (inc, seq) => this.log.ops(inc, seq),
-      head: (inc) => this.log.head(inc).seq,
-      chunkNumber,
-      getMeta: (key) => p.db.getMeta(key),
-      setMeta: (key, value) => {
-        p.db.setMeta(key, value)
-        this.journal.touched()
-      },
+    this.metadata = new Metadata({
+      db: p.db, keys, device: p.device, clock: p.clock, timers: this.timers, chunks: this.chunks, sealer: treeSealer(keys), makeEngine: maker, chunkNumber,
       gone: (ino) => this.posix.forget(ino),
     })
-    this.journal.contextOf = () => this.engine.context()
-    this.journal.onEntry = (entry) => this.engine.closed(entry)
+    ;({ log: this.log, tree: this.tree, journal: this.journal, engine: this.engine, members: this.members } = this.metadata)
+    const { rows } = this.tree
+    this.journal.beforeCommit = () => this.space.beforeCommit()
+    this.journal.onStop = (e) => this.onStop(e)
+    p.store.onStop = (e) => this.journal.stop(e)
+    this.#checkpointer = new Checkpointer(p.db, this.journal)
 
     this.files = new Files({ clock: p.clock, space: this.space })
     const host = { rows, chunks: this.chunks, store: p.store, pool: this.pool, sealer }
@@ -297,7 +260,7 @@ export class Drive extends PathApi {
       ...host, source: this.source, deadlineMs: p.readDeadlineMs ?? READ_DEADLINE_MS, arrived: (chunk, sealed) => void this.arrivals.keep(chunk, sealed),
     }, this.files)
     this.arrivals = new Arrivals({
-      chunks: this.chunks, store: p.store, journal: this.journal, guard: () => this.flusher.guard(),
+      chunks: this.chunks, store: p.store, journal: this.journal, timers: this.timers, guard: () => this.flusher.guard(),
       take: (bytes) => this.space.take(bytes, this.files.dirtyBytes),
     })
     this.collector = new Collector({
@@ -305,19 +268,11 @@ export class Drive extends PathApi {
       files: this.files, pool: this.pool, posix: this.posix, isShared: () => this.engine.revises,
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
-    this.members = new Members(p.db, keys.driveId, () => this.journal.touched('derived'))
     this.inbox = new Inbox({
-      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, clock: p.clock,
+      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, clock: p.clock, timers: this.timers,
       mayWrite: (device) => this.members.get(device)?.role === 'full',
     })
-    if (this.engine.revises) {
-      this.#becomeShared()
-      // Taken in from another device; our own log begins.
-      if (this.keys.canWrite && this.log.head(this.journal.incarnation).seq === 0 && this.journal.nextOpCounter === 1) {
-        this.engine.begin(this.journal.incarnation)
-        this.engine.submit({ type: 'author', name: Buffer.from(this.deviceName) })
-      }
-    }
+    this.metadata.start()
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
@@ -334,63 +289,13 @@ export class Drive extends PathApi {
   // --- other devices ------------------------------------------------------
 
   /** Whether others take part. */
-  get isShared(): boolean { return this.engine.revises }
+  get isShared(): boolean { return this.metadata.isShared }
 
-  /**
-   * Others take part from now on: what is applied can be taken back, chunks are
-   * found by their id, the log is kept for those who lack it.
-   */
-  share(): void {
-    if (!this.engine.revises) {
-      this.journal.commit()
-      this.tree.rows.setAuthor(this.journal.incarnation, this.deviceName)
-      this.engine.share(Math.max(this.clock.nowMs(), this.log.lastClockMs(this.journal.incarnation)), this.journal.nextOpCounter)
-      this.journal.touched()
-      this.journal.commit()
-    }
-    this.#becomeShared()
-  }
+  /** As Metadata.share. */
+  share(): void { this.metadata.share() }
 
-  #becomeShared(): void {
-    this.chunks.indexIds()
-    this.journal.maxOps = SHARED_ENTRY_OPS
-    this.journal.canTruncate = false
-    if (this.keys.canWrite && !this.members.get(this.device.publicKey)) {
-      this.members.add(certify(this.keys, { device: this.device.publicKey, role: this.keys.kind, name: this.deviceName }))
-    }
-    if (this.#settling === null) {
-      this.#settling = setInterval(() => this.#settle(), SETTLE_MS)
-      this.#settling.unref()
-    }
-  }
-
-  /** Says what we have where others wait to hear it, and drops what can not be taken back any more. */
-  #settle(): void {
-    const { journal, engine } = this
-    if (journal.stopped) return
-    try {
-      if (this.keys.canWrite && engine.owesStatement(STATE_AFTER_ENTRIES, this.clock.nowMs() - STATE_AFTER_MS)) journal.state()
-      if (engine.settle(this.members.writers(this.log)) === 0) return
-      for (const inc of this.log.heads().keys()) this.log.truncate(inc, KEEP_LOG_BYTES, engine.finalSeq(inc))
-      journal.touched()
-    } catch (e) {
-      journal.stop(e as Error)
-    }
-  }
-
-  /** All metadata as it is now, in one consistent read, for a device that joins; durable here before it leaves. Close it. */
-  async snapshot(): Promise<SnapshotSource> {
-    this.share()
-    this.journal.commit()
-    const source = new SnapshotSource(join(this.dir, 'index.db'))
-    try {
-      await this.journal.settle()
-      return source
-    } catch (e) {
-      source.close()
-      throw e
-    }
-  }
+  /** As Metadata.snapshot. */
+  snapshot(): Promise<SnapshotSource> { return this.metadata.snapshot() }
 
   /** An op of our own that the index has lost. */
   #redo(op: Op, id: number): Outcome {
@@ -426,7 +331,7 @@ export class Drive extends PathApi {
 
   // --- whole drive --------------------------------------------------------
 
-  get deviceName(): string { return (this.db.getMeta('device_name') as string | undefined) ?? '' }
+  get deviceName(): string { return this.metadata.deviceName }
 
   async sync(): Promise<void> {
     await this.posix.sync()
@@ -487,7 +392,7 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
-    if (this.#settling) clearInterval(this.#settling)
+    this.metadata.stop()
     await step(() => this.collector.stop())
     this.reader.close()
     await step(() => this.arrivals.close())

@@ -11,7 +11,7 @@
  * An entry is in the log exactly when it is applied. What waits is kept here,
  * and is bounded by whoever delivers: he gets no verdict before.
  */
-import type { Clock } from './clock.js'
+import type { Clock, Timers } from './clock.js'
 import { isDfsError } from './errors.js'
 import type { Files } from './file/files.js'
 import type { EntryHeader } from './log/entry.js'
@@ -33,9 +33,10 @@ export interface InboxParts {
   log: Log
   journal: Journal
   engine: CausalEngine
-  files: Files
-  posix: Posix
+  files: Pick<Files, 'dirtyBytes' | 'find' | 'flush'>
+  posix: Pick<Posix, 'tellChanges'>
   clock: Clock
+  timers: Timers
   /** Whether this device may write. */
   mayWrite(device: Buffer): boolean
 }
@@ -132,7 +133,7 @@ export class Inbox {
 
   async #run(): Promise<void> {
     // A turn for others who have something that belongs with it.
-    await turn()
+    await this.#turn()
     while (!this.#p.journal.stopped) {
       const slice = this.#next()
       if (slice.length === 0) return
@@ -144,8 +145,12 @@ export class Inbox {
         this.#batches.splice(this.#batches.indexOf(b), 1)
         b.done(0)
       }
-      await turn()
+      await this.#turn()
     }
+  }
+
+  #turn(): Promise<void> {
+    return new Promise((resolve) => this.#p.timers.soon(resolve))
   }
 
   /** What can be applied now, up to SLICE_OPS, each after all that it has seen. */
@@ -213,8 +218,4 @@ function touched(op: Op): number[] {
     case 'rename': return [op.ino, op.over]
     default: return []
   }
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }

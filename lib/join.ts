@@ -13,10 +13,11 @@ import { existsSync, mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { OnProgress } from './api.js'
+import { systemTimers, type Timers } from './clock.js'
 import { fail, isDfsError } from './errors.js'
 import { certify, readCertificate } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
-import { createDevice } from './keys/device.js'
+import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile } from './keys/keyfile.js'
 import { Database } from './store/database.js'
 import { StoreLock } from './store/lock.js'
@@ -82,16 +83,8 @@ export async function finishJoin(storeDir: string, options: FinishOptions): Prom
     const certificate = keys.canWrite ? certify(keys, { device: device.publicKey, role: keys.kind, name }) : undefined
     net = new Net({ ...options.network, device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, hello: () => writeHello({ kind: keys.kind, name, certificate }) })
     await net.ready()
-    await new Intake(db, net, keys.driveId, options).run()
-    const index = db.sql.prepare('SELECT max(idx) + 1 AS n FROM incarnation').get() as { n: number }
-    db.sql.exec('BEGIN')
-    db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)').run(index.n, device.incarnation, device.publicKey)
-    if (certificate) db.sql.prepare('INSERT OR REPLACE INTO device VALUES (?,?)').run(device.publicKey, certificate)
-    db.setMeta('incarnation', index.n)
-    db.setMeta('joining', 0)
-    db.setMeta('finished', 1)
-    db.sql.exec('COMMIT')
-    await db.syncWal()
+    await new SnapshotIntake(db, net, keys.driveId, systemTimers, options).run()
+    await becomeMember(db, device, certificate)
   } finally {
     await net?.close()
     db?.close()
@@ -99,12 +92,29 @@ export async function finishJoin(storeDir: string, options: FinishOptions): Prom
   }
 }
 
+/** The index holds what the others have: from here on it is this device's. Durable when it resolves. */
+export async function becomeMember(db: Database, device: Pick<Device, 'publicKey' | 'incarnation'>, certificate: Buffer | undefined): Promise<void> {
+  const index = db.sql.prepare('SELECT max(idx) + 1 AS n FROM incarnation').get() as { n: number }
+  db.sql.exec('BEGIN')
+  db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)').run(index.n, device.incarnation, device.publicKey)
+  if (certificate) db.sql.prepare('INSERT OR REPLACE INTO device VALUES (?,?)').run(device.publicKey, certificate)
+  db.setMeta('incarnation', index.n)
+  db.setMeta('joining', 0)
+  db.setMeta('finished', 1)
+  db.sql.exec('COMMIT')
+  await db.syncWal()
+}
+
+/** What an intake sees of the network: a Net, or a simulator's. */
+export interface Linked { onLink: (link: Link) => void; readonly links: readonly Link[] }
+
 /** One snapshot, from whoever gives it. */
-class Intake {
+export class SnapshotIntake {
   readonly #db: Database
-  readonly #net: Net
+  readonly #net: Linked
   readonly #driveId: Buffer
-  readonly #options: FinishOptions
+  readonly #timers: Timers
+  readonly #options: Pick<FinishOptions, 'signal' | 'onNotice' | 'onProgress'>
   readonly #links = new Set<Link>()
   /** Who was asked, and has not failed. */
   #from: Link | null = null
@@ -116,10 +126,11 @@ class Intake {
   #heardMs = 0
   #settle!: { resolve: () => void; reject: (e: Error) => void }
 
-  constructor(db: Database, net: Net, driveId: Buffer, options: FinishOptions) {
+  constructor(db: Database, net: Linked, driveId: Buffer, timers: Timers, options: Pick<FinishOptions, 'signal' | 'onNotice' | 'onProgress'>) {
     this.#db = db
     this.#net = net
     this.#driveId = driveId
+    this.#timers = timers
     this.#options = options
   }
 
@@ -129,14 +140,17 @@ class Intake {
     const onAbort = () => this.#settle.reject(fail('EINTR', 'interrupted before another device of the drive was found'))
     signal?.addEventListener('abort', onAbort, { once: true })
     if (signal?.aborted) onAbort()
-    const timer = setInterval(() => {
-      if (this.#from && performance.now() - this.#heardMs > SILENT_MS) this.#failed('it says nothing any more')
-    }, 1000)
+    let stopTimer = () => {}
+    const watch = () => {
+      stopTimer = this.#timers.after(1000, watch)
+      if (this.#from && this.#timers.nowMs() - this.#heardMs > SILENT_MS) this.#failed('it says nothing any more')
+    }
+    watch()
     this.#net.onLink = (link) => this.#up(link)
     try {
       await done
     } finally {
-      clearInterval(timer)
+      stopTimer()
       signal?.removeEventListener('abort', onAbort)
       this.#net.onLink = () => {}
       for (const link of this.#links) {
@@ -172,7 +186,7 @@ class Intake {
     const [link] = this.#links
     if (!link) return
     this.#from = link
-    this.#heardMs = performance.now()
+    this.#heardMs = this.#timers.nowMs()
     link.send(encode({ type: 'wantSnapshot', creditBytes: CREDIT_BYTES }), 'now')
   }
 
@@ -183,10 +197,10 @@ class Intake {
     if (link) {
       // To the end of the line.
       this.#links.delete(link)
-      setTimeout(() => {
+      this.#timers.after(1000, () => {
         if (this.#net.links.includes(link)) this.#links.add(link)
         this.#next()
-      }, 1000).unref()
+      })
     }
     this.#next()
   }
@@ -195,7 +209,7 @@ class Intake {
     if (link !== this.#from) return
     let m: Message
     try { m = decode(bytes) } catch { return this.#failed('it sent what no dfs writes') }
-    this.#heardMs = performance.now()
+    this.#heardMs = this.#timers.nowMs()
     try {
       switch (m.type) {
         case 'snapshotBegin':

@@ -16,7 +16,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { fail } from '../errors.js'
-import type { Clock } from '../clock.js'
+import type { Clock, Timers } from '../clock.js'
 import { MAX_REDO_RECORD_BYTES } from '../limits.js'
 import type { Database } from '../store/database.js'
 import { Writer } from './codec.js'
@@ -54,9 +54,9 @@ export class Journal {
   readonly #log: Log
   readonly #sealer: EntrySealer
   readonly #clock: Clock
+  readonly #timers: Timers
   readonly #drive: Buffer
-  /** Local index of our own incarnation. */
-  readonly incarnation: number
+  #incarnation: number
 
   readonly #ops = new Writer(65536)
   #opCount = 0
@@ -69,8 +69,9 @@ export class Journal {
   #nextIno: number
   #changed = false
   #isForced = false
-  #timer: NodeJS.Timeout | null = null
-  #syncTimer: NodeJS.Timeout | null = null
+  /** What cancels them. */
+  #timer: (() => void) | null = null
+  #syncTimer: (() => void) | null = null
   #syncing: Promise<void> | null = null
   #queued: Promise<void> | null = null
   #stopped: Error | null = null
@@ -118,14 +119,15 @@ export class Journal {
   /** Sealed bytes of our own log that are kept; more than one device needs may be asked for. */
   canTruncate = true
 
-  constructor(o: { db: Database; rows: WrittenBehind; log: Log; sealer: EntrySealer; clock: Clock; drive: Buffer; incarnation: number }) {
+  constructor(o: { db: Database; rows: WrittenBehind; log: Log; sealer: EntrySealer; clock: Clock; timers: Timers; drive: Buffer; incarnation: number }) {
     this.#db = o.db
     this.#rows = o.rows
     this.#log = o.log
     this.#sealer = o.sealer
     this.#clock = o.clock
+    this.#timers = o.timers
     this.#drive = o.drive
-    this.incarnation = o.incarnation
+    this.#incarnation = o.incarnation
     const row = o.db.sql.prepare('SELECT next_op, next_ino FROM counter WHERE inc = ?').get(o.incarnation) as { next_op: number; next_ino: number } | undefined
     this.#nextOp = row?.next_op ?? 1
     this.#nextIno = row?.next_ino ?? 1
@@ -145,6 +147,8 @@ export class Journal {
   }
 
   get stopped(): Error | null { return this.#stopped }
+  /** Local index of our own incarnation. */
+  get incarnation(): number { return this.#incarnation }
   get nextOpCounter(): number { return this.#nextOp }
   /** Inodes that this incarnation has numbered so far. */
   get inodesMade(): number { return this.#nextIno - 1 }
@@ -197,10 +201,10 @@ export class Journal {
   #change(): void {
     this.#changed = true
     if (this.#timer !== null) return
-    this.#timer = setTimeout(() => {
+    this.#timer = this.#timers.after(this.commitAfterMs, () => {
       this.#timer = null
       try { this.commit() } catch { /* stopped; every caller learns from check() */ }
-    }, this.commitAfterMs)
+    })
   }
 
   /** Before each change. STORE_STOPPED, also when SQLite has rolled the open transaction back: what is in memory is no longer what the index has. */
@@ -231,12 +235,10 @@ export class Journal {
   /** Ends the batch and commits; does not sync. */
   commit(): void {
     this.check()
-    if (this.#timer !== null) {
-      clearTimeout(this.#timer)
-      this.#timer = null
-    }
+    this.#timer?.()
+    this.#timer = null
     if (!this.#changed && this.#rows.dirtyCount === 0) return
-    const start = performance.now()
+    const start = this.#timers.nowMs()
     this.beforeCommit()
     const isRedone = this.#redoneOps === this.#opCount
     try {
@@ -251,11 +253,11 @@ export class Journal {
       this.#opaque = false
       this.#due = false
       this.#redoneOps = this.#redoneBytes = 0
-      this.#syncTimer ??= setTimeout(() => {
+      this.#syncTimer ??= this.#timers.after(this.#isLive ? 0 : SYNC_AFTER_MS, () => {
         this.#syncTimer = null
         this.settle().catch(() => { /* stopped; every caller learns from check() */ })
-      }, this.#isLive ? 0 : SYNC_AFTER_MS)
-      this.commitMs = this.commitMs * 0.8 + (performance.now() - start) * 0.2
+      })
+      this.commitMs = this.commitMs * 0.8 + (this.#timers.nowMs() - start) * 0.2
       this.onCommit(seq)
     } catch (e) {
       this.stop(e as Error)
@@ -280,7 +282,7 @@ export class Journal {
   async #now(): Promise<void> {
     const way = this.#prepare()
     if (way === 'nothing') return
-    const start = performance.now()
+    const start = this.#timers.nowMs()
     try {
       if (way === 'redo') this.#redo!.writeNow()
       else {
@@ -294,15 +296,15 @@ export class Journal {
       this.stop(e as Error)
       throw e
     }
-    this.#took(performance.now() - start)
+    this.#took(this.#timers.nowMs() - start)
   }
 
   #round(): Promise<void> {
     let way: 'nothing' | 'redo' | 'commit'
     try { way = this.#prepare() } catch (e) { return Promise.reject(e) }
     if (way === 'nothing') return Promise.resolve()
-    const start = performance.now()
-    const round = (way === 'redo' ? this.#redo!.write() : this.#syncWal()).then(() => this.#took(performance.now() - start), (e: Error) => {
+    const start = this.#timers.nowMs()
+    const round = (way === 'redo' ? this.#redo!.write() : this.#syncWal()).then(() => this.#took(this.#timers.nowMs() - start), (e: Error) => {
       this.stop(e)
       throw e
     })
@@ -338,7 +340,7 @@ export class Journal {
     this.#placedBytes = 0
     if (room === 'turned') this.#due = true
     // After the reply; and only when it would not take along what the redo file lacks.
-    if (this.#due) setImmediate(() => { if (this.#due && !this.#stopped && !this.#opaque && this.#redoneOps === this.#opCount) this.settle().catch(() => {}) })
+    if (this.#due) this.#timers.soon(() => { if (this.#due && !this.#stopped && !this.#opaque && this.#redoneOps === this.#opCount) this.settle().catch(() => {}) })
     return true
   }
 
@@ -364,7 +366,7 @@ export class Journal {
 
   /** A sync begins that covers every commit so far. */
   #synced(): void {
-    if (this.#syncTimer) clearTimeout(this.#syncTimer)
+    this.#syncTimer?.()
     this.#syncTimer = null
   }
 
@@ -434,7 +436,7 @@ export class Journal {
     if (this.#stopped) return
     this.#stopped = e
     this.#synced()
-    if (this.#timer) clearTimeout(this.#timer)
+    this.#timer?.()
     this.#timer = null
     this.onStop(e)
   }
@@ -448,7 +450,7 @@ export class Journal {
     }
     this.#redo?.close()
     this.#synced()
-    if (this.#timer) clearTimeout(this.#timer)
+    this.#timer?.()
     this.#timer = null
   }
 

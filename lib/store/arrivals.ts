@@ -1,4 +1,5 @@
 /** Chunks that came from elsewhere are kept: appended to a segment, made durable, and then said to be here. */
+import type { Timers } from '../clock.js'
 import { isDfsError } from '../errors.js'
 import type { Journal } from '../log/journal.js'
 import { ELSEWHERE, type ChunkTable } from './chunks.js'
@@ -13,8 +14,9 @@ const GATHER_MS = 2
 
 export interface ArrivalParts {
   readonly chunks: ChunkTable
-  readonly store: SegmentStore
+  readonly store: Pick<SegmentStore, 'append' | 'sync'>
   readonly journal: Journal
+  readonly timers: Timers
   /** Keeps gc from the segments that are written to, until the function given is called. */
   guard(): () => void
   /** Throws ENOSPC. */
@@ -48,7 +50,7 @@ export class Arrivals {
 
   async #run(): Promise<void> {
     while (this.#waiting.length > 0) {
-      if (this.#bytes < BATCH_BYTES && !this.#isClosed) await new Promise((go) => setTimeout(go, GATHER_MS))
+      if (this.#bytes < BATCH_BYTES && !this.#isClosed) await new Promise<void>((go) => void this.#p.timers.after(GATHER_MS, go))
       let bytes = 0
       let n = 0
       while (n < this.#waiting.length && (n === 0 || bytes + this.#waiting[n]!.sealed.length <= BATCH_BYTES)) bytes += this.#waiting[n++]!.sealed.length

@@ -89,7 +89,7 @@ export class Database {
   #shmFd = -1
   readonly #word = Buffer.alloc(4)
 
-  private constructor(sql: Db, path: string) {
+  protected constructor(sql: Db, path: string) {
     this.sql = sql
     this.path = path
   }
@@ -100,15 +100,24 @@ export class Database {
     const sql = new Sqlite(path)
     sql.pragma('page_size = 4096')
     pragmas(sql)
-    sql.exec('BEGIN')
-    sql.exec(SCHEMA)
-    sql.exec(SHARED)
-    sql.prepare('INSERT INTO meta VALUES (?, ?)').run('index_version', INDEX_VERSION)
-    sql.exec('COMMIT')
+    fill(sql)
     sql.pragma('wal_checkpoint(TRUNCATE)')
     const db = new Database(sql, path)
     db.#openWal()
     return db
+  }
+
+  /** An index without a disk, empty or as `serialize` gave it: for whoever makes a disk of his own beneath it. */
+  protected static memory(image?: Buffer): Db {
+    const sql = new Sqlite(image ?? ':memory:')
+    pragmas(sql)
+    if (!image) fill(sql)
+    return sql
+  }
+
+  /** Another connection, for one consistent read of what was committed while this one writes on. */
+  reader(): Db {
+    return new Sqlite(this.path, { readonly: true })
   }
 
   /** Opens an existing index. STORE_NEWER if a later dfs wrote it, STORE_DAMAGED if SQLite cannot read it. */
@@ -229,6 +238,14 @@ export class Database {
 export const FRAME_BYTES = 4096 + 24
 /** The log is kept at least this long. */
 const WAL_BYTES = 32 << 20
+
+function fill(sql: Db): void {
+  sql.exec('BEGIN')
+  sql.exec(SCHEMA)
+  sql.exec(SHARED)
+  sql.prepare('INSERT INTO meta VALUES (?, ?)').run('index_version', INDEX_VERSION)
+  sql.exec('COMMIT')
+}
 
 function pragmas(sql: Db): void {
   sql.pragma('journal_mode = WAL')

@@ -7,7 +7,7 @@
  * table of incarnations. What is this device's alone stays here: where chunks
  * lie, files without a name, counters.
  */
-import Sqlite from 'better-sqlite3'
+import type Sqlite from 'better-sqlite3'
 import { fail } from '../errors.js'
 import { Reader, Writer } from '../log/codec.js'
 import { ELSEWHERE } from './chunks.js'
@@ -59,8 +59,9 @@ export class SnapshotSource {
   /** About what `rows` will give. */
   readonly totalBytes: number
 
-  constructor(path: string) {
-    this.#sql = new Sqlite(path, { readonly: true })
+  /** `sql`: a connection of its own (Database.reader), closed with this. */
+  constructor(sql: Sqlite.Database) {
+    this.#sql = sql
     this.#sql.pragma('temp_store = MEMORY')
     this.#sql.exec('BEGIN')
     const { n } = this.#sql.prepare('SELECT (SELECT count(*) FROM inode) * 190 + (SELECT count(*) FROM chunk) * 90 AS n').get() as { n: number }

@@ -7,13 +7,13 @@
  * the background is kept durably and only then said to be here.
  */
 import blake from '@napi-rs/blake-hash'
-import type { Drive } from '../drive.js'
 import type { ChunkSource, Urgency as ReadUrgency } from '../file/fetch.js'
 import { fail } from '../errors.js'
 import type { Arrived } from '../order/causal/engine.js'
 import { chunkId, sealedLength } from '../seal/chunk.js'
 import { ELSEWHERE } from '../store/chunks.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
+import type { SwarmHost } from './host.js'
 import { keyOf, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status } from './messages.js'
 import { ChunkServer, type ServeEffect } from './serve.js'
 import { chunkHead } from './wire.js'
@@ -33,7 +33,7 @@ export interface ChunkLinks {
 interface Waiter { resolve: (sealed: Buffer) => void; reject: (e: Error) => void }
 
 export class ChunkSwarm implements ChunkSource {
-  readonly #drive: Drive
+  readonly #drive: SwarmHost
   readonly #links: ChunkLinks
   readonly #exchange: ChunkExchange
   readonly #server: ChunkServer
@@ -44,7 +44,7 @@ export class ChunkSwarm implements ChunkSource {
   #proofs = 0
   #isClosed = false
 
-  constructor(drive: Drive, links: ChunkLinks) {
+  constructor(drive: SwarmHost, links: ChunkLinks) {
     this.#drive = drive
     this.#links = links
     this.#exchange = new ChunkExchange({
@@ -229,7 +229,7 @@ export class ChunkSwarm implements ChunkSource {
     const length = sealedLength(row.len)
     if (this.#server.isWanted(peer, id)) this.#links.sendFile(peer, chunkHead(id), { path: store.pathOf(row.seg), offset: row.off, length })
     // Counted where it waits: in the link.
-    setImmediate(() => { if (!this.#isClosed) this.#give(this.#server.served(peer, id, length)) })
+    this.#drive.timers.soon(() => { if (!this.#isClosed) this.#give(this.#server.served(peer, id, length)) })
   }
 
   async #serveBytes(peer: Peer, id: Buffer, priority: 'now' | 'bulk'): Promise<void> {
@@ -280,6 +280,6 @@ export class ChunkSwarm implements ChunkSource {
     return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: true }
   }
 
-  #now(): number { return performance.now() }
+  #now(): number { return this.#drive.timers.nowMs() }
 }
 

@@ -3,9 +3,9 @@
  * read, in parts, as fast as the link and the receiver take them.
  */
 import blake from '@napi-rs/blake-hash'
-import type { Drive } from '../drive.js'
 import type { KeyKind } from '../keys/capability.js'
 import type { SnapshotSource } from '../store/snapshot.js'
+import type { SwarmHost } from './host.js'
 import { MAX_SNAPSHOT_CREDIT_BYTES, type Message, type Peer, type SnapshotCancel, type SnapshotCredit, type WantSnapshot } from './messages.js'
 
 /** Snapshots under way: each holds a read of the index open, so that its write-ahead log grows. */
@@ -22,13 +22,13 @@ interface Sending {
 }
 
 export class SnapshotSender {
-  readonly #drive: Drive
+  readonly #drive: SwarmHost
   readonly #send: (peer: Peer, m: Message) => void
   readonly #sending = new Map<Peer, Sending>()
   /** The last request of each peer. */
   readonly #asked = new Map<Peer, object>()
 
-  constructor(drive: Drive, send: (peer: Peer, m: Message) => void) {
+  constructor(drive: SwarmHost, send: (peer: Peer, m: Message) => void) {
     this.#drive = drive
     this.#send = send
   }
@@ -88,9 +88,9 @@ export class SnapshotSender {
     s.isRunning = true
     const slice = () => {
       if (this.#sending.get(peer) !== s) return
-      const until = performance.now() + SLICE_MS
+      const until = this.#drive.timers.nowMs() + SLICE_MS
       try {
-        while (s.creditBytes > 0 && performance.now() < until) {
+        while (s.creditBytes > 0 && this.#drive.timers.nowMs() < until) {
           const next = s.rows.next()
           if (next.done) {
             this.#send(peer, { type: 'snapshotEnd', hash: s.hash.digestBuffer() })
@@ -112,9 +112,9 @@ export class SnapshotSender {
         this.down(peer)
         return
       }
-      if (s.creditBytes > 0) setImmediate(slice)
+      if (s.creditBytes > 0) this.#drive.timers.soon(slice)
       else s.isRunning = false
     }
-    setImmediate(slice)
+    this.#drive.timers.soon(slice)
   }
 }

@@ -1,0 +1,179 @@
+/**
+ * All of a drive but the bytes of files, over one index: the tree, the log, who
+ * decides the order, the devices; and how this one becomes one of several.
+ *
+ *   alone    one device writes; its own order is the order
+ *   shared   what is applied can be taken back, the log is kept for others
+ *
+ * Has no disk, network or clock but those it is given: a drive puts it over a
+ * store, a simulator over a fake one.
+ */
+import type { Clock, Timers } from './clock.js'
+import { certify } from './keys/certificate.js'
+import type { DriveKeys } from './keys/derive.js'
+import type { Device } from './keys/device.js'
+import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
+import { Log, type EntrySealer as LogSealer } from './log/log.js'
+import { Members } from './log/members.js'
+import type { ChunkRef } from './log/ops.js'
+import { PlacedTable } from './log/placed.js'
+import type { CausalEngine, CausalHost } from './order/causal/engine.js'
+import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
+import type { ChunkTable } from './store/chunks.js'
+import type { Database } from './store/database.js'
+import { SnapshotSource } from './store/snapshot.js'
+import { Rows } from './tree/rows.js'
+import { Tree, type TreeSealer } from './tree/tree.js'
+
+/** Ops in one entry of a shared drive: what another device applies in one go. */
+const SHARED_ENTRY_OPS = 1000
+/** How often it is looked what has become final. */
+const SETTLE_MS = 5000
+/** A device that wrote nothing says what it has after so many entries of others, or this long after one. */
+const STATE_AFTER_ENTRIES = 200
+const STATE_AFTER_MS = 60_000
+
+export interface MetadataParts {
+  db: Database
+  keys: DriveKeys
+  device: Pick<Device, 'publicKey' | 'secretKey'>
+  clock: Clock
+  timers: Timers
+  chunks: ChunkTable
+  sealer: TreeSealer
+  makeEngine(host: CausalHost): CausalEngine
+  /** The number of a chunk that an op names: known, or added. */
+  chunkNumber(ref: ChunkRef): number
+  /** The removal of an inode can not be taken back any more. */
+  gone(ino: number): void
+}
+
+export class Metadata {
+  readonly log: Log
+  readonly tree: Tree
+  readonly journal: Journal
+  readonly engine: CausalEngine
+  readonly members: Members
+  readonly #p: MetadataParts
+  #settling: (() => void) | null = null
+
+  constructor(p: MetadataParts) {
+    this.#p = p
+    const { db, keys, device } = p
+    const entries = new EntrySealer(keys)
+    const sealer: LogSealer = {
+      sealOps: (plain, aad) => entries.sealOps(plain, aad),
+      openOps: (sealed, aad) => entries.openOps(sealed, aad),
+      sign: (header) => signEntry(header, device.secretKey),
+      verify: verifyEntry,
+    }
+    const rows = new Rows(db, p.chunks)
+    this.log = new Log(db, sealer)
+    this.tree = new Tree({ rows, sealer: p.sealer, incarnationId: (i) => this.log.incarnationId(i) })
+    const journal = this.journal = new Journal({
+      db, rows, log: this.log, sealer, clock: p.clock, timers: p.timers, drive: keys.driveId, incarnation: db.getMeta('incarnation') as number,
+    })
+    this.engine = p.makeEngine({
+      tree: this.tree,
+      placed: new PlacedTable(db),
+      get incarnation() { return journal.incarnation },
+      incarnationId: (i) => this.log.incarnationId(i),
+      newId: () => journal.newOpId(),
+      log: (op) => journal.append(op),
+      commit: () => journal.commit(),
+      ops: (inc, seq) => this.log.ops(inc, seq),
+      head: (inc) => this.log.head(inc).seq,
+      chunkNumber: p.chunkNumber,
+      getMeta: (key) => db.getMeta(key),
+      setMeta: (key, value) => {
+        db.setMeta(key, value)
+        journal.touched()
+      },
+      gone: p.gone,
+    })
+    journal.contextOf = () => this.engine.context()
+    journal.onEntry = (entry) => this.engine.closed(entry)
+    this.members = new Members(db, keys.driveId, () => journal.touched('derived'))
+  }
+
+  get deviceName(): string { return (this.#p.db.getMeta('device_name') as string | undefined) ?? '' }
+
+  /** Whether others take part. */
+  get isShared(): boolean { return this.engine.revises }
+
+  /** Once, when what a crash has left is put right: goes on as what the index says it is. */
+  start(): void {
+    if (!this.engine.revises) return
+    this.#becomeShared()
+    const { journal } = this
+    // Taken in from another device; our own log begins.
+    if (this.#p.keys.canWrite && this.log.head(journal.incarnation).seq === 0 && journal.nextOpCounter === 1) this.#introduce()
+  }
+
+  /**
+   * Others take part from now on: what is applied can be taken back, chunks are
+   * found by their id, the log is kept for those who lack it.
+   */
+  share(): void {
+    const { journal } = this
+    if (!this.engine.revises) {
+      journal.commit()
+      this.tree.rows.setAuthor(journal.incarnation, this.deviceName)
+      this.engine.share(Math.max(this.#p.clock.nowMs(), this.log.lastClockMs(journal.incarnation)), journal.nextOpCounter)
+      journal.touched()
+      journal.commit()
+    }
+    this.#becomeShared()
+  }
+
+  #becomeShared(): void {
+    const { keys, device, chunks, timers } = this.#p
+    chunks.indexIds()
+    this.journal.maxOps = SHARED_ENTRY_OPS
+    this.journal.canTruncate = false
+    if (keys.canWrite && !this.members.get(device.publicKey)) {
+      this.members.add(certify(keys, { device: device.publicKey, role: keys.kind, name: this.deviceName }))
+    }
+    this.#settling ??= timers.every(SETTLE_MS, () => this.#settle())
+  }
+
+  /** The log of this incarnation begins. */
+  #introduce(): void {
+    this.engine.begin(this.journal.incarnation)
+    this.engine.submit({ type: 'author', name: Buffer.from(this.deviceName) })
+  }
+
+  /** Says what we have where others wait to hear it, and drops what can not be taken back any more. */
+  #settle(): void {
+    const { journal, engine } = this
+    if (journal.stopped) return
+    try {
+      if (this.#p.keys.canWrite && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.clock.nowMs() - STATE_AFTER_MS)) journal.state()
+      if (engine.settle(this.members.writers(this.log)) === 0) return
+      for (const inc of this.log.heads().keys()) this.log.truncate(inc, KEEP_LOG_BYTES, engine.finalSeq(inc))
+      journal.touched()
+    } catch (e) {
+      journal.stop(e as Error)
+    }
+  }
+
+  /** All metadata as it is now, in one consistent read, for a device that joins; durable here before it leaves. Close it. */
+  async snapshot(): Promise<SnapshotSource> {
+    this.share()
+    this.journal.commit()
+    const source = new SnapshotSource(this.#p.db.reader())
+    try {
+      await this.journal.settle()
+      return source
+    } catch (e) {
+      source.close()
+      throw e
+    }
+  }
+
+  /** Ends what runs by itself. May be called twice. */
+  stop(): void {
+    this.#settling?.()
+    this.#settling = null
+  }
+}

@@ -1,0 +1,38 @@
+/** What the swarm needs of the device that it connects: a Drive, or what a simulator has in its place. */
+import type { Timers } from '../clock.js'
+import type { ChunkSource } from '../file/fetch.js'
+import type { Inbox } from '../inbox.js'
+import type { DriveKeys } from '../keys/derive.js'
+import type { Device } from '../keys/device.js'
+import type { Journal } from '../log/journal.js'
+import type { Log } from '../log/log.js'
+import type { Members } from '../log/members.js'
+import type { Arrivals } from '../store/arrivals.js'
+import type { ChunkTable } from '../store/chunks.js'
+import type { SnapshotSource } from '../store/snapshot.js'
+
+export interface SwarmHost {
+  readonly keys: DriveKeys
+  readonly device: Pick<Device, 'publicKey' | 'secretKey'>
+  readonly deviceName: string
+  readonly timers: Timers
+  readonly log: Log
+  readonly journal: Journal
+  readonly members: Members
+  readonly inbox: Inbox
+  readonly chunks: ChunkTable
+  readonly arrivals: Pick<Arrivals, 'keep'>
+  /** Where sealed chunks lie: lib/store/segments.ts. */
+  readonly store: {
+    pathOf(segment: number): string
+    read(segment: number, offset: number, length: number): Promise<Buffer>
+    holds(segment: number, offset: number, length: number): boolean
+    usage(): Map<number, number>
+  }
+  readonly source: { provider: ChunkSource | null }
+  readonly files: { readonly dirtyBytes: number; isLive: boolean }
+  readonly space: { freeBytes(dirtyBytes: number): number }
+  /** Others take part from now on. */
+  share(): void
+  snapshot(): Promise<SnapshotSource>
+}

@@ -1,0 +1,300 @@
+/**
+ * The other devices that are connected: joins the step machines of the protocol
+ * to the drive and to the links. What is decided is decided in them; here is
+ * only what does it. Links come from a Net (swarm.ts), or from a simulator.
+ *
+ *   Link ── decode ── LogSync ──── Inbox ── tree
+ *                  ├─ Chunks ───── segments
+ *                  └─ snapshots (to those who join)
+ */
+import { encodeZ32 } from '../keys/zbase32.js'
+import type { Certificate } from '../keys/certificate.js'
+import { ChunkSwarm } from './chunk-swarm.js'
+import { isForkProof } from './fork.js'
+import { readHello, writeHello, type Hello } from './hello.js'
+import type { SwarmHost } from './host.js'
+import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
+import type { Link, Via } from './net/link.js'
+import { SnapshotSender } from './snapshot-sender.js'
+import { LogSync, type SyncEffect } from './sync.js'
+import { decode, encode } from './wire.js'
+
+/** The step machines are asked for what is due so often. */
+const TICK_MS = 200
+/** Entries of our own that are pushed at a time. */
+const MAX_PUSHED = 64
+/** With peers there, what was changed is an entry so soon after, and durable at once. */
+const LIVE_COMMIT_MS = 5
+/** ...unless commits take so much of the time that the mount would feel it. */
+const COMMIT_SHARE = 4
+
+/** One connected peer, for `dfs peers`. */
+export interface PeerStatus {
+  device: string
+  name: string
+  role: string
+  via: Via
+  address: string
+  rttMs: number
+  bytesIn: number
+  bytesOut: number
+  /** Log entries. */
+  owedToPeer: number
+  owedFromPeer: number
+}
+
+interface Connected { link: Link; hello: Hello; certificate: Certificate | undefined }
+
+export class Peers {
+  readonly #drive: SwarmHost
+  readonly #sync: LogSync
+  readonly #peers = new Map<Peer, Connected>()
+  readonly #snapshots: SnapshotSender
+  readonly chunks: ChunkSwarm
+  #durable: Map<number, number>
+  readonly #stopTicking: () => void
+  #isClosed = false
+  /** What a person should know: a lying peer, a fork. */
+  onNotice: (text: string) => void = () => {}
+
+  constructor(drive: SwarmHost) {
+    this.#drive = drive
+    const { device, log, journal } = drive
+    this.#durable = log.heads()
+    const own = () => ({ incarnation: log.incarnationId(journal.incarnation), device: device.publicKey })
+    this.#sync = new LogSync({
+      held: () => this.#held([...this.#durable.keys()]),
+      hashOf: (name, seq) => {
+        const inc = this.#find(name)
+        return inc < 0 ? undefined : log.hashAt(inc, seq) ?? (log.head(inc).seq === seq ? log.head(inc).hash : undefined)
+      },
+      certificates: () => drive.members.certificates(),
+      forks: () => [],
+      read: (name, from, to, limitBytes) => {
+        const inc = this.#find(name)
+        if (inc < 0 || from < log.head(inc).first) return []
+        return log.stored(inc, from, limitBytes).slice(0, Math.max(0, Math.min(to, this.#durable.get(inc) ?? 0, from + MAX_ENTRIES - 1) - from + 1))
+      },
+      queuedBytes: (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0,
+    }, own())
+    this.#snapshots = new SnapshotSender(drive, (peer, m) => this.#send(peer, m, 'bulk'))
+    this.chunks = new ChunkSwarm(drive, {
+      send: (peer, m, priority) => this.#send(peer, m, priority),
+      sendFile: (peer, head, file) => this.#peers.get(peer)?.link.sendFile(head, file),
+      queuedBytes: (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0,
+      lying: (peer, why) => this.#lying(peer, why),
+    })
+    drive.source.provider = this.chunks
+    journal.onDurable = (heads) => this.#onDurable(heads)
+    drive.inbox.onApplied = (arrived) => this.chunks.changed(arrived)
+    this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
+  }
+
+  /** What this device says of itself in a handshake. */
+  hello(): Uint8Array {
+    const { keys, members, device, deviceName } = this.#drive
+    return writeHello({ kind: keys.kind, name: deviceName, certificate: members.bytesOf(device.publicKey) })
+  }
+
+  status(): PeerStatus[] {
+    return [...this.#peers].map(([peer, { link, hello, certificate }]) => {
+      const owed = this.#sync.owed(peer)
+      return {
+        device: encodeZ32(link.peer), name: certificate?.name ?? hello.name, role: certificate?.role ?? 'guest', via: link.via, address: link.address, rttMs: link.rttMs,
+        bytesIn: link.bytesIn, bytesOut: link.bytesOut, owedToPeer: owed.toPeer, owedFromPeer: owed.fromPeer,
+      }
+    })
+  }
+
+  /** Says goodbye; the links are closed by whoever gave them. May be called twice. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#stopTicking()
+    this.#drive.journal.onDurable = () => {}
+    this.#drive.inbox.onApplied = () => {}
+    this.#drive.source.provider = null
+    this.#snapshots.close()
+    this.chunks.close()
+    for (const peer of this.#peers.keys()) this.#send(peer, { type: 'bye', reason: 'leaving' }, 'now')
+  }
+
+  // --- links --------------------------------------------------------------
+
+  /** A link to a device; takes its events over. */
+  up(link: Link): void {
+    const peer = link.peer.toString('hex')
+    const hello = readHello(link.hello)
+    if (this.#isClosed || !hello) return link.close('protocol')
+    if (this.#peers.has(peer)) this.#down(peer)
+    if (hello.certificate) this.#certificates([hello.certificate], peer)
+    this.#peers.set(peer, { link, hello, certificate: this.#drive.members.get(link.peer) })
+    link.onMessage = (bytes) => this.#onMessage(peer, link, bytes)
+    link.onDrain = () => {
+      this.#do(this.#sync.drained(this.#now(), peer))
+      this.#snapshots.drained(peer)
+      this.chunks.drained(peer)
+    }
+    link.onFileError = (head, e) => this.chunks.fileError(peer, head, e)
+    link.onClose = () => { if (this.#peers.get(peer)?.link === link) this.#down(peer) }
+    this.#pace()
+    this.#do(this.#sync.peerUp(this.#now(), peer))
+    this.chunks.peerUp(peer)
+  }
+
+  #down(peer: Peer): void {
+    this.#peers.delete(peer)
+    this.#do(this.#sync.peerDown(this.#now(), peer))
+    this.#snapshots.down(peer)
+    this.chunks.peerDown(peer)
+    this.#pace()
+  }
+
+  #onMessage(peer: Peer, link: Link, bytes: Buffer): void | Promise<void> {
+    if (this.#peers.get(peer)?.link !== link) return
+    let m: Message
+    try {
+      m = decode(bytes)
+    } catch {
+      this.#lying(peer, 'it sent a message that no dfs writes')
+      return
+    }
+    switch (m.type) {
+      case 'have': case 'wantEntries': case 'entries': case 'entryPart': case 'noEntries': case 'certificates': case 'forked':
+        this.#do(this.#sync.message(this.#now(), peer, m as SyncMessage))
+        return
+      case 'wantSnapshot': case 'snapshotCredit': case 'snapshotCancel':
+        this.#snapshots.message(peer, m, this.#peers.get(peer)!.hello.kind)
+        return
+      case 'wantChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
+        return this.chunks.message(peer, m)
+      case 'bye': link.close('the peer leaves'); return
+      default:
+        // Rows of a snapshot that nobody asked for.
+    }
+  }
+
+  // --- what the log sync wants --------------------------------------------
+
+  #do(effects: SyncEffect[]): void {
+    for (const e of effects) {
+      switch (e.type) {
+        case 'send': this.#send(e.peer, e.message, e.priority); break
+        case 'deliver': void this.#deliver(e.log, e.from, e.entries); break
+        case 'certificates': this.#certificates(e.certificates, e.peer); break
+        case 'lying': this.#lying(e.peer, e.why); break
+        case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
+        case 'ownAhead': this.onNotice(`a peer holds entries of this device up to ${e.seq}, which are lost here`); break
+        case 'needSnapshot': this.onNotice('this device was away for so long that the others have dropped what it lacks; join again with a fresh store'); break
+        case 'receipt': break
+      }
+    }
+  }
+
+  async #deliver(log: LogName, from: number, entries: SignedEntry[]): Promise<void> {
+    const verdict = await this.#drive.inbox.deliver(log, from, entries)
+    if (this.#isClosed) return
+    this.#do(this.#sync.verdict(this.#now(), log, verdict))
+    // Whoever waits for our receipt need not wait for the next change here.
+    if (verdict.accepted >= from && !this.#drive.journal.stopped) this.#drive.journal.settle().catch(() => { /* stopped; every caller learns from check() */ })
+  }
+
+  #certificates(certificates: Buffer[], from: Peer): void {
+    const { members } = this.#drive
+    const fresh = certificates.filter((c) => members.add(c))
+    if (fresh.length === 0) {
+      if (certificates.some((c) => !members.isValid(c))) this.#lying(from, 'it sent a certificate that the drive has not signed')
+      return
+    }
+    this.#drive.share()
+    for (const [, p] of this.#peers) p.certificate = members.get(p.link.peer)
+    this.#do(this.#sync.certified(this.#now(), fresh, from))
+  }
+
+  #suspect(peer: Peer, log: LogName, seq: number, headers: Buffer[]): void {
+    const drive = this.#drive
+    const inc = this.#find(log)
+    const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
+    const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
+    const isSigned = (signed: Buffer, device: Buffer) => drive.log.isSignedBy(signed, device)
+    const pair = [two, two.slice().reverse()].find(([one, other]) => one && other && isForkProof(log, one, other, isSigned))
+    if (!pair) {
+      this.#do(this.#sync.lied(this.#now(), peer, log, 'it accused a device of a fork and proved none'))
+      return
+    }
+    this.onNotice(`the device ${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
+    const proof: Forked = { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }
+    this.#do(this.#sync.forked(this.#now(), proof))
+  }
+
+  #lying(peer: Peer, why: string): void {
+    const connected = this.#peers.get(peer)
+    if (!connected) return
+    this.onNotice(`the peer ${connected.certificate?.name ?? peer.slice(0, 16)} was cut off: ${why}`)
+    connected.link.close('lying')
+    this.#down(peer)
+  }
+
+  // --- what became durable ------------------------------------------------
+
+  #onDurable(heads: ReadonlyMap<number, number>): void {
+    const { log, journal } = this.#drive
+    const changed: number[] = []
+    let ownFrom = 0
+    for (const [inc, seq] of heads) {
+      const before = this.#durable.get(inc) ?? 0
+      if (seq <= before) continue
+      this.#durable.set(inc, seq)
+      if (inc === journal.incarnation) ownFrom = before + 1
+      else changed.push(inc)
+    }
+    if (this.#peers.size === 0 && ownFrom === 0 && changed.length === 0) return
+    if (ownFrom > 0) {
+      const [held] = this.#held([journal.incarnation])
+      // Where there is more than a message takes, peers are told and ask for the rest.
+      const from = held ? Math.max(ownFrom, held.seq - MAX_PUSHED + 1) : 0
+      const entries = held ? log.stored(journal.incarnation, from, MAX_ENTRIES_BYTES).slice(0, held.seq - from + 1) : []
+      if (held && from + entries.length - 1 === held.seq) this.#do(this.#sync.localEntries(this.#now(), held, from, entries))
+      else if (held) this.#do(this.#sync.localEntries(this.#now(), held, held.seq + 1, []))
+    }
+    if (changed.length > 0) this.#do(this.#sync.durable(this.#now(), this.#held(changed)))
+  }
+
+  #held(incs: number[]): HeldLog[] {
+    const { log } = this.#drive
+    return incs.flatMap((inc) => {
+      const seq = this.#durable.get(inc) ?? 0
+      const head = log.head(inc)
+      const hash = head.seq === seq ? head.hash : log.hashAt(inc, seq)
+      return seq > 0 && hash ? [{ incarnation: log.incarnationId(inc), device: log.deviceOf(inc), first: Math.min(head.first, seq + 1), seq, hash }] : []
+    })
+  }
+
+  #find(name: LogName): number {
+    const { log } = this.#drive
+    const inc = log.find(name.incarnation)
+    return inc >= 0 && log.deviceOf(inc).equals(name.device) ? inc : -1
+  }
+
+  // --- time and the rest --------------------------------------------------
+
+  #now(): number { return this.#drive.timers.nowMs() }
+
+  #tick(): void {
+    this.#do(this.#sync.tick(this.#now()))
+    this.chunks.tick()
+    this.#pace()
+  }
+
+  /** While somebody listens, changes are made known at once, as far as the cost of commits allows. */
+  #pace(): void {
+    const { journal, files } = this.#drive
+    files.isLive = this.#peers.size > 0
+    if (this.#peers.size === 0) journal.slow()
+    else journal.live(Math.max(LIVE_COMMIT_MS, journal.commitMs * COMMIT_SHARE))
+  }
+
+  #send(peer: Peer, m: Message, priority: 'now' | 'bulk'): void {
+    this.#peers.get(peer)?.link.send(encode(m), priority)
+  }
+}
