@@ -3,7 +3,7 @@ import type { Command } from 'commander'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { DriveApi } from '../lib/api.js'
 import { Client } from '../lib/client.js'
-import { loadConfig, type Config } from '../lib/config.js'
+import { loadConfig, type Config, type ConfigOptions } from '../lib/config.js'
 import { DfsError, fail, isDfsError, understood } from '../lib/errors.js'
 import { ADVICE, EXIT, exitCodeOf } from './exit-codes.js'
 import { visible } from './output.js'
@@ -12,13 +12,14 @@ import { visible } from './output.js'
 const LOCKED_TIMEOUT_MS = 3000
 const RETRY_INTERVAL_MS = 50
 
-export interface GlobalOptions { store?: string; quiet?: boolean; passphraseFile?: string }
+export interface GlobalOptions extends ConfigOptions { quiet?: boolean }
 
 export class Context {
   readonly config: Config
   readonly quiet: boolean
   readonly #interrupt = new AbortController()
   #opened: DriveApi | undefined
+  #passphrase: Promise<Buffer> | undefined
   #exitCode: number = EXIT.ok
 
   constructor(options: GlobalOptions) {
@@ -66,6 +67,11 @@ export class Context {
 
   /** Of an existing drive: from the file that the settings name, else from the terminal. */
   async passphrase(): Promise<Buffer> {
+    // Who gets it wipes it, and a store that was joined is opened twice.
+    return Buffer.from(await (this.#passphrase ??= this.#readPassphrase()))
+  }
+
+  async #readPassphrase(): Promise<Buffer> {
     const { readPassphrase } = await import('../lib/keys/passphrase.js')
     const path = this.config.passphraseFile
     if (path === '-') return readPassphrase({ from: 'stdin' })
@@ -104,6 +110,7 @@ export class Context {
   async close(): Promise<void> {
     const opened = this.#opened
     this.#opened = undefined
+    void this.#passphrase?.then((passphrase) => passphrase.fill(0), () => {})
     await opened?.close()
   }
 }

@@ -8,6 +8,7 @@ import { Drive } from '../lib/drive.js'
 import { Daemon } from '../lib/service/daemon.js'
 import { answerStart, readOrder, startFailure, type Order } from '../lib/service/launch.js'
 import { DaemonLog } from '../lib/service/log.js'
+import { ServedNetwork } from '../lib/service/network.js'
 import { mounterOf } from './mounter.js'
 
 // Whatever the daemon makes is its user's alone; the modes of files in the drive are given in full.
@@ -37,12 +38,16 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
       void daemon.recover(error)
     }
   }
+  const onNotice = (text: string) => log.line(text)
   let current = drive
   const daemon = await Daemon.start({
     drive, mounter: mounterOf(drive), socket: socketPath(order.store), log, lifetime: order.lifetime,
     reopen: async () => {
       current = await current.reopen()
       watch(current)
+      const { network } = order
+      // Where the others know it.
+      await ServedNetwork.start(current, network, { onNotice, anyPort: true }).catch((error: unknown) => log.fault('connecting to the other devices again', error))
       return { drive: current, mounter: mounterOf(current) }
     },
   })
@@ -57,7 +62,7 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   process.on('unhandledRejection', onFault)
 
   try {
-    if (order.mount) await daemon.mount(order.mount)
+    await Promise.all([order.mount && daemon.mount(order.mount), ServedNetwork.start(drive, order.network, { onNotice })])
     answerStart({ ok: true, pid: process.pid, created })
   } catch (error) {
     answerStart(startFailure(error))

@@ -3,20 +3,50 @@ import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { reachDaemon, type LaunchOptions, type Reached } from '../lib/service/launch.js'
-import type { Context } from './context.js'
+import type { Client } from '../lib/client.js'
+import { usage, type Context, type GlobalOptions } from './context.js'
+import { progressLine } from './output.js'
 
 const SCRIPT = fileURLToPath(new URL('./daemon.js', import.meta.url))
 
 type Wishes = Pick<LaunchOptions, 'create' | 'lifetime' | 'mount' | 'foreground'> & { wantsPassphrase: boolean }
 
-export function startDaemon(context: Context, { wantsPassphrase, ...wishes }: Wishes): Promise<Reached> {
-  const { store, deviceName } = context.config
+export function startDaemon(context: Context, options: GlobalOptions, { wantsPassphrase, ...wishes }: Wishes): Promise<Reached> {
+  const { store, deviceName, network } = context.config
   if (deviceName) process.env.NODE_ID = deviceName
   return reachDaemon({
-    ...wishes, store, script: SCRIPT, signal: context.signal,
+    ...wishes, store, network, script: SCRIPT, signal: context.signal,
+    onRunning: (client) => tellRunning(client, options),
+    finishJoin: () => finishJoin(context),
     passphrase: () => context.passphrase(),
     newPassphrase: () => context.newPassphrase(wantsPassphrase),
   })
+}
+
+/** New addresses reach a daemon that runs; the rest of its network is as it was started. */
+async function tellRunning(client: Client, { peer = [], port, bootstrap, discovery }: GlobalOptions): Promise<void> {
+  const fixed = Object.entries({ port, bootstrap, discovery }).find(([, value]) => value !== undefined)
+  if (fixed) throw usage(`the daemon (process ${client.pid}) runs already, and --${fixed[0]} is settled when it starts; end it with dfs stop first`)
+  if (peer.length > 0) await client.addPeers(peer)
+}
+
+/** The first start of a store that was joined: takes in what the drive is, from a device that has it. */
+async function finishJoin(context: Context): Promise<void> {
+  const { store, network } = context.config
+  const join = await import('../lib/join.js')
+  const { swarmOptions } = await import('../lib/service/network.js')
+  const progress = progressLine(context.quiet)
+  process.umask(0o077)
+  try {
+    await join.finishJoin(store, {
+      passphrase: () => context.passphrase(), signal: context.signal,
+      network: { ...swarmOptions(network), ...(network.port !== undefined && { port: network.port }), peers: network.peers },
+      onProgress: progress.update,
+      onNotice: (text) => { if (!context.quiet) context.notice(text) },
+    })
+  } finally {
+    progress.end()
+  }
 }
 
 /** Until it ends. Ctrl-C and SIGTERM reach this process alone: they are passed on, and all is flushed before this returns. */

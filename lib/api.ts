@@ -63,10 +63,14 @@ export interface DriveStatus {
   order: string
   keyKind: 'full' | 'read-only' | 'storage'
   mountpoints: { dir: string; driver: string }[]
-  peers: unknown[]
+  /** Connected now. */
+  peers: PeerStatus[]
+  /** Null where no daemon runs, and for a moment after its network had to start again. */
+  network: NetworkStatus | null
   files: number
   /** Sum of the files' sizes. */
   logicalBytes: number
+  /** `owed`: known and not here; others have them. */
   chunks: { here: number; hereBytes: number; owed: number; owedBytes: number; inline: number; inlineBytes: number }
   /** Bytes in segment files, the index and its write-ahead log. */
   disk: { segments: number; index: number; wal: number; freeBytes: number }
@@ -74,6 +78,37 @@ export interface DriveStatus {
   dirtyBytes: number
   log: { entries: number; bytes: number; seq: number }
   rssBytes: number
+}
+
+/** One connected device of the drive. */
+export interface PeerStatus {
+  /** Its id, z-base-32 of its public key. */
+  device: string
+  name: string
+  /** 'guest': it holds a key of the drive, and no full device has enrolled it. */
+  role: 'full' | 'read-only' | 'storage' | 'guest'
+  via: 'lan' | 'tcp' | 'holepunched' | 'relayed'
+  /** 'HOST:PORT' of its end. */
+  address: string
+  rttMs: number
+  bytesIn: number
+  bytesOut: number
+  /** Log entries that the one has and the other lacks. */
+  owedToPeer: number
+  owedFromPeer: number
+}
+
+export interface NetworkStatus {
+  /** Where this device listens for TCP, and the addresses it tells others. */
+  port: number
+  addresses: string[]
+  /** `bootstrap`: the nodes of a private DHT; null: the public one. */
+  dht: { isOn: boolean; isOnline: boolean; nodes: number; port: number; bootstrap: string[] | null }
+  lan: { isOn: boolean }
+  /** Addresses that are tried: given ones, told by peers, found on the local network. */
+  dials: { address: string; from: 'given' | 'peer' | 'lan'; state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | null }[]
+  /** Connections refused since the start, by reason. */
+  refused: Record<string, number>
 }
 
 /** What long work reports; `total` is 0 while unknown. */
@@ -123,6 +158,12 @@ export interface DriveApi {
   /** Everything so far survives power loss. */
   sync(): Promise<void>
   status(): Promise<DriveStatus>
+  /** Who is connected now. */
+  peers(): Promise<PeerStatus[]>
+  /** 'HOST:PORT' of devices of the drive: remembered, and where a daemon runs dialled from now on. USAGE if malformed. */
+  addPeers(addresses: string[]): Promise<void>
+  /** Not remembered any more. False: it was not. */
+  forgetPeer(address: string): Promise<boolean>
   /** `data`: read and verify every chunk too, not the index alone. `repair`: mend what can be mended. */
   fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
   gc(onProgress?: OnProgress): Promise<GcReport>

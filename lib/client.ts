@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, OnProgress, Path, Progress, Stats } from './api.js'
+import type { Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, OnProgress, Path, PeerStatus, Progress, Stats } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -156,6 +156,18 @@ export class Client implements DriveApi {
 
   async status(): Promise<DriveStatus> {
     return (await this.#value('status')) as DriveStatus
+  }
+
+  async peers(): Promise<PeerStatus[]> {
+    return (await this.#value('peers')) as PeerStatus[]
+  }
+
+  async addPeers(addresses: string[]): Promise<void> {
+    await this.#value('addPeers', { addresses })
+  }
+
+  async forgetPeer(address: string): Promise<boolean> {
+    return (await this.#value('forgetPeer', { address })) as boolean
   }
 
   /** Cancelled by an `onProgress` that throws; a repair then goes on in the daemon. */

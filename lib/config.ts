@@ -7,11 +7,12 @@ import { readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { isAbsolute, join, resolve } from 'node:path'
 import { fail } from './errors.js'
+import { formatAddress, parseAddress } from './swarm/net/address.js'
 
 /** A `.env` file is a few lines; more is something else of that name. */
 const MAX_ENV_FILE_BYTES = 64 * 1024
 /** Only these are taken from a `.env` file: the rest of it belongs to other programs. */
-const VARIABLES = ['DFS_STORE', 'DFS_PASSPHRASE_FILE', 'NODE_ID'] as const
+const VARIABLES = ['DFS_STORE', 'DFS_PASSPHRASE_FILE', 'DFS_BOOTSTRAP', 'DFS_DISCOVERY', 'NODE_ID', 'NODE_PORT'] as const
 
 export interface Config {
   /** Absolute path of the store directory, which need not exist. */
@@ -21,15 +22,40 @@ export interface Config {
   passphraseFile?: string
   /** NODE_ID: what this device is called in a drive that it makes; the host's name where absent. */
   deviceName?: string
+  network: NetworkConfig
+}
+
+/** How this device meets the others of its drive. What the store remembers (addresses, the last port) is not here. */
+export interface NetworkConfig {
+  /** 'HOST:PORT' of devices, given now. */
+  peers: string[]
+  /** Where to listen for TCP. Absent: where it listened last, or anywhere. */
+  port?: number
+  /** 'HOST:PORT' of the nodes of a private DHT. Absent: the public one. */
+  bootstrap?: string[]
+  /** Where to look for devices whose address is not known. */
+  discovery: Discovery[]
+}
+
+export type Discovery = 'dht' | 'lan'
+export const DISCOVERIES: readonly Discovery[] = ['dht', 'lan']
+
+export interface ConfigOptions {
+  store?: string
+  passphraseFile?: string
+  peer?: string[]
+  port?: string
+  bootstrap?: string
+  discovery?: string
 }
 
 export interface ConfigSources {
-  options?: { store?: string; passphraseFile?: string }
+  options?: ConfigOptions
   env?: NodeJS.ProcessEnv
   cwd?: string
 }
 
-/** Throws USAGE if a given path is empty or a `.env` file is there but cannot be read. */
+/** Throws USAGE if a given path is empty, an address or a port is none, or a `.env` file is there but cannot be read. */
 export function loadConfig({ options = {}, env = process.env, cwd = process.cwd() }: ConfigSources = {}): Config {
   const file = readEnvFile(join(cwd, '.env'))
   const pick = (option: string | undefined, name: (typeof VARIABLES)[number]) => {
@@ -44,12 +70,48 @@ export function loadConfig({ options = {}, env = process.env, cwd = process.cwd(
   const passphrase = pick(options.passphraseFile, 'DFS_PASSPHRASE_FILE')
   if (passphrase?.value === '') throw fail('USAGE', 'the passphrase file is empty; name one with --passphrase-file FILE')
   const deviceName = pick(undefined, 'NODE_ID')
+  const port = pick(options.port, 'NODE_PORT')
+  const bootstrap = pick(options.bootstrap, 'DFS_BOOTSTRAP')
+  const discovery = pick(options.discovery, 'DFS_DISCOVERY')
   return {
     store: store ? resolve(cwd, expandHome(store.value, env)) : defaultStore(env),
     storeFrom: store?.from ?? 'default',
     ...(passphrase && { passphraseFile: passphrase.value === '-' ? '-' : resolve(cwd, expandHome(passphrase.value, env)) }),
     ...(deviceName && { deviceName: deviceName.value }),
+    network: {
+      peers: (options.peer ?? []).map((address) => addressIn(address, '--peer')),
+      ...(port && { port: portIn(port.value, port.from === 'option' ? '--port' : 'NODE_PORT') }),
+      ...(bootstrap && { bootstrap: listIn(bootstrap.value).map((address) => addressIn(address, bootstrap.from === 'option' ? '--bootstrap' : 'DFS_BOOTSTRAP')) }),
+      discovery: discovery ? discoveryIn(discovery.value, discovery.from === 'option' ? '--discovery' : 'DFS_DISCOVERY') : [...DISCOVERIES],
+    },
   }
+}
+
+function listIn(text: string): string[] {
+  return text.split(',').map((part) => part.trim()).filter(Boolean)
+}
+
+function addressIn(text: string, name: string): string {
+  try {
+    return formatAddress(parseAddress(text))
+  } catch {
+    throw fail('USAGE', `${name} wants HOST:PORT (IPv6 as [ADDRESS]:PORT), not '${text}'`)
+  }
+}
+
+function portIn(text: string, name: string): number {
+  const port = Number(text)
+  if (!/^\d{1,5}$/.test(text) || port > 65535) throw fail('USAGE', `${name} wants a port of 0 to 65535 (0: any), not '${text}'`)
+  return port
+}
+
+function discoveryIn(text: string, name: string): Discovery[] {
+  const words = listIn(text)
+  if (words.length === 1 && words[0] === 'none') return []
+  if (words.length === 0 || !words.every((word): word is Discovery => (DISCOVERIES as readonly string[]).includes(word))) {
+    throw fail('USAGE', `${name} wants dht, lan, dht,lan or none, not '${text}'`)
+  }
+  return DISCOVERIES.filter((d) => words.includes(d))
 }
 
 /** XDG Base Directory specification: a relative XDG_DATA_HOME is invalid and ignored. */

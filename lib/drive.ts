@@ -15,7 +15,7 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { DriveStatus, FsckReport, GcReport, OnProgress } from './api.js'
+import type { DriveStatus, FsckReport, GcReport, NetworkStatus, OnProgress, PeerStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
@@ -51,6 +51,8 @@ import { SegmentStore } from './store/segments.js'
 import type { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
+import { forgetPeer, rememberPeers } from './swarm/known-peers.js'
+import { parseAddress } from './swarm/net/address.js'
 import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 
@@ -83,6 +85,15 @@ export interface OpenOptions {
   source?: ChunkSource
   /** How long a read waits for its content; default READ_DEADLINE_MS. */
   readDeadlineMs?: number
+}
+
+/** What a daemon gives a drive to reach others by (service/network.ts). */
+export interface DriveNetwork {
+  peers(): PeerStatus[]
+  status(): Promise<NetworkStatus | undefined>
+  /** Tried from now on, until it is closed. */
+  dial(addresses: readonly string[]): void
+  close(): Promise<void>
 }
 
 interface Parts {
@@ -131,6 +142,8 @@ export class Drive extends PathApi {
   #clearing: Promise<void> | null = null
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
   onStop: (e: Error) => void = () => {}
+  /** Set by whoever connects the drive to others; closed with it. */
+  network: DriveNetwork | null = null
   /** Where it is mounted; kept by whoever mounts. */
   readonly mountpoints: { dir: string; driver: string }[] = []
 
@@ -345,6 +358,7 @@ export class Drive extends PathApi {
     const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000') as [number, number]
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
     const [inline, inlineBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = 0') as [number, number]
+    const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE}`) as [number, number]
     const head = this.log.head(this.journal.incarnation)
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
     let segments = 0
@@ -359,15 +373,30 @@ export class Drive extends PathApi {
       order: this.engine.name,
       keyKind: this.keys.kind,
       mountpoints: this.mountpoints.map((m) => ({ ...m })),
-      peers: [],
+      peers: this.network?.peers() ?? [],
+      network: (await this.network?.status()) ?? null,
       files,
       logicalBytes: logical,
-      chunks: { here, hereBytes, owed: 0, owedBytes: 0, inline, inlineBytes },
+      chunks: { here, hereBytes, owed, owedBytes, inline, inlineBytes },
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
       dirtyBytes: this.files.dirtyBytes,
       log: { entries: head.seq - head.first + 1, bytes: head.bytes, seq: head.seq },
       rssBytes: process.memoryUsage.rss(),
     }
+  }
+
+  async peers(): Promise<PeerStatus[]> { return this.network?.peers() ?? [] }
+
+  async addPeers(addresses: string[]): Promise<void> {
+    for (const address of addresses) parseAddress(address)
+    if (rememberPeers(this.db, addresses).length > 0) this.journal.touched()
+    this.network?.dial(addresses)
+  }
+
+  async forgetPeer(address: string): Promise<boolean> {
+    const known = forgetPeer(this.db, address)
+    if (known) this.journal.touched()
+    return known
   }
 
   fsck(options: { data?: boolean; repair?: boolean } = {}, onProgress?: OnProgress): Promise<FsckReport> {
@@ -392,6 +421,9 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
+    // While others can still be told of it.
+    if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
+    await step(() => this.network?.close())
     this.metadata.stop()
     await step(() => this.collector.stop())
     this.reader.close()
@@ -429,7 +461,7 @@ function syncPath(dir: string, first: string): void {
 }
 
 /** What a `create` that was killed has left behind. STORE_EXISTS if it was no such thing. */
-function clearUnfinished(dir: string): void {
+export function clearUnfinished(dir: string): void {
   const path = join(dir, 'index.db')
   if (!existsSync(path)) return
   const db = Database.open(path)

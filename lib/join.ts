@@ -19,10 +19,12 @@ import { certify, readCertificate } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
 import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile } from './keys/keyfile.js'
+import { clearUnfinished } from './drive.js'
 import { Database } from './store/database.js'
 import { StoreLock } from './store/lock.js'
 import { SnapshotSink } from './store/snapshot.js'
 import { readHello, writeHello } from './swarm/hello.js'
+import { knownPeers, rememberPeers } from './swarm/known-peers.js'
 import type { Message } from './swarm/messages.js'
 import type { Link, NetOptions } from './swarm/net/link.js'
 import { Net } from './swarm/net/net.js'
@@ -35,22 +37,33 @@ const COMMIT_BYTES = 64 << 20
 /** A peer that says nothing for so long is left for another. */
 const SILENT_MS = 15_000
 
-export interface JoinOptions { passphrase?: Buffer; deviceName?: string }
+/** Without a device that gives the metadata for so long, who waits is told; again after so long each time. */
+const WAITING_MS = [2000, 60_000] as const
+
+export interface JoinOptions {
+  passphrase?: Buffer
+  deviceName?: string
+  /** 'HOST:PORT' of devices of the drive, to be remembered. */
+  peers?: string[]
+}
 
 /** Makes a store for the drive that `key` belongs to. STORE_EXISTS, STORE_LOCKED, KEY_INVALID; KEY_KIND for a storage key. */
 export async function prepareJoin(storeDir: string, key: string, options: JoinOptions = {}): Promise<{ drive: string; kind: string }> {
   const keys = DriveKeys.fromCapability(key)
   if (keys.kind === 'storage') throw fail('KEY_KIND', 'a storage key cannot be joined with yet: it needs a full or a read-only key')
   const dir = resolve(storeDir)
-  if (existsSync(join(dir, 'keys')) || existsSync(join(dir, 'index.db'))) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
+  if (existsSync(join(dir, 'keys'))) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
   mkdirSync(dir, { recursive: true, mode: 0o700 })
   const lock = StoreLock.acquire(dir)
   try {
+    clearUnfinished(dir)
     const device = createDevice()
     const db = Database.create(join(dir, 'index.db'))
     db.setMeta('drive', keys.driveId)
     db.setMeta('joining', 1)
     db.setMeta('device_name', options.deviceName ?? process.env['NODE_ID'] ?? hostname())
+    rememberPeers(db, options.peers ?? [])
+    await db.syncWal()
     db.close()
     await createKeyFile(join(dir, 'keys'), { keys, device, ...(options.passphrase ? { passphrase: options.passphrase } : {}) })
     return { drive: keys.driveName, kind: keys.kind }
@@ -61,6 +74,7 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
 
 export interface FinishOptions {
   passphrase?: () => Promise<Buffer>
+  /** `peers` are remembered, and tried beside those that were given before. */
   network: Pick<NetOptions, 'port' | 'host' | 'peers' | 'bootstrap' | 'tcp' | 'dht' | 'mdns'>
   onProgress?: OnProgress
   /** Ends the attempt: rejects with EINTR. */
@@ -81,14 +95,44 @@ export async function finishJoin(storeDir: string, options: FinishOptions): Prom
     if (db.getMeta('joining') !== 1) return
     const name = (db.getMeta('device_name') as string | undefined) ?? hostname()
     const certificate = keys.canWrite ? certify(keys, { device: device.publicKey, role: keys.kind, name }) : undefined
-    net = new Net({ ...options.network, device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, hello: () => writeHello({ kind: keys.kind, name, certificate }) })
+    rememberPeers(db, options.network.peers ?? [])
+    net = new Net({ ...options.network, peers: knownPeers(db), device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, hello: () => writeHello({ kind: keys.kind, name, certificate }) })
     await net.ready()
-    await new SnapshotIntake(db, net, keys.driveId, systemTimers, options).run()
+    const intake = new SnapshotIntake(db, net, keys.driveId, systemTimers, options)
+    const stopTelling = options.onNotice ? tellWaiting(intake, net, options.onNotice) : () => {}
+    try {
+      await intake.run()
+    } finally {
+      stopTelling()
+    }
     await becomeMember(db, device, certificate)
   } finally {
     await net?.close()
     db?.close()
     lock.release()
+  }
+}
+
+/** Tells what it waits for, and what is known of why. Gives what ends it. */
+function tellWaiting(intake: SnapshotIntake, net: Net, onNotice: (text: string) => void): () => void {
+  let timer: NodeJS.Timeout
+  let isOver = false
+  const tell = async () => {
+    const status = await net.status()
+    if (isOver) return
+    timer = setTimeout(() => void tell(), WAITING_MS[1])
+    if (intake.isTaking) return
+    const why: string[] = []
+    if (net.links.length > 0) why.push('those that are connected cannot give its metadata: they hold no full key, or have joined only now themselves')
+    for (const { address, from, lastError } of status?.dials ?? []) if (from === 'given' && lastError) why.push(`${address}: ${lastError}`)
+    if (status && !status.dht.isOn && !status.mdns.isOn && !status.dials.some((d) => d.from === 'given')) why.push('discovery is off and no address is known: give one with --peer HOST:PORT')
+    else if (status?.dht.isOn && !status.dht.isOnline) why.push('the DHT does not answer')
+    onNotice(`waiting for a device of the drive; is one of them running \`dfs mount\` or \`dfs serve\`?${why.length > 0 ? ` (${why.join('; ')})` : ''}`)
+  }
+  timer = setTimeout(() => void tell(), WAITING_MS[0])
+  return () => {
+    isOver = true
+    clearTimeout(timer)
   }
 }
 
@@ -133,6 +177,9 @@ export class SnapshotIntake {
     this.#timers = timers
     this.#options = options
   }
+
+  /** Somebody gives, or was asked. */
+  get isTaking(): boolean { return this.#from !== null }
 
   async run(): Promise<void> {
     const { signal } = this.#options

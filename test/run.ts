@@ -172,8 +172,9 @@ function kill(child: ChildProcess, signal: NodeJS.Signals): void {
 
 /** Settings of the person who runs the tests are not the tests'. */
 function environment(): NodeJS.ProcessEnv {
-  const { DFS_STORE: _, DFS_PASSPHRASE_FILE: __, NODE_ID: ___, NODE_OPTIONS: ____, ...rest } = process.env
-  return rest
+  const { DFS_STORE: _, DFS_PASSPHRASE_FILE: __, NODE_ID: ___, NODE_OPTIONS: ____, NODE_PORT: _____, DFS_BOOTSTRAP: ______, ...rest } = process.env
+  // No test tells the world of its drives.
+  return { ...rest, DFS_DISCOVERY: 'none' }
 }
 
 await main()

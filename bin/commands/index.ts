@@ -19,6 +19,7 @@ export const GROUPS = {
 
 export const COMMANDS: readonly CommandEntry[] = [
   { name: 'create', arguments: '', group: 'drive', summary: 'make a new drive', load: () => import('./create.js') },
+  { name: 'join', arguments: '<key>', group: 'drive', summary: 'take part in a drive that other devices have', load: () => import('./join.js') },
   { name: 'mount', arguments: '<dir>', group: 'drive', summary: 'mount the drive on a folder', load: () => import('./mount.js') },
   { name: 'unmount', arguments: '<dir>', group: 'drive', summary: 'unmount; waits until all is flushed', load: () => import('./unmount.js') },
   { name: 'status', arguments: '[path]', group: 'drive', summary: 'the drive and its mounts, or one file', load: () => import('./status.js') },

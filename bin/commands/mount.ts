@@ -8,15 +8,18 @@ import { canonicalDir, makeMountpoint } from '../../lib/service/mountpoint.js'
 import { mountOptionTable } from '../../mount/options.js'
 import { run, type Context, type GlobalOptions } from '../context.js'
 import { startDaemon, waitForForeground } from '../launch.js'
+import { addNetworkOptions } from '../network-options.js'
 import { writeJson } from '../output.js'
 
 interface Options extends GlobalOptions { foreground?: boolean; options: string[]; driver: string; passphrase?: boolean; json?: boolean }
 
 export function define(command: Command): void {
-  command
+  addNetworkOptions(command)
     .description(`Mounts the drive of the store on the folder DIR. Makes a drive if the store has none, starts the
 daemon if none runs (it ends with its last mount), makes the folder if it is missing, and clears
-away a mount whose daemon died. Mounting where the drive is mounted already is no error.`)
+away a mount whose daemon died. Mounting where the drive is mounted already is no error. While the
+daemon runs the other devices of the drive can reach this one, and what is written on one is on
+all. After \`dfs join\` the first mount takes in what the drive is, from a device that has it.`)
     .option('-f, --foreground', 'stay; ctrl-C unmounts')
     .addOption(new Option('-o, --options <options>', 'mount options, separated by commas (below)').argParser((value, all: string[]) => [...all, ...value.split(',').filter(Boolean)]).default([], 'none'))
     .addOption(new Option('--driver <driver>', 'how to speak to the kernel').choices(['kernel', 'fuse-native']).default('kernel'))
@@ -29,6 +32,7 @@ ${mountOptionTable.map(({ name, meaning, default: standard }) => `  ${name.padEn
 Examples:
   dfs mount /mnt/dfs
   dfs mount -o ro,noexec ~/drive
+  dfs mount --peer 192.168.1.5:4977 /mnt/dfs
   dfs --store /srv/second mount -f /mnt/second`)
     .action((dir: string, options: Options) => run(command, (context) => mount(context, dir, options), { onInterrupt: 'command' }))
 }
@@ -39,7 +43,7 @@ async function mount(context: Context, path: string, options: Options): Promise<
   const isNewFolder = await makeMountpoint(request.dir)
   let reached: Reached
   try {
-    reached = await startDaemon(context, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false })
+    reached = await startDaemon(context, options, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false })
   } catch (error) {
     if (isNewFolder) await rmdir(request.dir).catch(() => {})
     throw error
@@ -57,7 +61,7 @@ async function tell(context: Context, { dir, driver }: MountRequest, { already, 
   if (json) return writeJson({ dir, driver, store, created, already })
   context.say(already ? `The drive is mounted on ${dir} already.` : `Mounted on ${dir}.`)
   context.say(`It is kept in ${store}${created ? ', made just now' : ''}; \`dfs unmount ${dir}\` unmounts.`)
-  if (created) context.say('Its key opens it to whoever you give it to: `dfs key` shows it. Keep a copy, in a safe place.')
+  if (created) context.say('Share it: `dfs key` here shows its key, `dfs join KEY` and `dfs mount DIR` there make it the same drive. The key opens all of it: keep a copy, in a safe place.')
 }
 
 /** The daemon was there before us and stays after us. */

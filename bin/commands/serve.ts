@@ -1,18 +1,21 @@
 import type { Command } from 'commander'
 import { fail } from '../../lib/errors.js'
-import { run } from '../context.js'
+import { run, type GlobalOptions } from '../context.js'
 import { startDaemon, waitForForeground } from '../launch.js'
+import { addNetworkOptions } from '../network-options.js'
 
 export function define(command: Command): void {
-  command
+  addNetworkOptions(command)
     .description(`Runs the daemon in the foreground until ctrl-C, SIGTERM or dfs stop. It stays when nothing is
-mounted; dfs mount and the other commands use it. For service managers such as systemd.`)
+mounted; dfs mount and the other commands use it, and the other devices of the drive reach this
+one. For service managers such as systemd, and for a device that keeps the drive for others.`)
     .addHelpText('after', `
 Examples:
   dfs serve
+  dfs serve --port 4977 --discovery lan
   dfs --store /srv/dfs --passphrase-file /run/secrets/dfs serve`)
-    .action(() => run(command, async (context) => {
-      const reached = await startDaemon(context, { create: false, lifetime: 'until-stopped', foreground: true, wantsPassphrase: false })
+    .action((options: GlobalOptions) => run(command, async (context) => {
+      const reached = await startDaemon(context, options, { create: false, lifetime: 'until-stopped', foreground: true, wantsPassphrase: false })
       if (reached.state === 'running') {
         await reached.client.close()
         throw fail('STORE_LOCKED', `the daemon of ${context.config.store} runs already (process ${reached.client.pid}); end it with dfs stop`)

@@ -21,6 +21,9 @@ export interface ServiceApi {
   stop(options: { lazy: boolean }): Promise<void>
 }
 
+/** HOST:PORT, of any length that a name can have. */
+const MAX_ADDRESS_CHARS = 300
+
 export interface MountRequest {
   /** Absolute, without symlinks. */
   dir: string
@@ -151,7 +154,7 @@ async function release(handle: Handle): Promise<void> {
 }
 
 /** Calls after which nothing about the drive's content is believed. */
-const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status'])
+const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer'])
 const nothing: Result = { value: null }
 
 const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {
@@ -265,6 +268,16 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   async status({ service }) {
     return { value: { ...(await service.drive.status()), mountpoints: service.mountpoints() } }
   },
+  async peers({ drive }) {
+    return { json: await drive.peers() }
+  },
+  async addPeers({ drive }, args) {
+    await drive.addPeers(texts(args, 'addresses', MAX_ADDRESS_CHARS))
+    return nothing
+  },
+  async forgetPeer({ drive }, args) {
+    return { value: await drive.forgetPeer(text(args, 'address')) }
+  },
   async fsck({ drive }, args, { onProgress, signal }) {
     const repair = flag(args, 'repair')
     // Reading may stop anywhere, by a throw from here; a repair is seen through.
@@ -283,9 +296,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     return { value: await drive.key(kind) }
   },
   async mount({ service }, args) {
-    const options = args.options
-    if (!Array.isArray(options) || !options.every((o): o is string => typeof o === 'string')) throw fail('EINVAL', 'the mount options are no list')
-    return { value: await service.mount({ dir: text(args, 'dir'), driver: text(args, 'driver'), options }) }
+    return { value: await service.mount({ dir: text(args, 'dir'), driver: text(args, 'driver'), options: texts(args, 'options') }) }
   },
   async unmount({ service }, args) {
     return { value: await service.unmount(text(args, 'dir'), { lazy: flag(args, 'lazy') }) }
@@ -316,6 +327,12 @@ function count(args: Args, name: string): number {
 function text(args: Args, name: string): string {
   const value = args[name]
   if (typeof value !== 'string') throw fail('EINVAL', `'${name}' of a call is no text`)
+  return value
+}
+
+function texts(args: Args, name: string, maxChars = Infinity): string[] {
+  const value = args[name]
+  if (!Array.isArray(value) || !value.every((v): v is string => typeof v === 'string' && v.length <= maxChars)) throw fail('EINVAL', `'${name}' of a call is no list of texts`)
   return value
 }
 

@@ -12,7 +12,7 @@ import { join } from 'node:path'
 import type { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Client } from '../client.js'
-import { logPath } from '../config.js'
+import { logPath, type NetworkConfig } from '../config.js'
 import { DfsError, fail, isDfsError, type DfsErrorCode, understood } from '../errors.js'
 import { isKeyFileSealed } from '../keys/keyfile.js'
 import type { MountRequest } from './calls.js'
@@ -25,6 +25,7 @@ export interface Order {
   passphrase?: string
   lifetime: 'while-mounted' | 'until-stopped'
   mount?: MountRequest
+  network: NetworkConfig
   /** End when standard input ends: with whoever started it. */
   foreground: boolean
 }
@@ -38,7 +39,12 @@ export interface LaunchOptions {
   create: boolean
   lifetime: Order['lifetime']
   mount?: MountRequest
+  network: NetworkConfig
   foreground: boolean
+  /** A daemon runs already: what it has to be told before it mounts. */
+  onRunning?: (client: Client) => Promise<void>
+  /** Takes in the metadata of a drive that was joined (lib/join.ts). */
+  finishJoin: () => Promise<void>
   /** Asked only if the drive has one. */
   passphrase: () => Promise<Buffer>
   /** For a drive that is made now. */
@@ -63,15 +69,21 @@ export type Reached =
  * STORE_LOCKED if something else holds the store for long; whatever the start failed with.
  */
 export async function reachDaemon(options: LaunchOptions): Promise<Reached> {
-  const deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
+  let deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
   for (;;) {
     let client: Client | undefined
     try {
       client = await Client.connect(options.store)
+      if (client) await options.onRunning?.(client)
       if (client) return { state: 'running', client, already: options.mount ? (await client.mount(options.mount)).already : false }
       return { state: 'started', ...(await launch(options)) }
     } catch (error) {
       await client?.close()
+      if (isDfsError(error, 'STORE_JOINING')) {
+        await options.finishJoin()
+        deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
+        continue
+      }
       // One that is stopping is gone soon; of two that start at once one finds the store taken, or just made.
       const passing = isDfsError(error, client ? 'DAEMON_UNREACHABLE' : 'STORE_LOCKED') || (options.create && isDfsError(error, 'STORE_EXISTS'))
       if (!passing || performance.now() > deadlineMs) throw error
@@ -84,10 +96,10 @@ async function launch(options: LaunchOptions): Promise<{ pid: number; created: b
   const { store, foreground } = options
   const keys = join(store, 'keys')
   const exists = existsSync(keys)
-  if (!exists && !options.create) throw fail('STORE_MISSING', `there is no drive in ${store}; make one with dfs create, or dfs mount`)
+  if (!exists && !options.create) throw fail('STORE_MISSING', `there is no drive in ${store}; make one with dfs create or dfs mount, or join one with dfs join KEY`)
   const passphrase = !exists ? await options.newPassphrase() : (await isKeyFileSealed(keys)) ? await options.passphrase() : undefined
   const order: Order = {
-    store, create: options.create, lifetime: options.lifetime, foreground,
+    store, create: options.create, lifetime: options.lifetime, network: options.network, foreground,
     ...(options.mount && { mount: options.mount }),
     ...(passphrase && { passphrase: passphrase.toString('base64') }),
   }

@@ -7,6 +7,7 @@
  *                  ├─ Chunks ───── segments
  *                  └─ snapshots (to those who join)
  */
+import type { PeerStatus } from '../api.js'
 import { encodeZ32 } from '../keys/zbase32.js'
 import type { Certificate } from '../keys/certificate.js'
 import { ChunkSwarm } from './chunk-swarm.js'
@@ -14,7 +15,7 @@ import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
 import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
-import type { Link, Via } from './net/link.js'
+import type { Link } from './net/link.js'
 import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode } from './wire.js'
@@ -27,21 +28,6 @@ const MAX_PUSHED = 64
 const LIVE_COMMIT_MS = 5
 /** ...unless commits take so much of the time that the mount would feel it. */
 const COMMIT_SHARE = 4
-
-/** One connected peer, for `dfs peers`. */
-export interface PeerStatus {
-  device: string
-  name: string
-  role: string
-  via: Via
-  address: string
-  rttMs: number
-  bytesIn: number
-  bytesOut: number
-  /** Log entries. */
-  owedToPeer: number
-  owedFromPeer: number
-}
 
 interface Connected { link: Link; hello: Hello; certificate: Certificate | undefined }
 

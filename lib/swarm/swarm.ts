@@ -4,13 +4,13 @@
  *
  * Owns the Net and the links. `close` may be called twice.
  */
+import type { PeerStatus } from '../api.js'
 import type { ChunkSwarm } from './chunk-swarm.js'
 import type { SwarmHost } from './host.js'
 import type { NetOptions } from './net/link.js'
 import { Net } from './net/net.js'
-import { Peers, type PeerStatus } from './peers.js'
+import { Peers } from './peers.js'
 
-export type { PeerStatus } from './peers.js'
 export type SwarmOptions = Pick<NetOptions, 'port' | 'host' | 'peers' | 'bootstrap' | 'tcp' | 'dht' | 'mdns'>
 
 export class Swarm {

@@ -168,7 +168,7 @@ class StandIn implements TestMount {
 /** Runs the command line, without what this environment may say about a user's own drive. */
 export function dfs(args: string[], options: RunOptions = {}): Promise<Ran> {
   const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(DFS|NODE)_/.test(name)))
-  return run(process.execPath, [DFS, ...args], { timeoutMs: COMMAND_TIMEOUT_MS, ...options, env: { ...env, ...options.env } })
+  return run(process.execPath, [DFS, ...args], { timeoutMs: COMMAND_TIMEOUT_MS, ...options, env: { ...env, DFS_DISCOVERY: 'none', ...options.env } })
 }
 
 /** Reads the kernel's list, so that a dead mount counts and is not touched. */

@@ -299,9 +299,10 @@ class Network implements ConnOwner {
     clearInterval(this.#timer)
     this.#dialer.close()
     this.#mdns?.close()
-    for (const conn of [...this.#board.conns]) conn.close('closed')
+    const conns = [...this.#board.conns]
+    for (const conn of conns) conn.close('closed')
     this.#tcp.close()
-    await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))
+    if (conns.length > 0) await new Promise((resolve) => setTimeout(resolve, GOODBYE_MS))
     await this.#dht?.close()
     this.files.tidy(0)
     this.#out.push({ type: 'stopped' })

@@ -1,0 +1,97 @@
+/**
+ * The network of a served drive: a Swarm with the settings of the daemon, what
+ * the store remembers of addresses, and what is told of it (`dfs peers`,
+ * `dfs status`).
+ *
+ * Owned by the drive, which closes it.
+ */
+import type { NetworkStatus, PeerStatus } from '../api.js'
+import type { NetworkConfig } from '../config.js'
+import type { Drive, DriveNetwork } from '../drive.js'
+import { isDfsError } from '../errors.js'
+import { knownPeers, lastPort, rememberPeers, rememberPort } from '../swarm/known-peers.js'
+import type { NetStatus } from '../swarm/net/link.js'
+import { Swarm, type SwarmOptions } from '../swarm/swarm.js'
+
+export interface StartOptions {
+  /** What a person should know: a lying peer, a fork. */
+  onNotice(text: string): void
+  /** Listens elsewhere if the port that was asked for is taken. */
+  anyPort?: boolean
+}
+
+export class ServedNetwork implements DriveNetwork {
+  readonly #swarm: Swarm
+  readonly #config: NetworkConfig
+
+  private constructor(swarm: Swarm, config: NetworkConfig) {
+    this.#swarm = swarm
+    this.#config = config
+  }
+
+  /**
+   * From now on the drive takes part. Listens where `config` says, else where it did last, so that addresses stay good; if others
+   * have that port by now, on any. USAGE if the port that was asked for cannot be had.
+   */
+  static async start(drive: Drive, config: NetworkConfig, { onNotice, anyPort = false }: StartOptions): Promise<void> {
+    const { db, journal } = drive
+    if (rememberPeers(db, config.peers).length > 0) journal.touched()
+    const open = async (port: number) => {
+      const swarm = new Swarm(drive, { ...swarmOptions(config), port, peers: knownPeers(db) })
+      swarm.onNotice = onNotice
+      try {
+        await swarm.ready()
+        return swarm
+      } catch (error) {
+        await swarm.close()
+        throw error
+      }
+    }
+    const wanted = config.port ?? lastPort(db)
+    const swarm = await open(wanted).catch((error: unknown) => {
+      if (wanted === 0 || (config.port !== undefined && !anyPort) || !isDfsError(error, 'USAGE')) throw error
+      return open(0)
+    })
+    if (swarm.net.port !== lastPort(db)) {
+      rememberPort(db, swarm.net.port)
+      journal.touched()
+    }
+    drive.network = new ServedNetwork(swarm, config)
+  }
+
+  peers(): PeerStatus[] {
+    return this.#swarm.peers()
+  }
+
+  /** Undefined for a moment after the network's thread had to be started again. */
+  async status(): Promise<NetworkStatus | undefined> {
+    const status = await this.#swarm.net.status()
+    return status && networkStatus(status, this.#config)
+  }
+
+  dial(addresses: readonly string[]): void {
+    for (const address of addresses) this.#swarm.net.addPeer(address)
+  }
+
+  close(): Promise<void> {
+    return this.#swarm.close()
+  }
+}
+
+/** As Swarm and Net take them. */
+export function swarmOptions(config: NetworkConfig): SwarmOptions {
+  return {
+    ...(config.bootstrap && { bootstrap: config.bootstrap }),
+    dht: config.discovery.includes('dht'), mdns: config.discovery.includes('lan'),
+  }
+}
+
+function networkStatus(s: NetStatus, config: NetworkConfig): NetworkStatus {
+  return {
+    port: s.port, addresses: s.addresses,
+    dht: { ...s.dht, bootstrap: config.bootstrap ?? null },
+    lan: { isOn: s.mdns.isOn },
+    dials: s.dials.map(({ lastError, ...dial }) => ({ ...dial, lastError: lastError ?? null })),
+    refused: s.refused,
+  }
+}
