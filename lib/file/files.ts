@@ -8,6 +8,7 @@
 import { DfsError, fail } from '../errors.js'
 import type { Clock } from '../clock.js'
 import { MAX_FILE_BYTES } from '../limits.js'
+import { Pace } from '../pace.js'
 import type { Inode } from '../tree/inode.js'
 import type { Space } from '../store/space.js'
 import { OpenFile, type FileFlush } from './file.js'
@@ -29,8 +30,9 @@ const STREAM_FROM = 1 << 20
 const REST_MS = 150
 const AGE_MS = 1000
 const TICK_MS = 100
-/** With others listening, closed files are gathered for so long. */
+/** With others listening, closed files are gathered for so long; at the longest while more and more are closed. */
 const CLOSED_MS = 4
+const CLOSED_LONGEST_MS = 100
 /** So many of them, of so many bytes, go into the index with the commit; more are worth a segment. */
 const FEW_CLOSED = 16
 const SMALL_CLOSED_BYTES = 8 << 10
@@ -56,6 +58,7 @@ export class Files {
   #dirtyBytes = 0
   #waiters: { go: () => void; fail: (e: Error) => void }[] = []
   #ticker: NodeJS.Timeout | null = null
+  readonly #closedPace = new Pace(CLOSED_MS, CLOSED_LONGEST_MS)
   /** Closed files wait to be flushed... */
   #closedTimer: NodeJS.Timeout | null = null
   /** ...or are. */
@@ -197,7 +200,7 @@ export class Files {
     if (!file.isFresh) return
     file.lastWrite = 0
     if (!this.isLive || this.#closedTimer !== null || this.#isFlushingClosed) return
-    this.#closedTimer = setTimeout(() => this.#flushClosed(), CLOSED_MS)
+    this.#closedTimer = setTimeout(() => this.#flushClosed(), this.#closedPace.next(performance.now()))
   }
 
   /** What was closed goes to others at once: a few small ones the short way, more in one flush, and that after the one under way. */

@@ -19,6 +19,7 @@ import { fail } from '../errors.js'
 import type { Clock, Timers } from '../clock.js'
 import { MAX_REDO_RECORD_BYTES } from '../limits.js'
 import type { Database } from '../store/database.js'
+import { Pace } from '../pace.js'
 import { Writer } from './codec.js'
 import { encodeHeader, entryAad, hashOf } from './entry.js'
 import type { EntrySealer, Log } from './log.js'
@@ -27,6 +28,9 @@ import { readRedo, RedoFile, SESSION_BYTES, type PlacedChunk } from './redo.js'
 
 /** A commit comes at the latest this long after the first change in it. */
 const COMMIT_AFTER_MS = 1000
+/** With others listening: so soon after a change that comes alone, and at the latest while changes keep coming. */
+const LIVE_COMMIT_MS = 4
+const LIVE_COMMIT_LONGEST_MS = 80
 /**
  * ...or when this many ops or bytes of them have gathered, so that a commit never
  * holds the loop for long. Not less: names and hashes are random keys, and each
@@ -109,13 +113,10 @@ export class Journal {
   onEntry: (entry: { seq: number; clockMs: number; first: number; count: number }) => void = () => {}
   /** Called when commits became durable, with the last seq of each log in them. */
   onDurable: (heads: ReadonlyMap<number, number>) => void = () => {}
-  /** What a commit took lately, milliseconds. */
-  commitMs = 0
   #isLive = false
   /** Ops in an entry, at most. */
   maxOps = COMMIT_OPS
-  /** A commit comes at the latest this long after the first change in it, milliseconds. */
-  commitAfterMs = COMMIT_AFTER_MS
+  readonly #livePace = new Pace(LIVE_COMMIT_MS, LIVE_COMMIT_LONGEST_MS)
   /** Sealed bytes of our own log that are kept; more than one device needs may be asked for. */
   canTruncate = true
 
@@ -201,7 +202,7 @@ export class Journal {
   #change(): void {
     this.#changed = true
     if (this.#timer !== null) return
-    this.#timer = this.#timers.after(this.commitAfterMs, () => {
+    this.#timer = this.#timers.after(this.#isLive ? this.#livePace.next(this.#timers.nowMs()) : COMMIT_AFTER_MS, () => {
       this.#timer = null
       try { this.commit() } catch { /* stopped; every caller learns from check() */ }
     })
@@ -213,17 +214,8 @@ export class Journal {
     if (this.#stopped) throw fail('STORE_STOPPED', `the store has stopped: ${this.#stopped.message}`, this.#stopped)
   }
 
-  /** Others wait for what changes here: a commit comes `afterMs` after the first change, and is made durable at once. */
-  live(afterMs: number): void {
-    this.#isLive = true
-    this.commitAfterMs = afterMs
-  }
-
-  /** Nobody waits. */
-  slow(): void {
-    this.#isLive = false
-    this.commitAfterMs = COMMIT_AFTER_MS
-  }
+  /** Whether others wait for what changes here: then commits come soon, and are made durable at once. */
+  set isLive(isLive: boolean) { this.#isLive = isLive }
 
   /** An entry without ops: it says what we have seen. */
   state(): void {
@@ -238,7 +230,6 @@ export class Journal {
     this.#timer?.()
     this.#timer = null
     if (!this.#changed && this.#rows.dirtyCount === 0) return
-    const start = this.#timers.nowMs()
     this.beforeCommit()
     const isRedone = this.#redoneOps === this.#opCount
     try {
@@ -257,7 +248,6 @@ export class Journal {
         this.#syncTimer = null
         this.settle().catch(() => { /* stopped; every caller learns from check() */ })
       })
-      this.commitMs = this.commitMs * 0.8 + (this.#timers.nowMs() - start) * 0.2
       this.onCommit(seq)
     } catch (e) {
       this.stop(e as Error)

@@ -24,10 +24,6 @@ import { decode, encode } from './wire.js'
 const TICK_MS = 200
 /** Entries of our own that are pushed at a time. */
 const MAX_PUSHED = 64
-/** With peers there, what was changed is an entry so soon after, and durable at once. */
-const LIVE_COMMIT_MS = 5
-/** ...unless commits take so much of the time that the mount would feel it. */
-const COMMIT_SHARE = 4
 
 interface Connected { link: Link; hello: Hello; certificate: Certificate | undefined }
 
@@ -272,12 +268,10 @@ export class Peers {
     this.#pace()
   }
 
-  /** While somebody listens, changes are made known at once, as far as the cost of commits allows. */
+  /** While somebody listens, changes are made known at once. */
   #pace(): void {
     const { journal, files } = this.#drive
-    files.isLive = this.#peers.size > 0
-    if (this.#peers.size === 0) journal.slow()
-    else journal.live(Math.max(LIVE_COMMIT_MS, journal.commitMs * COMMIT_SHARE))
+    files.isLive = journal.isLive = this.#peers.size > 0
   }
 
   #send(peer: Peer, m: Message, priority: 'now' | 'bulk'): void {
