@@ -411,8 +411,10 @@ export class Posix {
     const inode = this.#p.tree.get(op.ino)
     if (!inode) return 'ENOENT'
     if (inode.nlink > 0) return this.#p.engine.submit(op)
-    // Of one that may come back all must have the same.
-    if (this.#p.engine.revises && !(inode.flags & NEVER_LINKED)) return this.#p.engine.submit({ ...op, unnamed: true })
+    // Of one that may come back all must have the same. A copy that merging put away comes back with this.
+    if (this.#p.engine.revises && !(inode.flags & NEVER_LINKED)) {
+      return this.#p.engine.submit(this.#p.tree.rows.conflicts.has(inode.ino) ? op : { ...op, unnamed: true })
+    }
     return this.#p.applyLocal(op)
   }
 

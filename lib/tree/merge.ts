@@ -1,5 +1,5 @@
 /**
- * The conflict rules (docs/decisions/010-merging.md): what an op of another
+ * The conflict rules (docs/decisions/013-merging.md): what an op of another
  * device, or an own one that is applied anew behind others, does to a tree that
  * its device had not seen. Decided by the order and by what each op saw, alone,
  * hence the same everywhere.
@@ -14,7 +14,7 @@ import type { DfsErrorCode } from '../errors.js'
 import type { Time } from '../clock.js'
 import type { ChunkRef, ContentOp, CreateOp, LinkOp, RenameOp, UnlinkOp } from '../log/ops.js'
 import { MAX_NAME_BYTES } from '../limits.js'
-import { HAS_XATTRS, INO_HIGH, NEVER_LINKED, ROOT_INO, S_IFDIR, S_IFMT, type Inode } from './inode.js'
+import { HAS_XATTRS, INO_HIGH, NEVER_LINKED, ROOT_INO, S_IFDIR, S_IFMT, S_IFREG, type Inode } from './inode.js'
 import type { Extent, Rows } from './rows.js'
 import { changed, stamp, type Outcome, type Tree, type TreeSealer } from './tree.js'
 import type { Named, UndoRecord } from './undo.js'
@@ -30,6 +30,9 @@ const COPY_INO = 2 ** 31
 /** Directories that are brought back on the way to the root. */
 const MAX_RESURRECTED = 4096
 
+/** What is longer is part of the name. */
+const MAX_EXTENSION_BYTES = 32
+
 /** What a lost wish is refused with: nobody waits for the answer. */
 const GONE: DfsErrorCode = 'ENOENT'
 const LOST: DfsErrorCode = 'EBUSY'
@@ -40,6 +43,8 @@ export class Merge {
   readonly #sealer: TreeSealer
   /** The images of an op that is applied and may yet be taken back. */
   history: (op: number) => UndoRecord | undefined = () => undefined
+  /** The inode that such an op writes to; 0: it is none of these, or no write. */
+  written: (op: number) => number = () => 0
 
   constructor(tree: Tree, sealer: TreeSealer) {
     this.#tree = tree
@@ -78,6 +83,7 @@ export class Merge {
     this.#rows.touch(parent)
     if (isDir) parent.nlink++
     stamp(parent, op.time)
+    if (there && !isDir) this.#drop(inode, id, op.time)
     return ''
   }
 
@@ -97,6 +103,7 @@ export class Merge {
     }
     this.#name(inode, parent, name, -id, op.time)
     stamp(parent, op.time)
+    if (there) this.#drop(inode, id, op.time)
     return ''
   }
 
@@ -138,6 +145,8 @@ export class Merge {
     if (op.exchange) return this.#exchange(op, id, inode, goal)
     const to = this.#dir(op.newParent, id, op.time)
     if (!to) return GONE
+    // What was brought back may be one with a directory below this one, or with this one itself.
+    if (inode.isDir && this.#tree.isWithin(to, inode)) return 'EINVAL'
     const from = this.#rows.get(op.parent)
     let source = from && this.#at(from, op.name)?.ino === inode.ino ? { dir: from, name: op.name } : undefined
     if (!source && inode.nlink > 0 && (inode.isDir || inode.nlink === 1)) {
@@ -171,19 +180,49 @@ export class Merge {
     }
     this.#rows.setConflict(inode.ino, name === op.newName ? null : { of: there!.ino, op: id })
     stamp(to, op.time)
+    if (there && !inode.isDir) this.#drop(inode, id, op.time)
     return ''
   }
 
-  content(op: ContentOp, id: number, chunkNumber: (ref: ChunkRef) => number): Outcome {
-    const inode = this.#rows.get(op.ino)
+  content(op: ContentOp, id: number, chunkNumber: (ref: ChunkRef) => number, view: View): Outcome {
+    for (const p of op.pieces) if (p.off + p.len > op.size) return 'EINVAL'
+    const inode = this.#rows.get(op.ino) ?? this.#insteadOf(op, id)
     if (!inode) return GONE
     if (!inode.isFile) return 'EINVAL'
-    for (const p of op.pieces) if (p.off + p.len > op.size) return 'EINVAL'
-    if (inode.nlink === 0 && !op.unnamed) this.#resurrect(inode, id, op.ctime)
-    if (op.base !== inode.version) this.#fork(inode, op, id)
-    const outcome = this.#tree.content(op, id, chunkNumber)
-    if (outcome === '') this.#drop(inode, id, op.ctime)
+    // Who took its last name had seen what it holds: that need not be kept.
+    const wasGone = inode.nlink === 0
+    if (wasGone && !op.unnamed) this.#resurrect(inode, id, op.ctime)
+    if (op.base !== inode.version) this.#fork(inode, op, id, view, wasGone)
+    const outcome = this.#tree.content(inode.ino === op.ino ? op : { ...op, ino: inode.ino }, id, chunkNumber)
+    if (outcome === '' && inode.nlink > 0) this.#drop(inode, id, op.ctime)
     return outcome
+  }
+
+  /**
+   * For what was written to a copy that does not stand aside in this order: the
+   * file that it was a copy of, which went on from the same content or still has
+   * it; where that is not known, a file to hold what was written.
+   */
+  #insteadOf(op: ContentOp, id: number): Inode | undefined {
+    if (op.ino % INO_HIGH < COPY_INO || op.unnamed) return undefined
+    let of = op.ino
+    while (of % INO_HIGH >= COPY_INO && !this.#rows.get(of)) {
+      of = this.written(of - COPY_INO)
+      if (of === 0) break
+    }
+    const original = of === 0 ? undefined : this.#rows.get(of)
+    if (original?.isFile) return original
+    const root = this.#rows.get(ROOT_INO)!
+    const inode = this.#rows.add(op.ino)
+    inode.mode = S_IFREG | 0o600
+    inode.uid = root.uid
+    inode.gid = root.gid
+    inode.atime = op.mtime.sec
+    inode.atimeNs = op.mtime.nsec
+    const plain = Buffer.from('recovered')
+    this.#name(inode, root, this.#at(root, plain) ? this.#conflictName(root, plain, Math.floor(id / INO_HIGH), op.mtime) : plain, id, op.ctime)
+    stamp(root, op.ctime)
+    return inode
   }
 
   // --- names --------------------------------------------------------------
@@ -300,9 +339,9 @@ export class Merge {
   #conflictName(dir: Inode, name: Buffer, author: number, time: Time): Buffer {
     const plain = name.toString('latin1').replace(/ \(conflict, [^()]*\)/, '')
     const dot = plain.lastIndexOf('.')
-    const stem = dot > 0 ? plain.slice(0, dot) : plain
-    let ext = dot > 0 ? plain.slice(dot) : ''
-    if (ext.length > 32) ext = ''
+    const hasExtension = dot > 0 && plain.length - dot <= MAX_EXTENSION_BYTES
+    const stem = hasExtension ? plain.slice(0, dot) : plain
+    const ext = hasExtension ? plain.slice(dot) : ''
     const device = Buffer.from((this.#rows.author(author) || 'unknown').replace(/[/\0()]/g, '-')).toString('latin1')
     const date = new Date(Math.min(Math.max(time.sec, 0), 253_402_300_799) * 1000).toISOString().slice(0, 10)
     for (let n = 1; ; n++) {
@@ -319,14 +358,14 @@ export class Merge {
    * keeps the name: what is there goes into a copy, and the file becomes what the
    * op was written to.
    */
-  #fork(inode: Inode, op: ContentOp, id: number): void {
+  #fork(inode: Inode, op: ContentOp, id: number, by: View, wasGone: boolean): void {
     const held = this.#rows.conflicts.get(copyOf(op.base))
     const copy = held?.of === inode.ino ? this.#rows.get(copyOf(op.base)) : undefined
     const goesOn = copy !== undefined && copy.nlink > 0 && copy.version === op.base ? copy : undefined
     const before = goesOn ? { size: goesOn.size, extents: this.#rows.allExtents(goesOn.ino) } : this.#versionOf(inode, op.base)
+    if (!wasGone && (before || !by.sees(inode.version))) this.#copy(inode, id)
     // The version is beyond what is remembered: it was changed in place ever since.
     if (!before) return
-    this.#copy(inode, id)
     this.#rows.touch(inode)
     this.#rows.dropExtents(inode, 0, Infinity)
     for (const e of before.extents) this.#rows.addExtent(inode, e.off, e.len, e.chunk, e.coff)
@@ -362,25 +401,34 @@ export class Merge {
     this.#rows.setConflict(ino, { of: inode.ino, op: id })
   }
 
-  /** A copy that is no longer needed loses its name. */
+  /**
+   * A copy that is no longer needed loses its name. It stays known as a copy: a
+   * program that has it open and writes on gets the name back (Posix.content).
+   */
   #discard(copy: Inode, id: number, time: Time): void {
     const place = this.#rows.findName(copy.parent, copy.ino)
     const dir = place && this.#rows.get(place.parent)
     if (!place || !dir || copy.nlink !== 1) return
+    const known = this.#rows.conflicts.get(copy.ino)
     this.#unname(dir, this.#sealer.openName(place.key, place.name), copy, id, time)
+    if (known) this.#rows.setConflict(copy.ino, known)
   }
 
-  /** Equal content makes no copy. */
+  /** Equal content makes no copy: neither of this file nor this file itself. */
   #drop(inode: Inode, id: number, time: Time): void {
-    const copies = this.#rows.conflictsOf(inode.ino)
-    if (!copies) return
-    const size = (inode.pending ?? inode).size
-    let extents: Extent[] | undefined
-    for (const ino of [...copies]) {
+    for (const ino of [...(this.#rows.conflictsOf(inode.ino) ?? [])]) {
       const copy = this.#rows.get(ino)
-      if (!copy?.isFile || (copy.pending ?? copy).size !== size || copy.bytes !== inode.bytes) continue
-      if (isEqual((extents ??= this.#rows.allExtents(inode.ino)), this.#rows.allExtents(ino))) this.#discard(copy, id, time)
+      if (copy && copy.nlink > 0 && this.#isSame(copy, inode)) this.#discard(copy, id, time)
     }
+    const of = this.#rows.conflicts.get(inode.ino)?.of
+    const original = of === undefined ? undefined : this.#rows.get(of)
+    if (original && original.nlink > 0 && this.#isSame(inode, original)) this.#discard(inode, id, time)
+  }
+
+  #isSame(a: Inode, b: Inode): boolean {
+    if (a === b || (a.mode & S_IFMT) !== (b.mode & S_IFMT)) return false
+    if (a.isLink) return this.#tree.readlink(a).equals(this.#tree.readlink(b))
+    return a.isFile && (a.pending ?? a).size === (b.pending ?? b).size && a.bytes === b.bytes && isEqual(this.#rows.allExtents(a.ino), this.#rows.allExtents(b.ino))
   }
 
   /** The file as an earlier version had it, from the undo records; undefined: they do not reach back so far. */

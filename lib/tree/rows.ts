@@ -204,6 +204,7 @@ export class Rows {
     if (inode.isFile && inode.bytes > 0) this.dropExtents(inode, 0, Infinity)
     if (inode.isLink) this.setTarget(inode.ino, null)
     if (inode.flags & HAS_XATTRS) for (const [key] of this.xattrs(inode.ino)) this.setXattr(inode.ino, key, null)
+    this.setConflict(inode.ino, null)
     this.#drop(inode)
   }
 

@@ -33,6 +33,8 @@ export interface TreeSealer {
   openValue(purpose: 'symlink' | 'xattr-name' | 'xattr-value', context: Buffer, sealed: Buffer): Buffer
 }
 
+const ALL: View = { sees: () => true }
+
 /** Linux's own bound. */
 const MAX_LINKS = 0x7fffffff
 
@@ -177,7 +179,7 @@ export class Tree {
         case 'link': return this.merge.link(op, opId)
         case 'unlink': return this.merge.unlink(op, opId, view)
         case 'rename': return this.merge.rename(op, opId, view)
-        case 'content': return this.merge.content(op, opId, chunkNumber)
+        case 'content': return this.merge.content(op, opId, chunkNumber, view)
       }
     }
     switch (op.type) {
@@ -186,7 +188,12 @@ export class Tree {
       case 'unlink': return this.#unlink(op, opId)
       case 'rename': return this.#rename(op, opId)
       case 'setattr': return this.#setattr(op)
-      case 'content': return this.content(op, opId, chunkNumber)
+      case 'content': {
+        const inode = this.shared && !op.unnamed ? this.rows.get(op.ino) : undefined
+        // A copy that was put away while a program had it open: it comes back, here as everywhere.
+        if (inode?.nlink === 0 && !(inode.flags & NEVER_LINKED)) return this.merge.content(op, opId, chunkNumber, ALL)
+        return this.content(op, opId, chunkNumber)
+      }
       case 'xattr': return this.#xattr(op)
       case 'author': return this.#author(op, opId)
     }
@@ -417,7 +424,7 @@ export class Tree {
     if (!inode) return 'ENOENT'
     this.rows.touch(inode)
     if (op.value) this.putXattr(inode, op.name, op.value)
-    else this.rows.setXattr(op.ino, this.#sealer.xattrKey(this.globalId(inode), op.name), null)
+    else this.rows.setXattr(inode.ino, this.#sealer.xattrKey(this.globalId(inode), op.name), null)
     if (op.mode !== undefined) inode.mode = (inode.mode & S_IFMT) | (op.mode & 0o7777)
     changed(inode, op.ctime)
     return ''

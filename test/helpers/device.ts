@@ -94,6 +94,17 @@ export class TestDevice {
     return batch.length
   }
 
+  /** As if a device `inc` of which nothing else is known had written these. */
+  receiveFrom(inc: number, ops: Op[]): void {
+    this.commit()
+    const log = this.logs.get(inc) ?? []
+    this.logs.set(inc, log)
+    const last = log[log.length - 1]
+    const e: Arrived = { inc, seq: log.length + 1, clockMs: this.clockMs, first: last ? last.first + last.ops.length : 1, context: [], ops }
+    log.push(e)
+    this.engine.receive([e])
+  }
+
   lookup(parent: number, name: Buffer): number {
     const dir = this.t.tree.get(parent)
     return dir ? this.t.tree.lookup(dir, name) : 0
@@ -129,10 +140,12 @@ export class TestDevice {
   /** Replaces the content by something that `fill` (a byte) stands for. */
   write(ino: number, fill: number, at = 0, length = 100, cut: number = Infinity): Outcome {
     const inode = this.t.tree.get(ino)!
-    const h = Buffer.alloc(32, fill)
+    const h = Buffer.alloc(32, fill & 255)
+    h.writeUInt32LE(fill, 1)
     return this.submit({
-      type: 'content', ino: inode.ino, base: inode.version, cut, size: Math.max(cut === Infinity ? inode.size : Math.min(cut, inode.size), at + length), chunks: [{ id: Buffer.alloc(32, fill ^ 255), h, len: 4096 }],
+      type: 'content', ino: inode.ino, base: inode.version, cut, size: Math.max(cut === Infinity ? inode.size : Math.min(cut, inode.size), at + length), chunks: [{ id: Buffer.alloc(32, (fill & 255) ^ 255), h, len: 4096 }],
       pieces: [{ off: at, len: length, chunk: 0, coff: 0 }], mtime: this.#time(), ctime: this.#time(),
+      ...(inode.nlink === 0 && !this.t.rows.conflicts.has(ino) ? { unnamed: true } : {}),
     })
   }
 
@@ -168,8 +181,10 @@ export class TestDevice {
 /** Draws what programs on `d` might do, by a seed. */
 export class Programs {
   readonly #rand: () => number
+  #fill = 100
 
-  constructor(seed: number) {
+  /** `distinct`: no two writes are alike, so that it can be seen whether one was lost. */
+  constructor(seed: number, readonly distinct = false) {
     this.#rand = random(seed)
   }
 
@@ -210,7 +225,7 @@ export class Programs {
     } else if (files.length > 0) {
       const ino = this.pick(files)
       const cut = this.#rand() < 0.2 ? this.below(300) : Infinity
-      d.write(ino, this.below(12), this.below(400), 1 + this.below(200), cut)
+      d.write(ino, this.distinct ? this.#fill++ : this.below(12), this.below(400), 1 + this.below(200), cut)
     }
     d.clockMs += this.below(50)
   }

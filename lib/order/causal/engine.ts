@@ -85,6 +85,7 @@ export class CausalEngine implements OrderEngine {
     host.tree.shared = this.#shared
     if (this.#shared) this.reload()
     host.tree.merge.history = (op) => this.#recordOf(op)
+    host.tree.merge.written = (op) => this.#writtenBy(op)
   }
 
   /** Whether others take part: then ops that are applied may yet be taken back. */
@@ -318,6 +319,12 @@ export class CausalEngine implements OrderEngine {
     if (inc === this.#host.incarnation && this.#batch.length > 0 && counter >= this.#batchFirst) return this.#batch[counter - this.#batchFirst]
     const e = this.timeline.findOp(op)
     return e && decodeUndo(this.#host.placed.undo(e))[counter - e.first]
+  }
+
+  #writtenBy(id: number): number {
+    const e = this.timeline.findOp(id)
+    const op = e && this.#host.ops(e.inc, e.seq)[id % INO_HIGH - e.first]
+    return op?.type === 'content' ? op.ino : 0
   }
 
   // --- what is final ------------------------------------------------------
