@@ -1,8 +1,8 @@
 /**
  * A chunk that is known but not here, on its way from somewhere else.
  *
- * What comes is believed only if its BLAKE3 is the id that the op names; whoever
- * gave it may lie. A fetch ends when the bytes are there, when the source says
+ * What comes is believed only if its BLAKE3 is the id that the op names: whoever
+ * gave it may lie. Where the source has looked itself, to know whom to trust, it is not looked twice. A fetch ends when the bytes are there, when the source says
  * that they cannot be had, or when nobody wants them any more: the readers keep
  * the time (reading.ts), and one that was begun ahead of any is given up after
  * as long as a reader would wait.
@@ -16,8 +16,10 @@ export type Urgency = 'reader' | 'ahead'
 
 /** Where sealed chunks can be had that are not in this store. */
 export interface ChunkSource {
+  /** What it gives is what was asked for: it has compared the hash. Otherwise whoever asks checks. */
+  readonly isVerified?: boolean
   /**
-   * The sealed bytes of the chunk `id` (32 bytes: their BLAKE3-256). Whoever asks checks them.
+   * The sealed bytes of the chunk `id` (32 bytes: their BLAKE3-256).
    * Takes its time as long as there is hope, since how long to wait is for the caller to say: `signal` is aborted
    * when the bytes are not wanted any more. Rejects once they cannot be had, which the reader gets as EIO at once: so
    * a source with several holders asks them all before it does.
@@ -35,10 +37,14 @@ export class SourceSlot implements ChunkSource {
     this.provider = provider
   }
 
+  get isVerified(): boolean { return this.provider?.isVerified ?? false }
+
   fetch(id: Buffer, how: { urgency: Urgency; signal: AbortSignal }): Promise<Buffer> {
     return this.provider ? this.provider.fetch(id, how) : Promise.reject(fail('EIO', 'it is on other devices, and this one is not connected'))
   }
 }
+
+const OVER = fail('EIO', 'nobody waits for the chunk any more')
 
 export class Fetch {
   /** The sealed bytes, verified. */
@@ -83,6 +89,7 @@ export class Fetch {
     this.#urgency = urgency
     this.#asked++
     this.#one(urgency).then((sealed) => {
+      this.#asked--
       this.#end()
       this.#settle.resolve(sealed)
     }, (error: unknown) => {
@@ -93,13 +100,14 @@ export class Fetch {
   }
 
   async #one(urgency: Urgency): Promise<Buffer> {
+    const { isVerified } = this.#source
     let sealed: Buffer
     try {
       sealed = await this.#source.fetch(this.#id, { urgency, signal: this.#controller.signal })
     } catch (error) {
       throw fail('EIO', `chunk ${this.#id.toString('hex', 0, 8)} cannot be had: ${asError(error).message}`, error)
     }
-    if (sealed.length !== this.#length || !chunkId(sealed).equals(this.#id)) {
+    if (sealed.length !== this.#length || !(isVerified || chunkId(sealed).equals(this.#id))) {
       throw fail('EIO', `what came for chunk ${this.#id.toString('hex', 0, 8)} is something else`)
     }
     return sealed
@@ -107,6 +115,7 @@ export class Fetch {
 
   #end(): void {
     clearTimeout(this.#timer)
-    this.#controller.abort()
+    // Without a reason of its own it would make one each time, with a stack.
+    if (this.#asked > 0) this.#controller.abort(OVER)
   }
 }

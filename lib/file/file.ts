@@ -47,6 +47,8 @@ export class OpenFile {
   ahead = 0
   /** Where reading ahead has got to. */
   aheadTo = 0
+  /** What was read ahead last lies elsewhere. */
+  isRemote = false
 
   constructor(inode: Inode, pool: SlabPool) {
     this.inode = inode

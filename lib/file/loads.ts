@@ -157,7 +157,7 @@ export class Loads {
         if (!source) throw error
       }
     }
-    return new Plain(await this.#fetched(load, e))
+    return this.#fetched(load, e)
   }
 
   async #open(num: number, seg: number, off: number, len: number, h: Buffer): Promise<Buffer> {
@@ -175,14 +175,19 @@ export class Loads {
     }
   }
 
-  async #fetched(load: Load, { chunk, clen, h }: ReadExtent): Promise<Buffer> {
+  async #fetched(load: Load, { chunk, clen, h }: ReadExtent): Promise<Plain> {
     const { chunks, source, sealer, deadlineMs } = this.#host
     if (!source || this.#isClosed) throw fail('EIO', `chunk ${chunk} is not here`)
     const known = chunks.identity(chunk)
     if (!known) throw fail('EIO', `chunk ${chunk} is not in the index; run dfs fsck`)
     const sealed = await load.through(new Fetch(source, known.id, sealedLength(clen)), deadlineMs)
-    const plain = Buffer.allocUnsafe(clen)
-    sealer.openRange(h, clen, sealed, 0, plain)
+    const plain = this.#memory.place(clen)
+    try {
+      sealer.openRange(h, clen, sealed, 0, plain.bytes)
+    } catch (error) {
+      plain.release()
+      throw error
+    }
     this.#host.arrived(chunk, sealed)
     return plain
   }

@@ -17,11 +17,27 @@ const BLOCKS = 40
 export class PlainMemory {
   readonly #blocks = new BlockPool(RUN_BYTES, BLOCKS)
   #leaving: Home[] = []
+  /** Has room behind `#filled`; in use until it is full. */
+  #filling: Home | undefined
+  #filled = 0
 
   /** Undefined when all are in use: memory of the chunk's own does, too. */
   take(): Home | undefined {
     const block = this.#blocks.take()
     return block && new Home(block, this)
+  }
+
+  /** For one chunk that comes by itself: those that come one after the other lie in one block. */
+  place(length: number): Plain {
+    if (!this.#filling || this.#filled + length > RUN_BYTES) {
+      this.#filling?.leave()
+      this.#filling = this.take()
+      this.#filled = 0
+    }
+    if (!this.#filling) return new Plain(Buffer.allocUnsafe(length))
+    const bytes = this.#filling.block.bytes.subarray(this.#filled, this.#filled + length)
+    this.#filled += length
+    return new Plain(bytes, this.#filling)
   }
 
   /** One use fewer, once the event loop has turned. */

@@ -7,8 +7,10 @@ import type { SegmentStore } from './segments.js'
 
 /** Sealed bytes that wait for the disk; what comes meanwhile is read and not kept, and fetched again another time. */
 const MAX_WAITING_BYTES = 48 << 20
-/** Appended and made durable together. */
-const BATCH_BYTES = 8 << 20
+/** Appended together: what a segment takes past the page cache in one go. */
+const BATCH_BYTES = 4 << 20
+/** Batches under way: while one is made durable the next is written. */
+const MAX_BATCHES = 2
 /** What comes singly waits so long for more. */
 const GATHER_MS = 2
 
@@ -29,6 +31,7 @@ export class Arrivals {
   readonly #p: ArrivalParts
   #waiting: Waiting[] = []
   #bytes = 0
+  #waitingBytes = 0
   #working: Promise<void> | null = null
   #isClosed = false
   /** Told of chunks that are here now, durably but for the index. */
@@ -42,6 +45,7 @@ export class Arrivals {
   keep(num: number, sealed: Buffer): Promise<boolean> {
     if (this.#isClosed || this.#p.journal.stopped || this.#bytes + sealed.length > MAX_WAITING_BYTES) return Promise.resolve(false)
     this.#bytes += sealed.length
+    this.#waitingBytes += sealed.length
     return new Promise<boolean>((done) => {
       this.#waiting.push({ num, sealed, done })
       this.#working ??= this.#run().finally(() => { this.#working = null })
@@ -49,23 +53,33 @@ export class Arrivals {
   }
 
   async #run(): Promise<void> {
-    while (this.#waiting.length > 0) {
-      if (this.#bytes < BATCH_BYTES && !this.#isClosed) await new Promise<void>((go) => void this.#p.timers.after(GATHER_MS, go))
+    const batches = new Set<Promise<void>>()
+    while (this.#waiting.length > 0 || batches.size > 0) {
+      if (this.#waiting.length === 0 || batches.size >= MAX_BATCHES) {
+        await Promise.race(batches)
+        continue
+      }
+      if (this.#waitingBytes < BATCH_BYTES && !this.#isClosed) await new Promise<void>((go) => void this.#p.timers.after(GATHER_MS, go))
       let bytes = 0
       let n = 0
       while (n < this.#waiting.length && (n === 0 || bytes + this.#waiting[n]!.sealed.length <= BATCH_BYTES)) bytes += this.#waiting[n++]!.sealed.length
-      const batch = this.#waiting.splice(0, n)
-      let kept = false
-      try {
-        await this.#store(batch, bytes)
-        kept = true
-      } catch (e) {
-        // A full disk is no fault, and a store that has stopped says so itself.
-        if (!isDfsError(e, 'ENOSPC') && !isDfsError(e, 'STORE_STOPPED')) process.emitWarning(`chunks that came cannot be kept: ${(e as Error).message}`)
-      }
-      this.#bytes -= bytes
-      for (const w of batch) w.done(kept)
+      this.#waitingBytes -= bytes
+      const batch = this.#batch(this.#waiting.splice(0, n), bytes).finally(() => batches.delete(batch))
+      batches.add(batch)
     }
+  }
+
+  async #batch(batch: Waiting[], bytes: number): Promise<void> {
+    let kept = false
+    try {
+      await this.#store(batch, bytes)
+      kept = true
+    } catch (e) {
+      // A full disk is no fault, and a store that has stopped says so itself.
+      if (!isDfsError(e, 'ENOSPC') && !isDfsError(e, 'STORE_STOPPED')) process.emitWarning(`chunks that came cannot be kept: ${(e as Error).message}`)
+    }
+    this.#bytes -= bytes
+    for (const w of batch) w.done(kept)
   }
 
   async #store(batch: Waiting[], bytes: number): Promise<void> {

@@ -14,7 +14,7 @@ import { chunkId, sealedLength } from '../seal/chunk.js'
 import { ELSEWHERE } from '../store/chunks.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
 import type { SwarmHost } from './host.js'
-import { keyOf, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status } from './messages.js'
+import { keyOf, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status, type Urgency } from './messages.js'
 import { ChunkServer, type ServeEffect } from './serve.js'
 import { chunkHead } from './wire.js'
 
@@ -33,6 +33,7 @@ export interface ChunkLinks {
 interface Waiter { resolve: (sealed: Buffer) => void; reject: (e: Error) => void }
 
 export class ChunkSwarm implements ChunkSource {
+  readonly isVerified = true
   readonly #drive: SwarmHost
   readonly #links: ChunkLinks
   readonly #exchange: ChunkExchange
@@ -40,6 +41,7 @@ export class ChunkSwarm implements ChunkSource {
   readonly #waiters = new Map<string, Waiter[]>()
   readonly #authors = new Map<string, Peer>()
   readonly #peers = new Set<Peer>()
+  #wanting: (WantedChunk & { urgency: Urgency })[] = []
   #cursor = 0
   #proofs = 0
   #isClosed = false
@@ -77,7 +79,17 @@ export class ChunkSwarm implements ChunkSource {
         }
         reject(fail('EIO', 'nobody waits for the chunk any more'))
       }, { once: true })
-      this.#do(this.#exchange.want(this.#now(), this.#wanted(id), how.urgency, Infinity))
+      this.#want(id, how.urgency)
+    })
+  }
+
+  /** What is asked for in one turn goes out together. */
+  #want(id: Buffer, urgency: Urgency): void {
+    if (this.#wanting.push({ ...this.#wanted(id), urgency }) > 1) return
+    queueMicrotask(() => {
+      const wanting = this.#wanting.filter((w) => this.#waiters.has(keyOf(w.id)))
+      this.#wanting = []
+      if (!this.#isClosed) this.#do(this.#exchange.wantAll(this.#now(), wanting, Infinity))
     })
   }
 
@@ -134,7 +146,7 @@ export class ChunkSwarm implements ChunkSource {
 
   message(peer: Peer, m: ChunkMessage | CustodyMessage | Status): void | Promise<void> {
     switch (m.type) {
-      case 'wantChunks': case 'cancelChunks': this.#give(this.#server.message(peer, m)); return
+      case 'wantChunks': case 'hurryChunks': case 'cancelChunks': this.#give(this.#server.message(peer, m)); return
       case 'chunk': case 'noChunks': this.#do(this.#exchange.message(this.#now(), peer, m)); return
       case 'status': this.#do(this.#exchange.peerStatus(this.#now(), peer, m.keepsEverything)); return
       case 'haveChunks': this.#do(this.#exchange.peerHolds(this.#now(), peer, m.ids)); return

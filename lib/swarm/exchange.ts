@@ -18,7 +18,7 @@ import { CHUNK_AVERAGE_BYTES } from '../limits.js'
 import { Holder } from './holder.js'
 import {
   MAX_IDS, MAX_SEALED_CHUNK_BYTES, URGENCIES, keyOf,
-  type CancelChunks, type Chunk, type NoChunks, type Peer, type Urgency, type WantChunks,
+  type CancelChunks, type Chunk, type HurryChunks, type NoChunks, type Peer, type Urgency, type WantChunks,
 } from './messages.js'
 import type { Priority } from './net/link.js'
 import { RANK, Wants, type Rank, type Want } from './wants.js'
@@ -73,7 +73,7 @@ export interface ChunkHost {
 }
 
 export type ExchangeEffect =
-  | { type: 'send'; peer: Peer; message: WantChunks | CancelChunks; priority: Priority }
+  | { type: 'send'; peer: Peer; message: WantChunks | HurryChunks | CancelChunks; priority: Priority }
   /** Is BLAKE3 of `sealed` the id? Answer with `verified`, always. */
   | { type: 'verify'; token: number; id: Buffer; sealed: Buffer }
   /** Verified. Use or keep it, and call `taken` when its bytes are no longer in memory, or are somebody else's to count. */
@@ -103,6 +103,7 @@ export class ChunkExchange {
   #out: ExchangeEffect[] = []
   /** Requests and cancellations of this step, by peer: sent together. */
   readonly #asks = new Map<Peer, Buffer[][]>()
+  readonly #hurries = new Map<Peer, Buffer[][]>()
   readonly #cancels = new Map<Peer, Buffer[]>()
 
   constructor(host: ChunkHost) {
@@ -132,6 +133,7 @@ export class ChunkExchange {
     }
     this.#peers.delete(peer)
     this.#asks.delete(peer)
+    this.#hurries.delete(peer)
     this.#cancels.delete(peer)
     return this.#end()
   }
@@ -170,7 +172,17 @@ export class ChunkExchange {
 
   /** Wanted by somebody, until `deadlineMs` (Infinity: as long as it takes). Again: the greater urgency and the later deadline count. */
   want(nowMs: number, chunk: WantedChunk, urgency: Urgency, deadlineMs: number): ExchangeEffect[] {
+    return this.wantAll(nowMs, [{ ...chunk, urgency }], deadlineMs)
+  }
+
+  /** As `want`, of many that come together: asked for in few messages. */
+  wantAll(nowMs: number, chunks: (WantedChunk & { urgency: Urgency })[], deadlineMs: number): ExchangeEffect[] {
     this.#nowMs = nowMs
+    for (const chunk of chunks) this.#want(chunk, chunk.urgency, deadlineMs)
+    return this.#end()
+  }
+
+  #want(chunk: WantedChunk, urgency: Urgency, deadlineMs: number): void {
     const rank = RANK[urgency]
     const want = this.#wants.get(chunk.id)
     if (want) {
@@ -179,7 +191,6 @@ export class ChunkExchange {
     } else if (this.#wants.size - this.#wants.counts[RANK.background]! >= MAX_WANTS) {
       this.#out.push({ type: 'failed', id: chunk.id, urgency, why: 'full' })
     } else this.#add(chunk, rank, deadlineMs)
-    return this.#end()
   }
 
   /** Nobody wants it any more. */
@@ -347,7 +358,7 @@ export class ChunkExchange {
       holder.reranked(ask.likelyBytes, want.rank, rank)
       ask.sentMs = this.#nowMs
       ask.dueMs = this.#dueMs(holder, 0, rank)
-      this.#note(peer, want.id, rank)
+      note(this.#hurries, peer, want.id, rank)
     }
     this.#wants.setRank(want, rank)
     if (want.state === 'parked') this.#wants.move(want, 'waiting')
@@ -439,7 +450,7 @@ export class ChunkExchange {
     this.#askedBytes += want.roomBytes
     want.asks.set(peer, { sentMs: this.#nowMs, dueMs, likelyBytes })
     this.#wants.move(want, 'asked')
-    this.#note(peer, want.id, want.rank)
+    note(this.#asks, peer, want.id, want.rank)
   }
 
   #likelyBytes(want: Want): number {
@@ -449,12 +460,6 @@ export class ChunkExchange {
   #dueMs(holder: Holder, bytes: number, rank: Rank): number {
     const [min, max] = LATE_MS[rank]!
     return this.#nowMs + Math.min(max, min + LATE_TIMES * holder.expectedMs(bytes, rank))
-  }
-
-  #note(peer: Peer, id: Buffer, rank: Rank): void {
-    let lists = this.#asks.get(peer)
-    if (!lists) this.#asks.set(peer, lists = URGENCIES.map(() => []))
-    lists[rank]!.push(id)
   }
 
   /** The background is pulled as it is worked off, so that memory does not grow with what is missing. */
@@ -474,17 +479,26 @@ export class ChunkExchange {
         this.#out.push({ type: 'send', peer, message: { type: 'cancelChunks', ids: ids.slice(at, at + MAX_IDS) }, priority: 'now' })
       }
     }
-    for (const [peer, lists] of this.#asks) {
-      for (const [rank, ids] of lists.entries()) {
-        for (let at = 0; at < ids.length; at += MAX_IDS) {
-          this.#out.push({ type: 'send', peer, message: { type: 'wantChunks', urgency: URGENCIES[rank]!, ids: ids.slice(at, at + MAX_IDS) }, priority: 'now' })
+    for (const [type, byPeer] of [['wantChunks', this.#asks], ['hurryChunks', this.#hurries]] as const) {
+      for (const [peer, lists] of byPeer) {
+        for (const [rank, ids] of lists.entries()) {
+          for (let at = 0; at < ids.length; at += MAX_IDS) {
+            this.#out.push({ type: 'send', peer, message: { type, urgency: URGENCIES[rank]!, ids: ids.slice(at, at + MAX_IDS) }, priority: 'now' })
+          }
         }
       }
     }
     this.#cancels.clear()
     this.#asks.clear()
+    this.#hurries.clear()
     const out = this.#out
     this.#out = []
     return out
   }
+}
+
+function note(byPeer: Map<Peer, Buffer[][]>, peer: Peer, id: Buffer, rank: Rank): void {
+  let lists = byPeer.get(peer)
+  if (!lists) byPeer.set(peer, lists = URGENCIES.map(() => []))
+  lists[rank]!.push(id)
 }

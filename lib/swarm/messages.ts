@@ -181,6 +181,8 @@ export const URGENCIES: readonly Urgency[] = ['reader', 'ahead', 'pin', 'backgro
 
 /** Asks for chunks; each is answered by one `chunk` or named in a `noChunks`, in any order. Asked again with another urgency: that one counts. */
 export interface WantChunks { type: 'wantChunks'; urgency: Urgency; ids: Buffer[] }
+/** Of chunks that were asked for: they are urgent now. No question of its own, for the answer may be on its way: asking again would bring it twice. */
+export interface HurryChunks { type: 'hurryChunks'; urgency: Urgency; ids: Buffer[] }
 /** Sealed bytes, whose BLAKE3 is the id. A view of the frame that it came in. */
 export interface Chunk { type: 'chunk'; id: Buffer; sealed: Buffer }
 /** The sender does not hold these, or will not serve them now. Answers `wantChunks` and `askChunks`. */
@@ -221,7 +223,7 @@ export const BYE_REASONS: readonly ByeReason[] = ['leaving', 'duplicate', 'busy'
 
 export type SyncMessage = Have | WantEntries | Entries | EntryPart | NoEntries | Certificates | Forked
 export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotRows | SnapshotCredit | SnapshotEnd | SnapshotRefused | SnapshotCancel
-export type ChunkMessage = WantChunks | Chunk | NoChunks | CancelChunks
+export type ChunkMessage = WantChunks | HurryChunks | Chunk | NoChunks | CancelChunks
 export type CustodyMessage = HaveChunks | AskChunks | Challenge | Proof
 export type PeerMessage = Status | Bye
 export type Message = SyncMessage | SnapshotMessage | ChunkMessage | CustodyMessage | PeerMessage

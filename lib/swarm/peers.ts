@@ -148,7 +148,7 @@ export class Peers {
       case 'wantSnapshot': case 'snapshotCredit': case 'snapshotCancel':
         this.#snapshots.message(peer, m, this.#peers.get(peer)!.hello.kind)
         return
-      case 'wantChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
+      case 'wantChunks': case 'hurryChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
         return this.chunks.message(peer, m)
       case 'bye': link.close('the peer leaves'); return
       default:

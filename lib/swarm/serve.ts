@@ -11,7 +11,7 @@
  * one peer MAX_PEER_READS; at most MAX_QUEUED wants of one peer wait.
  */
 import { CHUNK_AVERAGE_BYTES } from '../limits.js'
-import { MAX_IDS, keyOf, type CancelChunks, type NoChunks, type Peer, type WantChunks } from './messages.js'
+import { MAX_IDS, keyOf, type CancelChunks, type HurryChunks, type NoChunks, type Peer, type WantChunks } from './messages.js'
 import type { Priority } from './net/link.js'
 import { RANK } from './wants.js'
 
@@ -72,9 +72,13 @@ export class ChunkServer {
     return this.#end()
   }
 
-  message(peer: Peer, m: WantChunks | CancelChunks): ServeEffect[] {
+  message(peer: Peer, m: WantChunks | HurryChunks | CancelChunks): ServeEffect[] {
     const client = this.#clients.get(peer)
     if (!client) return this.#end()
+    if (m.type === 'hurryChunks') {
+      this.#hurry(client, m)
+      return this.#end()
+    }
     if (client.count === 0 && m.type === 'wantChunks') client.turnBytes = Math.max(client.turnBytes, this.#leastTurn())
     for (const id of m.ids) {
       const key = keyOf(id)
@@ -89,6 +93,15 @@ export class ChunkServer {
       }
     }
     return this.#end()
+  }
+
+  /** What does not wait here is being sent, or was refused. */
+  #hurry(client: Client, m: HurryChunks): void {
+    for (const id of m.ids) {
+      const key = keyOf(id)
+      const queue = client.queues.find((q) => q.delete(key))
+      if (queue) client.queues[RANK[m.urgency]]!.set(key, id)
+    }
   }
 
   /** Whether a chunk that was read is still wanted: ask before giving it to the link. */

@@ -24,7 +24,7 @@ const TYPES = {
   wantSnapshot: 8, snapshotBegin: 9, snapshotRows: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
   wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
   haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
-  status: 24, bye: 25,
+  status: 24, bye: 25, hurryChunks: 26,
 } as const satisfies Record<Message['type'], number>
 
 const NAMES = new Map<number, Message['type']>(Object.entries(TYPES).map(([name, n]) => [n, name as Message['type']]))
@@ -84,7 +84,7 @@ export function encode(m: Message): Buffer {
     case 'snapshotEnd': w.fixed(m.hash); break
     case 'snapshotRefused': w.byte(SNAPSHOT_REFUSALS.indexOf(m.reason)); break
     case 'snapshotCancel': break
-    case 'wantChunks': w.byte(URGENCIES.indexOf(m.urgency)); writeIds(w, m.ids); break
+    case 'wantChunks': case 'hurryChunks': w.byte(URGENCIES.indexOf(m.urgency)); writeIds(w, m.ids); break
     case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': writeIds(w, m.ids); break
     case 'challenge': w.fixed(m.id); w.fixed(m.nonce); break
     case 'proof': w.fixed(m.id); w.fixed(m.mac); break
@@ -150,7 +150,7 @@ function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
     case 'snapshotEnd': return { type, hash: r.fixed(HASH_BYTES) }
     case 'snapshotRefused': return { type, reason: r.oneOf(SNAPSHOT_REFUSALS) }
     case 'snapshotCancel': return { type }
-    case 'wantChunks': return { type, urgency: r.oneOf(URGENCIES), ids: readIds(r) }
+    case 'wantChunks': case 'hurryChunks': return { type, urgency: r.oneOf(URGENCIES), ids: readIds(r) }
     case 'chunk': {
       const id = r.fixed(ID_BYTES)
       if (r.left < MIN_SEALED_CHUNK_BYTES || r.left > MAX_SEALED_CHUNK_BYTES) throw wrong('no chunk has this length')
@@ -202,7 +202,7 @@ function sizeHint(m: Message): number {
     case 'forked': return m.one.length + m.other.length + 80
     case 'snapshotBegin': return m.meta.length + 32
     case 'snapshotRows': return m.rows.length + 32
-    case 'wantChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return 16 + m.ids.length * ID_BYTES
+    case 'wantChunks': case 'hurryChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return 16 + m.ids.length * ID_BYTES
     default: return 128
   }
 }

@@ -32,6 +32,7 @@ export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: type('snapshotRefused'), reason: fc.constantFrom(...SNAPSHOT_REFUSALS) }),
   fc.record({ type: type('snapshotCancel') }),
   fc.record({ type: type('wantChunks'), urgency: fc.constantFrom(...URGENCIES), ids }),
+  fc.record({ type: type('hurryChunks'), urgency: fc.constantFrom(...URGENCIES), ids }),
   fc.record({ type: type('chunk'), id: bytes(32, 32), sealed: bytes(17, 400) }),
   fc.record({ type: fc.constantFrom('noChunks' as const, 'cancelChunks' as const, 'haveChunks' as const, 'askChunks' as const), ids }),
   fc.record({ type: type('challenge'), id: bytes(32, 32), nonce: bytes(32, 32) }),

@@ -106,7 +106,7 @@ export class ChunkNode {
       return this.net.disconnect(this.name, peer)
     }
     if (m.type === 'chunk' || m.type === 'noChunks') this.do(this.exchange.message(this.net.nowMs, peer, m))
-    else if (m.type === 'wantChunks' || m.type === 'cancelChunks') this.do(this.server.message(peer, m))
+    else if (m.type === 'wantChunks' || m.type === 'hurryChunks' || m.type === 'cancelChunks') this.do(this.server.message(peer, m))
     else if (m.type === 'haveChunks') this.do(this.exchange.peerHolds(this.net.nowMs, peer, m.ids))
     else if (m.type === 'status') this.do(this.exchange.peerStatus(this.net.nowMs, peer, m.keepsEverything))
   }
