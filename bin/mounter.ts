@@ -5,6 +5,7 @@ import type { Mounted, Mounter } from '../lib/service/daemon.js'
 import type { MountRequest } from '../lib/service/calls.js'
 import { Filesystem } from '../mount/filesystem.js'
 import { whoHolds } from '../mount/holders.js'
+import { withIdMap } from '../mount/idmap.js'
 import type { Operations } from '../mount/operations.js'
 import { parseMountOptions } from '../mount/options.js'
 
@@ -15,7 +16,7 @@ export function mounterOf(drive: Drive): Mounter {
     async mount(request: MountRequest): Promise<Mounted> {
       const options = parseMountOptions(request.options)
       const filesystem = new Filesystem(drive, options)
-      const mounted = await mountWith(request, filesystem, options)
+      const mounted = await mountWith(request, options.idMap ? withIdMap(filesystem, drive.creator) : filesystem, options)
       // The drive's own status names its mounts too.
       const place = { dir: request.dir, driver: request.driver }
       drive.mountpoints.push(place)
@@ -47,7 +48,7 @@ const REFUSED: readonly (keyof Operations)[] = [
 /** What a program gets from a mount whose daemon is gone (errno(3)). */
 const ENOTCONN = 107
 
-async function mountWith({ dir, driver }: MountRequest, operations: Filesystem, options: ReturnType<typeof parseMountOptions>): Promise<Omit<Mounted, 'abandon'>> {
+async function mountWith({ dir, driver }: MountRequest, operations: Operations, options: ReturnType<typeof parseMountOptions>): Promise<Omit<Mounted, 'abandon'>> {
   // Loaded when used: fuse-native does not install everywhere.
   switch (driver) {
     case 'kernel': {

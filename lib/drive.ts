@@ -169,6 +169,10 @@ export class Drive extends PathApi {
       const clock = new SystemClock()
       db.setMeta('drive', keys.driveId)
       db.setMeta('order', order)
+      const uid = options.uid ?? process.getuid?.() ?? 0
+      const gid = options.gid ?? process.getgid?.() ?? 0
+      db.setMeta('creator_uid', uid)
+      db.setMeta('creator_gid', gid)
       db.setMeta('name', options.name ?? '')
       db.setMeta('device_name', process.env['NODE_ID'] ?? hostname())
       const sql = db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)')
@@ -177,7 +181,7 @@ export class Drive extends PathApi {
       db.setMeta('incarnation', 1)
       const store = openSegments(dir, keys.driveId)
       const drive = new Drive({ dir, lock, keys, device, db, store, clock })
-      drive.tree.makeRoot(options.uid ?? process.getuid?.() ?? 0, options.gid ?? process.getgid?.() ?? 0, clock.now())
+      drive.tree.makeRoot(uid, gid, clock.now())
       drive.tree.rows.setAuthor(1, drive.deviceName)
       drive.journal.touched()
       await drive.journal.durable()
@@ -345,6 +349,15 @@ export class Drive extends PathApi {
   // --- whole drive --------------------------------------------------------
 
   get deviceName(): string { return this.metadata.deviceName }
+
+  /** Who made the drive, by the numbers of the device that it was made on. Older stores: who owns its root. */
+  get creator(): { uid: number; gid: number } {
+    const root = this.tree.get(ROOT_INO)
+    return {
+      uid: (this.db.getMeta('creator_uid') as number | undefined) ?? root?.uid ?? 0,
+      gid: (this.db.getMeta('creator_gid') as number | undefined) ?? root?.gid ?? 0,
+    }
+  }
 
   async sync(): Promise<void> {
     await this.posix.sync()

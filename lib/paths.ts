@@ -43,6 +43,7 @@ export abstract class PathApi implements DriveApi {
   abstract readonly files: Files
   abstract readonly reader: ReadEngine
   abstract readonly unfinished: Unfinished
+  abstract readonly creator: { uid: number; gid: number }
   abstract sync(): Promise<void>
   abstract status(): Promise<DriveStatus>
   abstract peers(): Promise<PeerStatus[]>
@@ -82,7 +83,7 @@ export abstract class PathApi implements DriveApi {
     if (inode && spec.exclusive) throw error('EEXIST', path)
     if (!inode) {
       if (!spec.create) throw error('ENOENT', path)
-      inode = await this.#want(this.posix.make(found.parent.ino, found.name, S_IFREG | (mode & 0o7777), 0, owner()), path)
+      inode = await this.#want(this.posix.make(found.parent.ino, found.name, S_IFREG | (mode & 0o7777), 0, this.#owner()), path)
       this.#named(found)
     }
     if (inode.isDir) throw error('EISDIR', path)
@@ -99,7 +100,7 @@ export abstract class PathApi implements DriveApi {
     if (!options.recursive) {
       const found = this.#find(path, false)
       if (found.inode) throw error('EEXIST', path)
-      await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), path)
+      await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, this.#owner()), path)
       this.#named(found)
       return
     }
@@ -109,7 +110,7 @@ export abstract class PathApi implements DriveApi {
       const found = this.#find(next, true)
       if (found.inode && !found.inode.isDir) throw error('ENOTDIR', next)
       if (!found.inode) {
-        await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, owner()), next)
+        await this.#want(this.posix.make(found.parent.ino, found.name, mode, 0, this.#owner()), next)
         this.#named(found)
       }
       at = next.toString('latin1')
@@ -158,7 +159,7 @@ export abstract class PathApi implements DriveApi {
   async symlink(target: Path, path: Path): Promise<void> {
     const found = this.#find(path, false)
     if (found.inode) throw error('EEXIST', path)
-    await this.#want(this.posix.make(found.parent.ino, found.name, S_IFLNK | 0o777, 0, owner(), { target: bytes(target) }), path)
+    await this.#want(this.posix.make(found.parent.ino, found.name, S_IFLNK | 0o777, 0, this.#owner(), { target: bytes(target) }), path)
     this.#named(found)
   }
 
@@ -220,6 +221,12 @@ export abstract class PathApi implements DriveApi {
   /** Mounts keep copies: `inode` has changed, its attributes alone or content from `from` on. */
   changed(inode: Inode, from = -1, length = 0): void {
     this.posix.tell(null, (w) => w.inodeChanged(inode.ino, from, length))
+  }
+
+  /** Of what is made. An ordinary user counts as the drive's creator, as on a mount (mount/idmap.ts). */
+  #owner(): { uid: number; gid: number } {
+    const uid = process.getuid?.() ?? 0
+    return uid === 0 ? { uid, gid: process.getgid?.() ?? 0 } : this.creator
   }
 
   #named({ parent, name }: { parent: Inode; name: Buffer }): void {
@@ -398,9 +405,6 @@ function split(path: Path): Buffer[] {
   return out
 }
 
-function owner(): { uid: number; gid: number } {
-  return { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 }
-}
 
 const WORDS: Partial<Record<DfsErrorCode, string>> = {
   ENOENT: 'no such file or directory', EEXIST: 'it exists already', ENOTDIR: 'not a directory', EISDIR: 'it is a directory',

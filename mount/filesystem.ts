@@ -12,7 +12,7 @@ import { isXattrName } from '../lib/paths.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
 import * as E from './errno.js'
-import { isInGroup } from './groups.js'
+import { isInGroup, isRoot } from './groups.js'
 import { HeldInodes } from './held.js'
 import { PendingReads } from './reads.js'
 import type {
@@ -148,7 +148,7 @@ export class Filesystem implements Operations {
       // chown(-1, -1), which clears suid like any chown; or the kernel before a write, which comes with a flag of its own and
       // looks the same. So a stranger, who may do the second and not the first, changes nothing.
       const inode = this.#drive.tree.get(ino)
-      if (inode && !inode.isDir && (caller.uid === 0 || caller.uid === inode.uid)) killSuidGid = true
+      if (inode && !inode.isDir && (isRoot(caller) || caller.uid === inode.uid)) killSuidGid = true
     }
     const atime = time(set.atime)
     const mtime = time(set.mtime)
@@ -181,7 +181,7 @@ export class Filesystem implements Operations {
   listxattr(ino: number, caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    const shown = this.#drive.tree.xattrNames(inode).filter((n) => caller.uid === 0 || !n.subarray(0, TRUSTED.length).equals(TRUSTED))
+    const shown = this.#drive.tree.xattrNames(inode).filter((n) => isRoot(caller) || !n.subarray(0, TRUSTED.length).equals(TRUSTED))
     return Buffer.concat(shown.flatMap((n) => [n, NUL]))
   }
 
@@ -376,7 +376,7 @@ export class Filesystem implements Operations {
 
   /** Requests that change content but carry no flag for suid and sgid: root keeps them, as with CAP_FSETID. */
   #killed(inode: Inode, caller: Caller): Reply<0> {
-    return caller.uid === 0 ? 0 : errno(this.#drive.posix.killSuid(inode, keeps(caller)))
+    return isRoot(caller) ? 0 : errno(this.#drive.posix.killSuid(inode, keeps(caller)))
   }
 
   #handle(inode: Inode): number {
@@ -387,7 +387,7 @@ export class Filesystem implements Operations {
 }
 
 /** Whether a caller may leave sgid on a file of this group. */
-const keeps = (caller: Caller) => (gid: number): boolean => caller.uid === 0 || isInGroup(caller, gid)
+const keeps = (caller: Caller) => (gid: number): boolean => isRoot(caller) || isInGroup(caller, gid)
 
 const TRUSTED = Buffer.from('trusted.')
 const NUL = Buffer.from([0])

@@ -45,6 +45,8 @@ export interface Caller {
   uid: number
   gid: number
   pid: number
+  /** Where ids are mapped (idmap.ts): uid and gid are the drive's, and this says how they are called here. */
+  ids?: { uid(id: number): number; gid(id: number): number }
 }
 
 export type Errno = number

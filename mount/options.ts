@@ -15,6 +15,8 @@ export interface MountOptions {
   readahead: number
   /** Ask the kernel for a FLUSH at each close(2), which then waits for the content. */
   flush: boolean
+  /** A mount that is not root's shows the drive's creator as the mounting user (idmap.ts). */
+  idMap: boolean
   /** How long to look for the next request before sleeping, microseconds. */
   spin: number
 }
@@ -59,6 +61,13 @@ export const mountOptionTable: readonly Option[] = [
   flag('writeback', 'the kernel gathers writes: fast small writes, but only when no other device writes to the drive', 'off', o => (o.writeback = true)),
   number('readahead', 'how far the kernel reads ahead, KiB', READAHEAD_KIB, 1 << 20, (o, value) => (o.readahead = value)),
   flag('flush', 'close(2) waits until the content is in the store, and tells errors', 'off', o => (o.flush = true)),
+  {
+    name: 'idmap=on|off', meaning: "for others than root: the drive's creator and first group are shown as the mounting user's, and back", default: 'on',
+    apply(options, value) {
+      if (value !== 'on' && value !== 'off') throw fail('USAGE', 'mount option idmap wants on or off')
+      options.idMap = value === 'on'
+    },
+  },
   number('spin', 'how long to look for the next request before sleeping, microseconds; 0 also lets processors halt between requests', SPIN_US, 10_000, (o, value) => (o.spin = value)),
 ]
 
@@ -66,7 +75,7 @@ export const mountOptionTable: readonly Option[] = [
 export function defaultMountOptions(uid = process.getuid?.() ?? 0): MountOptions {
   return {
     allowOther: uid === 0, suid: false, dev: false, readOnly: false, noExec: false, noAtime: false, writeback: false,
-    readahead: READAHEAD_KIB, flush: false, spin: SPIN_US,
+    readahead: READAHEAD_KIB, flush: false, idMap: true, spin: SPIN_US,
   }
 }
 

@@ -48,7 +48,7 @@ export const TABLES: Table[] = [
     query: `SELECT l.inc,l.seq,l.hash,ifnull(${LOG_FROM}, l.seq + 1),(SELECT ifnull(sum(length(g.header) + length(g.ops)),0) FROM log g WHERE g.inc = l.inc AND g.seq >= ${LOG_FROM.replaceAll('l.inc', 'g.inc')}) FROM log_head l`,
   },
   { name: 'device', columns: ['key', 'certificate'], query: 'SELECT key,certificate FROM device' },
-  { name: 'meta', columns: ['key', 'value'], query: "SELECT key,value FROM meta WHERE key IN ('base_key', 'shared', 'name', 'order')" },
+  { name: 'meta', columns: ['key', 'value'], query: "SELECT key,value FROM meta WHERE key IN ('base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid')" },
 ]
 
 const ROWS_BYTES = 256 << 10
@@ -120,7 +120,7 @@ export class SnapshotSink {
   }
 }
 
-const META = new Set(['base_key', 'shared', 'name', 'order'])
+const META = new Set(['base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
 
 function putValue(w: Writer, v: unknown): void {
   if (v === null) w.byte(0)

@@ -33,6 +33,19 @@ function format(entries: Entry[]): Buffer {
   return out
 }
 
+const USER = 0x02, GROUP = 0x08
+
+/** The ACL with its users and groups called otherwise, in the same order. What is no ACL is given back as it is. */
+export function mapAclIds(acl: Buffer, ids: { uid(id: number): number; gid(id: number): number }): Buffer {
+  const entries = parseAcl(acl)
+  if (!entries) return acl
+  for (const e of entries) {
+    if (e.tag === USER) e.id = ids.uid(e.id)
+    else if (e.tag === GROUP) e.id = ids.gid(e.id)
+  }
+  return format(entries)
+}
+
 const find = (entries: Entry[], tag: number) => entries.find((e) => e.tag === tag)
 const isMinimal = (entries: Entry[]) => entries.every((e) => e.tag === USER_OBJ || e.tag === GROUP_OBJ || e.tag === OTHER)
 

@@ -53,6 +53,12 @@ export function attributes(to: Replies, attr: Attr): number {
   return good(to, ATTR_OUT)
 }
 
+/** As `attributes`, not to be believed any longer than this request. */
+export function passing(to: Replies, attr: Attr): number {
+  putAttrOut(to.out, 4, attr, 0)
+  return good(to, ATTR_OUT)
+}
+
 function putOpened(to: Replies, i: number, open: Opened): void {
   putU64(to.out, i, open.fh)
   to.out[i + 2] = (open.keepCache ? Fopen.KEEP_CACHE : 0) | (open.directIo ? Fopen.DIRECT_IO : 0) | (to.options.noflush ? Fopen.NOFLUSH : 0)

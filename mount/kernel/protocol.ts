@@ -36,6 +36,8 @@ export const Fopen = { DIRECT_IO: 1, KEEP_CACHE: 2, CACHE_DIR: 8, NOFLUSH: 32, P
 export const Fattr = {
   MODE: 1, UID: 2, GID: 4, SIZE: 8, ATIME: 16, MTIME: 32, FH: 64, ATIME_NOW: 128, MTIME_NOW: 256, LOCKOWNER: 512,
   CTIME: 1024, KILL_SUIDGID: 2048,
+  /** Those that set something. */
+  CHANGES: 1 | 2 | 4 | 8 | 16 | 32 | 1024,
 } as const
 
 export const GETATTR_FH = 1, OPEN_KILL_SUIDGID = 1, WRITE_CACHE = 1, WRITE_KILL_SUIDGID = 4, FSYNC_FDATASYNC = 1,

@@ -15,7 +15,7 @@ import { isDfsError } from '../../lib/errors.js'
 import { EINTR, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOSYS, ERANGE, errnoOf } from '../errno.js'
 import type { Caller, Notifier, Operations, Reply, SetAttr } from '../operations.js'
 import { DirentSink } from './dirents.js'
-import { attributes, copied, copied64, created, data, done, entry, lookedUp, missing, opened, openedDir, size32, sought, statfs, xattr, type Encode } from './encode.js'
+import { attributes, copied, copied64, created, data, done, entry, lookedUp, missing, opened, openedDir, passing, size32, sought, statfs, xattr, type Encode } from './encode.js'
 import { negotiate } from './init.js'
 import { Waiting, type Asked } from './waiting.js'
 import { PendingRead } from './interrupt.js'
@@ -135,7 +135,8 @@ export class Session {
       case Op.GETATTR:
         return this.#answer(lo, hi, ops.getattr(node, w[body]! & GETATTR_FH ? getU64(w, body + 2) : undefined, this.#caller()), attributes)
       case Op.SETATTR:
-        return this.#answer(lo, hi, ops.setattr(node, this.#setattr(body), this.#caller()), attributes)
+        // With nothing to set it may come ahead of a write that is going to clear suid, which the kernel does not expect to be told.
+        return this.#answer(lo, hi, ops.setattr(node, this.#setattr(body), this.#caller()), (w[body]! & Fattr.CHANGES) === 0 ? passing : attributes)
       case Op.READLINK:
         return this.#answer(lo, hi, ops.readlink(node), data)
       case Op.SYMLINK: {

@@ -61,21 +61,31 @@ export async function mountInChild(t: Pick<Assert, 'teardown'>, dir: string, opt
   return { child, said: said.trim() }
 }
 
-/**
- * The prefix of commands run as the user nobody. In a mount namespace of their own, where /dev/fuse is open to
- * all as it is on most systems (here it may be root's alone); it ends with the test.
- */
+/** As `inUserland`, for the user nobody. */
 export async function asNobody(t: Pick<Assert, 'teardown'>): Promise<string[]> {
+  return (await inUserland(t)).as(65534)
+}
+
+/**
+ * Gives prefixes of commands: `root`, and `as` for an ordinary user, alone in the group of the same number and the given ones. In
+ * a mount namespace of their own, where /dev/fuse is open to all as it is on most systems (here it may be root's alone), and
+ * users may mount with allow_other, 1000 and 1001 among them; it ends with the test.
+ */
+export async function inUserland(t: Pick<Assert, 'teardown'>): Promise<{ root: string[]; as(id: number, groups?: readonly number[]): string[] }> {
   const scratch = await fs.mkdtemp(join(tmpdir(), 'dfs-nobody-'))
-  await shell('mknod -m 666 "$1/fuse" c 10 229', scratch)
-  const script = 'mount --bind "$1/fuse" /dev/fuse; echo ready; exec sleep 300'
+  await shell('mknod -m 666 "$1/fuse" c 10 229; echo user_allow_other > "$1/fuse.conf"; { cat /etc/passwd; echo "dfs-a:x:1000:1000::/:/bin/sh"; echo "dfs-b:x:1001:1001::/:/bin/sh"; } > "$1/passwd"; chmod 644 "$1/fuse.conf" "$1/passwd"', scratch)
+  const script = 'mount --bind "$1/fuse" /dev/fuse; if [ -e /etc/fuse.conf ]; then mount --bind "$1/fuse.conf" /etc/fuse.conf; fi; mount --bind "$1/passwd" /etc/passwd; echo ready; exec sleep 300'
   const holder = spawn('unshare', ['--mount', 'sh', '-ec', script, 'sh', scratch], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(async () => {
     await ended(holder, 'SIGKILL')
     await fs.rm(scratch, { recursive: true })
   }, { order: 90, force: true })
   await new Promise(resolve => holder.stdout.once('data', resolve))
-  return ['nsenter', `--mount=/proc/${holder.pid}/ns/mnt`, 'setpriv', '--reuid=65534', '--regid=65534', '--clear-groups']
+  const root = ['nsenter', `--mount=/proc/${holder.pid}/ns/mnt`]
+  return {
+    root,
+    as: (id, groups = []) => [...root, 'setpriv', `--reuid=${id}`, `--regid=${id}`, ...(groups.length > 0 ? [`--groups=${[id, ...groups].join(',')}`] : ['--clear-groups'])],
+  }
 }
 
 /** Ends a child with `signal` and waits for it. */

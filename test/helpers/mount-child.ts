@@ -7,6 +7,7 @@ import { Drive } from '../../lib/drive.js'
 import { isDfsError } from '../../lib/errors.js'
 import { mountFuseNative } from '../../mount/fuse-native.js'
 import { Filesystem } from '../../mount/filesystem.js'
+import { withIdMap } from '../../mount/idmap.js'
 import { mountKernel } from '../../mount/kernel/mount.js'
 import { parseMountOptions } from '../../mount/options.js'
 
@@ -23,7 +24,8 @@ try {
   const options = parseMountOptions(list)
   drive = Drive.exists(store) ? await Drive.open(store) : await Drive.create(store)
   const mount = driver === 'kernel' ? mountKernel : mountFuseNative
-  const mounted = await mount({ dir, operations: new Filesystem(drive), options })
+  const filesystem = new Filesystem(drive)
+  const mounted = await mount({ dir, operations: options.idMap ? withIdMap(filesystem, drive.creator) : filesystem, options })
   process.stdout.write('mounted\n')
   await Promise.race([mounted.closed, new Promise(end => process.stdin.on('end', end).resume())])
   await mounted.unmount().catch(() => mounted.unmount({ lazy: true }))

@@ -9,7 +9,7 @@ import { isMounted } from './mount.js'
 import { run } from './run.js'
 
 export type DriverName = 'kernel' | 'fuse-native'
-export interface ServedOptions { store: string; dir: string; driver: DriverName; options?: string }
+export interface ServedOptions { store: string; dir: string; driver: DriverName; options?: string; /** Runs it: a command and its first arguments. */ prefix?: string[] }
 
 const END_MS = 10_000
 
@@ -19,10 +19,11 @@ export class ServedMount {
   /** The exit code; null after a signal. */
   readonly ended: Promise<number | null>
 
-  private constructor({ store, dir, driver, options = '' }: ServedOptions) {
+  private constructor({ store, dir, driver, options = '', prefix = [] }: ServedOptions) {
     this.#dir = dir
     const script = fileURLToPath(new URL('mount-child.js', import.meta.url))
-    this.#child = spawn(process.execPath, [script, store, dir, driver, options], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/' })
+    const [command, ...args] = [...prefix, process.execPath, script, store, dir, driver, options]
+    this.#child = spawn(command!, args, { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/' })
     this.ended = new Promise(resolve => this.#child.on('close', resolve))
   }
 

@@ -81,6 +81,23 @@ static void tmpfile_(char **a) {
   OK(fstat(fd, &st) == 0 && st.st_nlink == 1);
 }
 
+/* directory, uid, gid, another group of the caller's */
+static void tmpfile_owner(char **a) {
+  int fd = open(a[0], O_TMPFILE | O_RDWR, 0600);
+  uid_t uid = atoi(a[1]);
+  gid_t gid = atoi(a[2]), other = atoi(a[3]);
+  OK(fd >= 0);
+  struct stat st;
+  OK(fstat(fd, &st) == 0 && st.st_uid == uid && st.st_gid == gid);
+  struct statx stx;
+  OK(statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &stx) == 0 && stx.stx_uid == uid && stx.stx_gid == gid);
+  OK(write(fd, "text", 4) == 4 && fchown(fd, -1, other) == 0);
+  char proc[64];
+  snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+  OK(linkat(AT_FDCWD, proc, AT_FDCWD, in(a[0], "named"), AT_SYMLINK_FOLLOW) == 0);
+  OK(fstat(fd, &st) == 0 && st.st_uid == uid && st.st_gid == other);
+}
+
 static void fallocate_(char **a) {
   char *x = in(a[0], "x");
   int fd = file(x, "0123456789");
@@ -512,7 +529,7 @@ static void kills_suid(char **a) {
 
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(char **); } scenarios[] = {
-    {"noreplace", noreplace}, {"exchange", exchange}, {"tmpfile", tmpfile_}, {"fallocate", fallocate_}, {"posix_fallocate", posix_fallocate_},
+    {"noreplace", noreplace}, {"exchange", exchange}, {"tmpfile", tmpfile_}, {"tmpfile_owner", tmpfile_owner}, {"fallocate", fallocate_}, {"posix_fallocate", posix_fallocate_},
     {"seek", seek_}, {"copy_range", copy_range}, {"mmap", mmap_}, {"locks", locks}, {"xattrs", xattrs}, {"acl", acl}, {"readdir", readdir_},
     {"unlinked", unlinked}, {"unlinked_dir", unlinked_dir}, {"replaced", replaced}, {"saves", saves}, {"flags", flags}, {"times", times}, {"one_time", one_time},
     {"time_range", time_range}, {"nodes", nodes}, {"fifo", fifo}, {"syncs", syncs}, {"names", names}, {"bytes", bytes}, {"errors", errors},
