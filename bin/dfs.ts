@@ -11,7 +11,7 @@ import { EXIT, EXIT_TEXT } from './exit-codes.js'
 const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
 
 const program = new Command('dfs')
-  .description('An encrypted drive that mounts as a folder.')
+  .description('An encrypted drive that mounts as a folder, the same on all your devices.')
   .usage('COMMAND [options]')
   .version(version, '-V, --version', 'show the version')
   .helpOption('-h, --help', 'show this help; dfs COMMAND --help says more')
@@ -25,6 +25,8 @@ const program = new Command('dfs')
   .addHelpText('after', `
 Examples:
   dfs mount /mnt/dfs          mount the drive; makes one if there is none yet
+  dfs key                     its key: whoever joins with it has the same drive
+  dfs join KEY                on another machine; then dfs mount there
   dfs status                  what is here, and where it is mounted
   dfs put -r photos /         copy a folder in, mounted or not
   dfs ls -l /photos
@@ -32,7 +34,8 @@ Examples:
 
 ${EXIT_TEXT}
 
-Settings, also from a .env file in the current directory: DFS_STORE, DFS_PASSPHRASE_FILE, NODE_ID (this device's name).`)
+Settings, also from a .env file in the current directory: DFS_STORE, DFS_PASSPHRASE_FILE, NODE_ID (this device's name),
+NODE_PORT (its TCP port), DFS_DISCOVERY (dht,lan or none), DFS_BOOTSTRAP (nodes of a private DHT).`)
 
 const wanted = commandOf(process.argv.slice(2))
 for (const { name, summary, arguments: args, load, group } of COMMANDS) {
@@ -42,6 +45,10 @@ for (const { name, summary, arguments: args, load, group } of COMMANDS) {
   if (name === wanted) (await load()).define(command)
 }
 
+// `dfs mount --help | head`: commands watch their output themselves (context.ts).
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(EXIT.outputGone)
+})
 try {
   if (process.argv.length <= 2) program.help({ error: true })
   await program.parseAsync()

@@ -9,6 +9,7 @@ export const EXIT = {
   busy: 4,
   damaged: 5,
   locked: 6,
+  waiting: 7,
   interrupted: 130,
   outputGone: 141,
   terminated: 143,
@@ -23,6 +24,7 @@ Exit codes:
   4    busy: the store, or the mount, is in use by another program
   5    damage found in the store
   6    the key or passphrase is missing or wrong
+  7    the drive was joined, and none of its devices has been met yet
   130  interrupted (ctrl-C), 143 terminated; nothing is left half done
   141  whoever read the output has gone`
 
@@ -32,6 +34,7 @@ const CODES: Partial<Record<DfsErrorCode, number>> = {
   STORE_LOCKED: EXIT.busy, EBUSY: EXIT.busy, MOUNTPOINT_BUSY: EXIT.busy,
   STORE_DAMAGED: EXIT.damaged,
   KEY_INVALID: EXIT.locked, KEY_KIND: EXIT.locked, PASSPHRASE_NEEDED: EXIT.locked, PASSPHRASE_WRONG: EXIT.locked,
+  STORE_JOINING: EXIT.waiting,
   EINTR: EXIT.interrupted,
 }
 

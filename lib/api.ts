@@ -65,6 +65,8 @@ export interface DriveStatus {
   mountpoints: { dir: string; driver: string }[]
   /** Connected now. */
   peers: PeerStatus[]
+  /** Addresses that were given for devices of the drive, and are remembered. */
+  knownPeers: string[]
   /** Null where no daemon runs, and for a moment after its network had to start again. */
   network: NetworkStatus | null
   files: number
@@ -97,6 +99,34 @@ export interface PeerStatus {
   owedToPeer: number
   owedFromPeer: number
 }
+
+/** A device of the drive, or one that is connected and not enrolled ('guest'). */
+export interface DeviceStatus {
+  /** z-base-32 of its public key. */
+  device: string
+  name: string
+  role: PeerStatus['role']
+  isThisDevice: boolean
+  isConnected: boolean
+  /** When it was connected last, or wrote last, as far as is known here; milliseconds since 1970. */
+  lastSeenMs: number | null
+}
+
+export interface ConflictSide {
+  path: Buffer
+  type: FileType
+  /** Bytes. */
+  size: number
+  mtimeMs: number
+  /** Who wrote it: id and name; null, '': not known. */
+  device: string | null
+  deviceName: string
+  isThisDevice: boolean
+}
+
+/** `aside` was put beside `plain`, which kept the name; null: that is gone. */
+export interface Conflict { aside: ConflictSide; plain: ConflictSide | null }
+export type Keep = 'mine' | 'theirs' | 'both'
 
 export interface NetworkStatus {
   /** Where this device listens for TCP, and the addresses it tells others. */
@@ -164,6 +194,18 @@ export interface DriveApi {
   addPeers(addresses: string[]): Promise<void>
   /** Not remembered any more. False: it was not. */
   forgetPeer(address: string): Promise<boolean>
+  /** Of the drive, and guests that are connected. */
+  devices(): Promise<DeviceStatus[]>
+  /** Enrols a device that holds a weaker key. KEY_KIND without the full key; EEXIST if it is enrolled; EINVAL for what is no device or name. */
+  addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void>
+  /** What merging has put aside. */
+  conflicts(): Promise<Conflict[]>
+  /**
+   * Chooses between the two sides, of which `path` is one, and gives the paths that are left. 'mine': what this device wrote, or
+   * where that does not tell them apart what has the plain name. 'both': what was put aside gets a name like any other.
+   * ENOENT, EEXIST (several stand aside: name one), EISDIR, EROFS.
+   */
+  resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
   /** `data`: read and verify every chunk too, not the index alone. `repair`: mend what can be mended. */
   fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
   gc(onProgress?: OnProgress): Promise<GcReport>

@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, OnProgress, Path, PeerStatus, Progress, Stats } from './api.js'
+import type { Conflict, ConflictSide, DeviceStatus, Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, Keep, OnProgress, Path, PeerStatus, Progress, Stats } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -21,6 +21,8 @@ const FIRST_BATCH_ENTRIES = 64
 
 /** As in calls.ts: the name's bytes as Latin-1. */
 type WireDirent = Omit<Dirent, 'name'> & { name: string }
+
+type WireSide = Omit<ConflictSide, 'path'> & { path: string }
 
 interface Waiting {
   resolve(answer: { value: unknown; payload: Buffer }): void
@@ -160,6 +162,24 @@ export class Client implements DriveApi {
 
   async peers(): Promise<PeerStatus[]> {
     return (await this.#value('peers')) as PeerStatus[]
+  }
+
+  async devices(): Promise<DeviceStatus[]> {
+    return (await this.#value('devices')) as DeviceStatus[]
+  }
+
+  async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
+    await this.#value('addDevice', { device, role, name })
+  }
+
+  async conflicts(): Promise<Conflict[]> {
+    const side = (s: WireSide) => ({ ...s, path: Buffer.from(s.path, 'latin1') })
+    const list = (await this.#value('conflicts')) as { aside: WireSide; plain: WireSide | null }[]
+    return list.map(({ aside, plain }) => ({ aside: side(aside), plain: plain && side(plain) }))
+  }
+
+  async resolveConflict(path: Path, keep: Keep): Promise<Buffer[]> {
+    return ((await this.#value('resolveConflict', { path: packPath(path), keep })) as string[]).map((p) => Buffer.from(p, 'latin1'))
   }
 
   async addPeers(addresses: string[]): Promise<void> {

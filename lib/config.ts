@@ -73,6 +73,8 @@ export function loadConfig({ options = {}, env = process.env, cwd = process.cwd(
   const port = pick(options.port, 'NODE_PORT')
   const bootstrap = pick(options.bootstrap, 'DFS_BOOTSTRAP')
   const discovery = pick(options.discovery, 'DFS_DISCOVERY')
+  const ways = discovery ? discoveryIn(discovery.value, discovery.from === 'option' ? '--discovery' : 'DFS_DISCOVERY') : [...DISCOVERIES]
+  if (options.bootstrap !== undefined && !ways.includes('dht')) throw fail('USAGE', '--bootstrap names nodes of a DHT, and discovery is without dht; add --discovery dht')
   return {
     store: store ? resolve(cwd, expandHome(store.value, env)) : defaultStore(env),
     storeFrom: store?.from ?? 'default',
@@ -82,7 +84,7 @@ export function loadConfig({ options = {}, env = process.env, cwd = process.cwd(
       peers: (options.peer ?? []).map((address) => addressIn(address, '--peer')),
       ...(port && { port: portIn(port.value, port.from === 'option' ? '--port' : 'NODE_PORT') }),
       ...(bootstrap && { bootstrap: listIn(bootstrap.value).map((address) => addressIn(address, bootstrap.from === 'option' ? '--bootstrap' : 'DFS_BOOTSTRAP')) }),
-      discovery: discovery ? discoveryIn(discovery.value, discovery.from === 'option' ? '--discovery' : 'DFS_DISCOVERY') : [...DISCOVERIES],
+      discovery: ways,
     },
   }
 }

@@ -15,18 +15,20 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { DriveStatus, FsckReport, GcReport, NetworkStatus, OnProgress, PeerStatus } from './api.js'
+import type { Conflict, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
+import { listConflicts, resolveConflict } from './conflicts.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
 import { FlushEngine, type LocalChunk } from './file/flush.js'
 import { Files } from './file/files.js'
 import { ReadEngine } from './file/read.js'
 import { fsck } from './fsck.js'
+import { certify } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
 import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile } from './keys/keyfile.js'
-import { encodeZ32 } from './keys/zbase32.js'
+import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
 import { Metadata } from './metadata.js'
 import type { Journal } from './log/journal.js'
@@ -51,7 +53,7 @@ import { SegmentStore } from './store/segments.js'
 import type { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
-import { forgetPeer, rememberPeers } from './swarm/known-peers.js'
+import { forgetPeer, knownPeers, lastSeen, rememberPeers } from './swarm/known-peers.js'
 import { parseAddress } from './swarm/net/address.js'
 import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
@@ -93,6 +95,8 @@ export interface DriveNetwork {
   status(): Promise<NetworkStatus | undefined>
   /** Tried from now on, until it is closed. */
   dial(addresses: readonly string[]): void
+  /** A device was enrolled here: kept, and told to everybody. */
+  announce(certificate: Buffer): void
   close(): Promise<void>
 }
 
@@ -387,6 +391,7 @@ export class Drive extends PathApi {
       keyKind: this.keys.kind,
       mountpoints: this.mountpoints.map((m) => ({ ...m })),
       peers: this.network?.peers() ?? [],
+      knownPeers: knownPeers(this.db),
       network: (await this.network?.status()) ?? null,
       files,
       logicalBytes: logical,
@@ -410,6 +415,52 @@ export class Drive extends PathApi {
     const known = forgetPeer(this.db, address)
     if (known) this.journal.touched()
     return known
+  }
+
+  async devices(): Promise<DeviceStatus[]> {
+    const own = encodeZ32(this.device.publicKey)
+    const connected = new Map((await this.peers()).map((p) => [p.device, p]))
+    const seen = lastSeen(this.db)
+    const wrote = new Map<string, number>()
+    for (const inc of this.log.heads().keys()) {
+      const device = encodeZ32(this.log.deviceOf(inc))
+      wrote.set(device, Math.max(wrote.get(device) ?? 0, this.log.lastClockMs(inc)))
+    }
+    const one = (device: string, name: string, role: DeviceStatus['role']): DeviceStatus => {
+      const isHere = device === own || connected.has(device)
+      return {
+        device, name, role, isThisDevice: device === own, isConnected: connected.has(device),
+        lastSeenMs: isHere ? this.clock.nowMs() : Math.max(seen.get(device) ?? 0, wrote.get(device) ?? 0) || null,
+      }
+    }
+    const members = this.members.all().map((c) => one(encodeZ32(c.device), c.name, c.role))
+    const known = new Set(members.map((m) => m.device))
+    // Alone it has no certificate yet; with a weaker key, until it is given one.
+    if (!known.has(own)) members.unshift(one(own, this.deviceName, this.keys.canWrite ? 'full' : 'guest'))
+    for (const p of connected.values()) if (!known.has(p.device)) members.push(one(p.device, p.name, 'guest'))
+    return members.sort((a, b) => Number(b.isThisDevice) - Number(a.isThisDevice))
+  }
+
+  async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
+    let key: Buffer
+    try {
+      key = decodeZ32(device)
+    } catch (e) {
+      throw fail('EINVAL', `'${device}' is not the id of a device; dfs devices lists those that are connected`, e)
+    }
+    if (key.length !== 32) throw fail('EINVAL', `'${device}' is not the id of a device; dfs devices lists those that are connected`)
+    if (this.members.get(key)) throw fail('EEXIST', `the device ${this.members.get(key)!.name} is enrolled already`)
+    const certificate = certify(this.keys, { device: key, role, name })
+    this.share()
+    if (this.network) this.network.announce(certificate)
+    else this.members.add(certificate)
+    await this.sync()
+  }
+
+  async conflicts(): Promise<Conflict[]> { return listConflicts(this) }
+
+  resolveConflict(path: Path, keep: Keep): Promise<Buffer[]> {
+    return resolveConflict(this, this, Buffer.from(path), keep)
   }
 
   fsck(options: { data?: boolean; repair?: boolean } = {}, onProgress?: OnProgress): Promise<FsckReport> {

@@ -124,7 +124,7 @@ function tellWaiting(intake: SnapshotIntake, net: Net, onNotice: (text: string) 
     if (intake.isTaking) return
     const why: string[] = []
     if (net.links.length > 0) why.push('those that are connected cannot give its metadata: they hold no full key, or have joined only now themselves')
-    for (const { address, from, lastError } of status?.dials ?? []) if (from === 'given' && lastError) why.push(`${address}: ${lastError}`)
+    for (const { address, from, lastError } of status?.dials ?? []) if (from === 'given' && lastError) why.push(`${address}: ${lastError}${lastError.includes('handshake') ? '; the key may be that of another drive' : ''}`)
     if (status && !status.dht.isOn && !status.mdns.isOn && !status.dials.some((d) => d.from === 'given')) why.push('discovery is off and no address is known: give one with --peer HOST:PORT')
     else if (status?.dht.isOn && !status.dht.isOnline) why.push('the DHT does not answer')
     onNotice(`waiting for a device of the drive; is one of them running \`dfs mount\` or \`dfs serve\`?${why.length > 0 ? ` (${why.join('; ')})` : ''}`)

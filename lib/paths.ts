@@ -2,7 +2,7 @@
  * The path half of the public API: finds inodes by path, checks nothing about
  * permissions (whoever holds the store may do everything), and calls lib/posix.
  */
-import type { Dirent, DriveApi, DriveStatus, FileHandle, FileType, FsckReport, GcReport, OnProgress, Path, PeerStatus, Stats } from './api.js'
+import type { Conflict, DeviceStatus, Dirent, DriveApi, DriveStatus, FileHandle, FileType, FsckReport, GcReport, Keep, OnProgress, Path, PeerStatus, Stats } from './api.js'
 import { fromMs, toMs } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
@@ -49,6 +49,10 @@ export abstract class PathApi implements DriveApi {
   abstract peers(): Promise<PeerStatus[]>
   abstract addPeers(addresses: string[]): Promise<void>
   abstract forgetPeer(address: string): Promise<boolean>
+  abstract devices(): Promise<DeviceStatus[]>
+  abstract addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void>
+  abstract conflicts(): Promise<Conflict[]>
+  abstract resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
   abstract fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
   abstract gc(onProgress?: OnProgress): Promise<GcReport>
   abstract key(kind: 'full' | 'read-only' | 'storage'): Promise<string>

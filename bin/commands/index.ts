@@ -12,6 +12,7 @@ export interface CommandEntry {
 
 export const GROUPS = {
   drive: 'The drive:',
+  devices: 'Its devices:',
   files: 'Files, mounted or not:',
   care: 'Care:',
   service: 'Service:',
@@ -24,6 +25,9 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'unmount', arguments: '<dir>', group: 'drive', summary: 'unmount; waits until all is flushed', load: () => import('./unmount.js') },
   { name: 'status', arguments: '[path]', group: 'drive', summary: 'the drive and its mounts, or one file', load: () => import('./status.js') },
   { name: 'key', arguments: '', group: 'drive', summary: 'show the key of the drive', load: () => import('./key.js') },
+  { name: 'peers', arguments: '', group: 'devices', summary: 'who is connected, and how', load: () => import('./peers.js') },
+  { name: 'devices', arguments: '[action] [device]', group: 'devices', summary: 'the devices of the drive; add one', load: () => import('./devices.js') },
+  { name: 'conflicts', arguments: '[action] [path]', group: 'devices', summary: 'what was changed on two devices at once; choose', load: () => import('./conflicts.js') },
   { name: 'ls', arguments: '[paths...]', group: 'files', summary: 'list files', load: () => import('./ls.js') },
   { name: 'cat', arguments: '<paths...>', group: 'files', summary: 'write files to standard output', load: () => import('./cat.js') },
   { name: 'put', arguments: '<sources...>', group: 'files', summary: 'copy files into the drive', load: () => import('./put.js') },

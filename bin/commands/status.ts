@@ -4,12 +4,14 @@ import { Client } from '../../lib/client.js'
 import { run, type GlobalOptions } from '../context.js'
 import { formatStats, statsFields } from '../listing.js'
 import { formatBytes, writeJson, writeLine, visible } from '../output.js'
+import { discovery } from './peers.js'
 
 interface Options extends GlobalOptions { json?: boolean }
 
 export function define(command: Command): void {
   command
-    .description('Shows the drive: where it is kept and mounted, and how much is in it. With a path: that file.')
+    .description(`Shows the drive: where it is kept and mounted, who is connected, how much is in it, and how much of
+that is still to come from other devices (owed). With a path: that file.`)
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
 Examples:
@@ -38,7 +40,8 @@ function formatStatus(s: DriveStatus, isRunning: boolean): string {
     ['mounted on', s.mountpoints.map(({ dir, driver }) => `${dir} (${driver})`).join(', ') || 'nowhere'],
     ['key', s.keyKind],
     ['order', s.order],
-    ['peers', String(s.peers.length)],
+    ['peers', s.peers.map((p) => `${visible(p.name)} (${p.via})`).join(', ') || 'none connected'],
+    ['network', s.network ? `TCP port ${s.network.port}; ${discovery(s.network)}` : 'off'],
     ['files', `${s.files}, ${formatBytes(s.logicalBytes)}`],
     ['chunks here', `${chunks.here}, ${formatBytes(chunks.hereBytes)}`],
     ['chunks owed', `${chunks.owed}, ${formatBytes(chunks.owedBytes)}`],

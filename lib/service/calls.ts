@@ -4,7 +4,7 @@
  * that its client opened, and closes them when the client goes away.
  */
 import { fail } from '../errors.js'
-import type { Dirent, DriveApi, FileHandle, OnProgress, Path } from '../api.js'
+import type { ConflictSide, Dirent, DriveApi, FileHandle, OnProgress, Path } from '../api.js'
 import { MAX_BATCH_ENTRIES, MAX_HANDLES, MAX_PAYLOAD_BYTES, unpackPath } from './protocol.js'
 
 /** What the daemon itself offers beside its drive. */
@@ -154,7 +154,7 @@ async function release(handle: Handle): Promise<void> {
 }
 
 /** Calls after which nothing about the drive's content is believed. */
-const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer'])
+const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer', 'devices', 'addDevice'])
 const nothing: Result = { value: null }
 
 const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {
@@ -270,6 +270,24 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   },
   async peers({ drive }) {
     return { json: await drive.peers() }
+  },
+  async devices({ drive }) {
+    return { json: await drive.devices() }
+  },
+  async addDevice({ drive }, args) {
+    const role = text(args, 'role')
+    if (role !== 'read-only' && role !== 'storage') throw fail('EINVAL', 'no such role')
+    await drive.addDevice(text(args, 'device'), role, text(args, 'name'))
+    return nothing
+  },
+  async conflicts({ drive }) {
+    const side = (s: ConflictSide | null) => s && { ...s, path: s.path.toString('latin1') }
+    return { json: (await drive.conflicts()).map((c) => ({ aside: side(c.aside), plain: side(c.plain) })) }
+  },
+  async resolveConflict({ drive }, args) {
+    const keep = text(args, 'keep')
+    if (keep !== 'mine' && keep !== 'theirs' && keep !== 'both') throw fail('EINVAL', 'no such choice')
+    return { json: (await drive.resolveConflict(unpackPath(args.path), keep)).map((path) => path.toString('latin1')) }
   },
   async addPeers({ drive }, args) {
     await drive.addPeers(texts(args, 'addresses', MAX_ADDRESS_CHARS))

@@ -9,9 +9,12 @@ import type { NetworkStatus, PeerStatus } from '../api.js'
 import type { NetworkConfig } from '../config.js'
 import type { Drive, DriveNetwork } from '../drive.js'
 import { isDfsError } from '../errors.js'
-import { knownPeers, lastPort, rememberPeers, rememberPort } from '../swarm/known-peers.js'
+import { knownPeers, lastPort, noteSeen, rememberPeers, rememberPort } from '../swarm/known-peers.js'
 import type { NetStatus } from '../swarm/net/link.js'
 import { Swarm, type SwarmOptions } from '../swarm/swarm.js'
+
+/** So often it is noted who is connected; a daemon that is killed has lost no more. */
+const NOTE_MS = 600_000
 
 export interface StartOptions {
   /** What a person should know: a lying peer, a fork. */
@@ -21,12 +24,16 @@ export interface StartOptions {
 }
 
 export class ServedNetwork implements DriveNetwork {
+  readonly #drive: Drive
   readonly #swarm: Swarm
   readonly #config: NetworkConfig
+  readonly #timer: NodeJS.Timeout
 
-  private constructor(swarm: Swarm, config: NetworkConfig) {
+  private constructor(drive: Drive, swarm: Swarm, config: NetworkConfig) {
+    this.#drive = drive
     this.#swarm = swarm
     this.#config = config
+    this.#timer = setInterval(() => this.#note(), NOTE_MS).unref()
   }
 
   /**
@@ -56,7 +63,7 @@ export class ServedNetwork implements DriveNetwork {
       rememberPort(db, swarm.net.port)
       journal.touched()
     }
-    drive.network = new ServedNetwork(swarm, config)
+    drive.network = new ServedNetwork(drive, swarm, config)
   }
 
   peers(): PeerStatus[] {
@@ -73,8 +80,22 @@ export class ServedNetwork implements DriveNetwork {
     for (const address of addresses) this.#swarm.net.addPeer(address)
   }
 
+  announce(certificate: Buffer): void {
+    this.#swarm.announce(certificate)
+  }
+
   close(): Promise<void> {
+    clearInterval(this.#timer)
+    this.#note()
     return this.#swarm.close()
+  }
+
+  #note(): void {
+    const { db, journal, clock } = this.#drive
+    const devices = this.peers().map((p) => p.device)
+    if (devices.length === 0 || journal.stopped) return
+    noteSeen(db, devices, clock.nowMs())
+    journal.touched('derived')
   }
 }
 

@@ -1,12 +1,15 @@
 /**
- * Addresses that were given for the devices of the drive, and the port on which
- * this one listened last: kept in the index, for this device alone.
+ * Addresses that were given for the devices of the drive, when each was last
+ * connected, and the port on which this one listened last: kept in the index,
+ * for this device alone.
  */
 import { fail } from '../errors.js'
 import type { Database } from '../store/database.js'
 
 /** Each is dialled for ever. */
 const MAX_KNOWN_PEERS = 64
+/** Devices of a drive, and guests that come and go. */
+const MAX_SEEN = 256
 
 export function knownPeers(db: Database): string[] {
   const text = db.getMeta('peers') as string | undefined
@@ -38,4 +41,17 @@ export function lastPort(db: Database): number {
 
 export function rememberPort(db: Database, port: number): void {
   db.setMeta('port', port)
+}
+
+/** When a device was connected last, by its id; milliseconds since 1970. */
+export function lastSeen(db: Database): Map<string, number> {
+  const text = db.getMeta('seen') as string | undefined
+  return new Map(text ? Object.entries(JSON.parse(text) as Record<string, number>) : [])
+}
+
+export function noteSeen(db: Database, devices: readonly string[], nowMs: number): void {
+  const all = lastSeen(db)
+  for (const device of devices) all.set(device, nowMs)
+  const newest = [...all].sort((a, b) => b[1] - a[1]).slice(0, MAX_SEEN)
+  db.setMeta('seen', JSON.stringify(Object.fromEntries(newest)))
 }

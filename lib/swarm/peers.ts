@@ -88,6 +88,9 @@ export class Peers {
     })
   }
 
+  /** A certificate that was made here: everybody is told. */
+  announce(certificate: Buffer): void { this.#certificates([certificate], '') }
+
   /** Says goodbye; the links are closed by whoever gave them. May be called twice. */
   close(): void {
     if (this.#isClosed) return

@@ -35,6 +35,9 @@ export class Swarm {
 
   peers(): PeerStatus[] { return this.#peers.status() }
 
+  /** A certificate that was made here: everybody is told. */
+  announce(certificate: Buffer): void { this.#peers.announce(certificate) }
+
   async close(): Promise<void> {
     this.#peers.close()
     await this.net.close()

@@ -43,3 +43,17 @@ test('.env: comments, quotes, export, and names of others', (t) => {
   t.alike(parseEnv('DFS_STORE=/with#hash'), { DFS_STORE: '/with#hash' })
   t.alike(parseEnv('DFS_STORE=#nothing'), { DFS_STORE: '' })
 })
+
+test('the network: addresses, port, discovery, a DHT; option before environment before file', async (t) => {
+  const cwd = scratchDir(t)
+  writeFileSync(join(cwd, '.env'), 'NODE_PORT=1\nDFS_DISCOVERY=lan\nDFS_BOOTSTRAP=10.0.0.1:1\n')
+  const network = (options: object, env: NodeJS.ProcessEnv = {}, where = cwd) => loadConfig({ options, env: { ...HOME, ...env }, cwd: where }).network
+  t.alike(network({}), { peers: [], port: 1, bootstrap: ['10.0.0.1:1'], discovery: ['lan'] })
+  t.alike(network({}, { NODE_PORT: '2', DFS_DISCOVERY: 'dht, lan', DFS_BOOTSTRAP: 'a:1, b:2' }), { peers: [], port: 2, bootstrap: ['a:1', 'b:2'], discovery: ['dht', 'lan'] })
+  t.alike(network({ peer: ['[::1]:5', 'host:6'], port: '0', discovery: 'none' }, { NODE_PORT: '2' }), { peers: ['[::1]:5', 'host:6'], port: 0, bootstrap: ['10.0.0.1:1'], discovery: [] })
+  t.alike(network({}, {}, '/'), { peers: [], discovery: ['dht', 'lan'] })
+  for (const options of [{ peer: ['host'] }, { peer: ['host:0'] }, { port: 'x' }, { port: '70000' }, { discovery: 'wan' }, { discovery: 'none,lan' }, { bootstrap: 'x', discovery: 'dht' }, { bootstrap: 'h:1', discovery: 'lan' }]) {
+    t.is(await codeOf(() => network(options, {}, '/')), 'USAGE', JSON.stringify(options))
+  }
+  t.is(await codeOf(() => network({}, { DFS_DISCOVERY: 'everywhere' })), 'USAGE')
+})
