@@ -211,8 +211,8 @@ export class SnapshotIntake {
   #up(link: Link): void {
     const hello = readHello(link.hello)
     const certificate = hello?.certificate && readCertificate(hello.certificate, this.#driveId)
-    // Whoever may write vouches for what he gives; a lone device has no certificate yet, and holds the full key as it shows.
-    const mayGive = hello?.kind === 'full' && (certificate === undefined || certificate?.device.equals(link.peer))
+    // Rows are not signed: only who has shown that he may write is believed, not who says so.
+    const mayGive = certificate?.role === 'full' && certificate.device.equals(link.peer)
     if (!mayGive) return
     this.#links.add(link)
     link.onClose = (reason) => {

@@ -9,7 +9,7 @@
  */
 import type { PeerStatus } from '../api.js'
 import { encodeZ32 } from '../keys/zbase32.js'
-import type { Certificate } from '../keys/certificate.js'
+import { certify, type Certificate } from '../keys/certificate.js'
 import { ChunkSwarm } from './chunk-swarm.js'
 import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
@@ -75,7 +75,9 @@ export class Peers {
   /** What this device says of itself in a handshake. */
   hello(): Uint8Array {
     const { keys, members, device, deviceName } = this.#drive
-    return writeHello({ kind: keys.kind, name: deviceName, certificate: members.bytesOf(device.publicKey) })
+    // While it is alone it is not among the members yet, and must show what it holds all the same.
+    const own = () => (keys.canWrite ? certify(keys, { device: device.publicKey, role: keys.kind, name: deviceName }) : undefined)
+    return writeHello({ kind: keys.kind, name: deviceName, certificate: members.bytesOf(device.publicKey) ?? own() })
   }
 
   status(): PeerStatus[] {
