@@ -33,7 +33,7 @@ import { Inbox } from './inbox.js'
 import { Metadata } from './metadata.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
-import type { ChunkRef, Op } from './log/ops.js'
+import type { Op } from './log/ops.js'
 import { CausalEngine, type CausalHost } from './order/causal/engine.js'
 import type { Members } from './log/members.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
@@ -251,9 +251,8 @@ export class Drive extends PathApi {
     const order = p.db.getMeta('order') as string
     const maker = ENGINES[order]
     if (!maker) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
-    const chunkNumber = (ref: ChunkRef) => this.#chunkNumber(ref)
     this.metadata = new Metadata({
-      db: p.db, keys, device: p.device, clock: p.clock, timers: this.timers, chunks: this.chunks, sealer: treeSealer(keys), makeEngine: maker, chunkNumber,
+      db: p.db, keys, device: p.device, clock: p.clock, timers: this.timers, chunks: this.chunks, sealer: treeSealer(keys), makeEngine: maker, store: p.store,
       gone: (ino) => this.posix.forget(ino),
     })
     ;({ log: this.log, tree: this.tree, journal: this.journal, engine: this.engine, members: this.members } = this.metadata)
@@ -268,7 +267,7 @@ export class Drive extends PathApi {
     this.posix = new Posix({
       tree: this.tree, files: this.files, journal: this.journal, engine: this.engine, chunks: this.chunks, clock: p.clock, space: this.space,
       applyLocal: (op: Op, id = this.journal.newOpId()): Outcome => {
-        const outcome = this.tree.apply(op, id, chunkNumber)
+        const outcome = this.tree.apply(op, id, (ref) => this.metadata.chunkNumber(ref))
         this.journal.touched()
         return outcome
       },
@@ -325,29 +324,6 @@ export class Drive extends PathApi {
       if (c.seg === 0 && !c.data && this.chunks.findByHash(c.h) === 0) return 'EIO'
     }
     return this.engine.redo(op, id)
-  }
-
-  #chunkNumber(ref: ChunkRef): number {
-    const local = ref as LocalChunk
-    if (local.num > 0) return local.num
-    // Equal content may have come in by another way meanwhile.
-    const known = this.chunks.findByHash(ref.h)
-    if (known === 0) {
-      // Of another device's op: known by what it says, and to be fetched.
-      local.seg ??= ELSEWHERE
-      local.off ??= 0
-      local.num = this.chunks.add(local)
-    } else {
-      local.num = known
-      // The one we knew was lost or damaged: here are its bytes again, the same to the bit.
-      if ((local.seg > 0 || local.data) && !this.chunks.isThere(known, this.store)) {
-        if (local.data) this.chunks.moveInline(known, local.data)
-        else this.chunks.move(known, local.seg, local.off)
-        // Whoever applies the op again has not seen the damage.
-        this.journal.touched()
-      }
-    }
-    return local.num
   }
 
   // --- whole drive --------------------------------------------------------

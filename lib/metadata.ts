@@ -10,6 +10,7 @@
  */
 import type { Clock, Timers } from './clock.js'
 import { certify } from './keys/certificate.js'
+import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import type { Device } from './keys/device.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
@@ -19,7 +20,7 @@ import type { ChunkRef } from './log/ops.js'
 import { PlacedTable } from './log/placed.js'
 import type { CausalEngine, CausalHost } from './order/causal/engine.js'
 import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
-import type { ChunkTable } from './store/chunks.js'
+import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { SnapshotSource } from './store/snapshot.js'
 import { Rows } from './tree/rows.js'
@@ -42,10 +43,12 @@ export interface MetadataParts {
   chunks: ChunkTable
   sealer: TreeSealer
   makeEngine(host: CausalHost): CausalEngine
-  /** The number of a chunk that an op names: known, or added. */
-  chunkNumber(ref: ChunkRef): number
+  /** Where sealed chunks lie. */
+  store: { holds(segment: number, offset: number, length: number): boolean }
   /** The removal of an inode can not be taken back any more. */
   gone(ino: number): void
+  /** Sealed bytes of each log that are kept when nobody needs them any more; default KEEP_LOG_BYTES. */
+  keepLogBytes?: number
 }
 
 export class Metadata {
@@ -83,7 +86,7 @@ export class Metadata {
       commit: () => journal.commit(),
       ops: (inc, seq) => this.log.ops(inc, seq),
       head: (inc) => this.log.head(inc).seq,
-      chunkNumber: p.chunkNumber,
+      chunkNumber: (ref) => this.chunkNumber(ref),
       getMeta: (key) => db.getMeta(key),
       setMeta: (key, value) => {
         db.setMeta(key, value)
@@ -150,11 +153,36 @@ export class Metadata {
     try {
       if (this.#p.keys.canWrite && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.clock.nowMs() - STATE_AFTER_MS)) journal.state()
       if (engine.settle(this.members.writers(this.log)) === 0) return
-      for (const inc of this.log.heads().keys()) this.log.truncate(inc, KEEP_LOG_BYTES, engine.finalSeq(inc))
+      for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()
     } catch (e) {
       journal.stop(e as Error)
     }
+  }
+
+  /** The number of a chunk that an op names: known, or added. */
+  chunkNumber(ref: ChunkRef): number {
+    const { chunks, store } = this.#p
+    const local = ref as LocalChunk
+    if (local.num > 0) return local.num
+    // Equal content may have come in by another way meanwhile.
+    const known = chunks.findByHash(ref.h)
+    if (known === 0) {
+      // Of another device's op: known by what it says, and to be fetched.
+      local.seg ??= ELSEWHERE
+      local.off ??= 0
+      local.num = chunks.add(local)
+    } else {
+      local.num = known
+      // The one we knew was lost or damaged: here are its bytes again, the same to the bit.
+      if ((local.seg > 0 || local.data) && !chunks.isThere(known, store)) {
+        if (local.data) chunks.moveInline(known, local.data)
+        else chunks.move(known, local.seg, local.off)
+        // Whoever applies the op again has not seen the damage.
+        this.journal.touched()
+      }
+    }
+    return local.num
   }
 
   /** All metadata as it is now, in one consistent read, for a device that joins; durable here before it leaves. Close it. */

@@ -254,7 +254,8 @@ export class CausalEngine implements OrderEngine {
    */
   receive(batch: Arrived[], nowMs = 0): ChangeSet {
     if (!this.#shared) throw new Error('invariant: entries of others on a drive that is not shared')
-    this.#host.commit()
+    // Only our own batch: the entries themselves may be in the transaction already, and must not be committed before they are applied.
+    if (this.#batch.length > 0) this.#host.commit()
     const { tree, placed } = this.#host
     const { rows } = tree
     const news = new Map<PlacedEntry, { ops: Op[]; context: Vector }>()

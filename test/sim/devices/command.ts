@@ -1,0 +1,32 @@
+/**
+ * npm run sim -- [--seeds N] [--seed S] [--verbose]
+ *
+ * Runs N seeds from S on (default: 200 from 1); the first that fails ends it and is named.
+ * With --verbose everything that happens is printed.
+ */
+import { parseArgs } from 'node:util'
+import { run } from './scenario.js'
+
+const { values } = parseArgs({ options: { seeds: { type: 'string' }, seed: { type: 'string' }, verbose: { type: 'boolean' }, all: { type: 'boolean' } } })
+const first = Number(values.seed ?? 1)
+const seeds = Number(values.seeds ?? (values.seed === undefined ? 200 : 1))
+const total: Record<string, number> = {}
+let simulatedMs = 0
+let events = 0
+let failed = 0
+const started = Date.now()
+for (let seed = first; seed < first + seeds; seed++) {
+  try {
+    const r = await run(seed, { isVerbose: values.verbose ?? false })
+    simulatedMs += r.simulatedMs
+    events += r.events
+    for (const [what, n] of Object.entries({ ...r.counts, 'synced writes': r.synced })) total[what] = (total[what] ?? 0) + n
+  } catch (e) {
+    failed++
+    console.error(`seed ${seed} failed: ${(e as Error).message}`)
+    if (!values.all) break
+  }
+}
+console.log(Object.entries(total).sort().map(([what, n]) => `${what} ${n}`).join(', '))
+console.log(`${seeds} seeds, ${failed} failed, ${events} events, ${(simulatedMs / 3_600_000).toFixed(1)} hours simulated in ${((Date.now() - started) / 1000).toFixed(1)} s`)
+process.exitCode = failed > 0 ? 1 : 0

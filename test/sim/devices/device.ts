@@ -1,0 +1,364 @@
+/**
+ * A device of the simulation: the real tree, log, order, inbox and swarm code
+ * over a fake disk, clock and network. Programs make ops where a mount would.
+ */
+import { SnapshotIntake, becomeMember, type Linked } from '../../../lib/join.js'
+import { Inbox } from '../../../lib/inbox.js'
+import { certify } from '../../../lib/keys/certificate.js'
+import { deviceFromSeed, newIncarnation, type Device } from '../../../lib/keys/device.js'
+import type { DriveKeys } from '../../../lib/keys/derive.js'
+import { fromMs, type Clock, type Timers } from '../../../lib/clock.js'
+import { treeSealer } from '../../../lib/drive.js'
+import type { LocalChunk } from '../../../lib/file/flush.js'
+import { INO_HIGH, type Op } from '../../../lib/log/ops.js'
+import { Metadata } from '../../../lib/metadata.js'
+import { CausalEngine } from '../../../lib/order/causal/engine.js'
+import { chunkId, sealedLength } from '../../../lib/seal/chunk.js'
+import { Arrivals } from '../../../lib/store/arrivals.js'
+import { ChunkTable } from '../../../lib/store/chunks.js'
+import { readHello, writeHello } from '../../../lib/swarm/hello.js'
+import type { SwarmHost } from '../../../lib/swarm/host.js'
+import type { Link } from '../../../lib/swarm/net/link.js'
+import { Peers } from '../../../lib/swarm/peers.js'
+import type { Outcome } from '../../../lib/tree/tree.js'
+import blake from '@napi-rs/blake-hash'
+import { SimDatabase, SimDisk, SimStore } from './disk.js'
+import type { World } from './world.js'
+
+/** Sealed bytes of each log that are kept: little, so that logs are truncated. */
+const KEEP_LOG_BYTES = 4096
+/** Plaintext bytes of each chunk. */
+export const CHUNK_BYTES = 400
+
+/** What the device is while it has power. */
+interface Session {
+  timers: Timers & { stop(): void }
+  db: SimDatabase
+  store: SimStore
+  chunks: ChunkTable
+  metadata: Metadata
+  inbox: Inbox
+  peers: Peers
+}
+
+interface Joining { timers: Timers & { stop(): void }; db: SimDatabase; linked: Linked & { links: SimLink[] } }
+
+type State = { is: 'off' } | { is: 'joining'; at: Joining } | { is: 'on'; at: Session }
+
+export class SimDevice {
+  readonly name: string
+  readonly world: World
+  readonly disk = new SimDisk()
+  readonly keys: DriveKeys
+  device: Device
+  /** How far its clock is off, milliseconds; moves in jumps. */
+  skewMs = 0
+  /** It holds the drive's metadata. */
+  isMember = false
+  state: State = { is: 'off' }
+  readonly notices: string[] = []
+  readonly links = new Map<string, SimLink>()
+
+  constructor(world: World, name: string) {
+    this.world = world
+    this.name = name
+    this.keys = world.keys
+    this.device = deviceFromSeed(blake.blake3(`device ${name}`), newIncarnation())
+  }
+
+  get publicKey(): Buffer { return this.device.publicKey }
+  get isOn(): boolean { return this.state.is !== 'off' }
+  /** Its session, if it is up and has the drive. */
+  get live(): Session | undefined { return this.state.is === 'on' ? this.state.at : undefined }
+  get s(): Session {
+    if (this.state.is !== 'on') throw new Error(`${this.name} is ${this.state.is}`)
+    return this.state.at
+  }
+
+  readonly clock: Clock = {
+    nowMs: () => this.world.wallMs + this.skewMs,
+    now: () => fromMs(this.clock.nowMs()),
+  }
+
+  // --- life ---------------------------------------------------------------
+
+  /** The first device: makes the drive. */
+  create(): void {
+    const db = new SimDatabase(this.disk, this.world.timers())
+    db.setMeta('drive', this.keys.driveId)
+    db.setMeta('order', 'causal')
+    db.setMeta('name', 'simulated')
+    db.setMeta('device_name', this.name)
+    const insert = db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)')
+    insert.run(0, Buffer.alloc(16), Buffer.alloc(32))
+    insert.run(1, this.device.incarnation, this.device.publicKey)
+    db.setMeta('incarnation', 1)
+    db.syncWalNow()
+    db.close()
+    this.isMember = true
+    this.boot()
+    const { metadata } = this.s
+    metadata.tree.makeRoot(0, 0, this.clock.now())
+    metadata.tree.rows.setAuthor(1, this.name)
+    metadata.journal.touched()
+    metadata.journal.commit()
+    metadata.journal.durable(true).catch(() => {})
+    this.s.db.syncWalNow()
+  }
+
+  /** Power is there: as it was left, or as one that joins. */
+  boot(): void {
+    if (this.state.is !== 'off') throw new Error(`${this.name} is on`)
+    this.disk.syncMs = () => this.world.between(1, 30)
+    if (this.isMember) this.#open()
+    else this.#join()
+    this.world.net.add(this.name, {
+      onUp: (peer) => this.#linkUp(peer),
+      onDown: (peer) => this.#linkDown(peer),
+      onMessage: (peer, bytes) => void this.links.get(peer)?.onMessage(bytes),
+      onDrain: (peer) => this.links.get(peer)?.onDrain(),
+    })
+  }
+
+  #open(): void {
+    const { world } = this
+    const timers = world.timers()
+    const db = new SimDatabase(this.disk, timers)
+    const chunks = new ChunkTable(db)
+    const store = new SimStore(this.disk, timers)
+    const metadata: Metadata = new Metadata({
+      db, keys: this.keys, device: this.device, clock: this.clock, timers, chunks, sealer: treeSealer(this.keys), makeEngine: (host) => new CausalEngine(host), store,
+      gone: (ino) => this.#gone(ino), keepLogBytes: KEEP_LOG_BYTES,
+    })
+    const { log, tree, journal, engine, members } = metadata
+    journal.onStop = (e) => world.broken(this, e)
+    const onEntry = journal.onEntry
+    journal.onEntry = (e) => {
+      onEntry(e)
+      world.entryMade(this, e)
+    }
+    const files = { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
+    const inbox = new Inbox({
+      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, clock: this.clock, timers,
+      mayWrite: (device) => members.get(device)?.role === 'full',
+    })
+    const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
+    const host: SwarmHost = {
+      keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null }, files,
+      space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: () => metadata.snapshot(),
+    }
+    const peers = new Peers(host)
+    peers.onNotice = (text) => {
+      this.notices.push(text)
+      world.noticed(this, text)
+    }
+    this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers } }
+    world.trace(`${this.name} boots: next op ${journal.nextOpCounter}, entry ${log.head(journal.incarnation).seq}`)
+    for (const [inc, seq] of log.heads()) {
+      const placed = engine.timeline.tail.filter((e) => e.inc === inc)
+      if (placed.length > 0 && placed.at(-1)!.seq !== seq) world.broken(this, new Error(`its log has entry ${seq} of incarnation ${inc}, and ${placed.at(-1)!.seq} are applied`))
+    }
+    world.rebooted(this, journal.newOpId())
+    world.onBoot(this)
+    metadata.start()
+    for (const ino of tree.rows.orphans()) this.#gone(ino)
+  }
+
+  #gone(ino: number): void {
+    const { tree, engine, journal } = this.s.metadata
+    const grave = tree.rows.orphan(ino)
+    if (!grave || !engine.isFinal(grave.op)) return
+    tree.reap(ino)
+    journal.touched('derived')
+  }
+
+  #join(): void {
+    const timers = this.world.timers()
+    const disk = this.disk
+    disk.image = undefined
+    const db = new SimDatabase(disk, timers)
+    db.setMeta('drive', this.keys.driveId)
+    db.setMeta('joining', 1)
+    db.setMeta('device_name', this.name)
+    const linked: Joining['linked'] = { onLink: () => {}, links: [] }
+    this.state = { is: 'joining', at: { timers, db, linked } }
+    const intake = new SnapshotIntake(db, linked, this.keys.driveId, timers, {})
+    const certificate = certify(this.keys, { device: this.publicKey, role: 'full', name: this.name })
+    intake.run().then(() => becomeMember(db, this.device, certificate)).then(() => {
+      if (this.state.is !== 'joining' || this.state.at.db !== db) return
+      this.isMember = true
+      this.#down()
+      db.close()
+      this.boot()
+      this.world.trace(`${this.name} has joined`)
+    }, (e: Error) => this.world.broken(this, e))
+  }
+
+  #down(): void {
+    if (this.state.is === 'off') return
+    this.state.at.timers.stop()
+    this.state = { is: 'off' }
+    this.links.clear()
+    this.world.net.remove(this.name)
+  }
+
+  /** Power is cut: what was not synced is gone, `keep` (0 to 1) of what is under way is there. */
+  crash(keep: number): void {
+    const { state } = this
+    if (state.is === 'off') return
+    this.#down()
+    this.disk.cut(keep)
+    state.at.db.close()
+    this.world.crashed(this)
+  }
+
+  /** The process ends by itself, and leaves nothing behind. */
+  leave(): void {
+    const { peers, metadata, timers } = this.s
+    peers.close()
+    metadata.stop()
+    metadata.journal.close()
+    this.s.db.syncWalNow()
+    this.s.db.close()
+    timers.stop()
+    for (const c of this.disk.chunks.values()) c.isDurable = true
+    this.#down()
+  }
+
+  // --- links --------------------------------------------------------------
+
+  hello(): Buffer {
+    if (this.state.is === 'on') return Buffer.from(this.state.at.peers.hello())
+    return Buffer.from(writeHello({ kind: 'full', name: this.name, certificate: certify(this.keys, { device: this.publicKey, role: 'full', name: this.name }) }))
+  }
+
+  #linkUp(peer: string): void {
+    const other = this.world.device(peer)
+    const link = new SimLink(this, other)
+    this.links.set(peer, link)
+    if (this.state.is === 'on') this.state.at.peers.up(link)
+    else if (this.state.is === 'joining' && other.isMember) {
+      const { linked } = this.state.at
+      linked.links.push(link)
+      linked.onLink(link)
+    }
+  }
+
+  #linkDown(peer: string): void {
+    const link = this.links.get(peer)
+    this.links.delete(peer)
+    if (this.state.is === 'joining') {
+      const { links } = this.state.at.linked
+      if (link && links.includes(link)) links.splice(links.indexOf(link), 1)
+    }
+    link?.onClose('lost')
+  }
+
+  // --- what programs do ---------------------------------------------------
+
+  lookup(parent: number, name: string): number {
+    const { tree } = this.s.metadata
+    const dir = tree.get(parent)
+    return dir ? tree.lookup(dir, Buffer.from(name)) : 0
+  }
+
+  names(dir: number): string[] {
+    const { tree } = this.s.metadata
+    const inode = tree.get(dir)
+    const out: string[] = []
+    if (inode) {
+      tree.list(inode, 0, (name) => {
+        out.push(name.toString())
+        return true
+      })
+    }
+    return out.sort()
+  }
+
+  submit(op: Op): Outcome {
+    return this.world.submitted(this, op, () => this.s.metadata.engine.submit(op))
+  }
+
+  newIno(): number { return this.s.metadata.journal.newIno() }
+
+  /** A chunk with content of its own, kept in the index. */
+  chunk(content: string): LocalChunk {
+    const { id, sealed, h } = chunkOf(content)
+    return { id, h, len: CHUNK_BYTES, num: 0, seg: 0, off: 0, data: sealed }
+  }
+
+  /** The same in a segment: durable before anything names it. */
+  async storedChunk(content: string): Promise<LocalChunk | undefined> {
+    const { id, sealed, h } = chunkOf(content)
+    const { store, timers } = this.s
+    const [place] = await store.append([{ id, plainLength: CHUNK_BYTES, sealed }])
+    await store.sync()
+    if (this.live?.timers !== timers) return undefined
+    return { id, h, len: CHUNK_BYTES, num: 0, seg: place!.segment, off: place!.offset }
+  }
+
+  /** Every op so far survives a power cut when it resolves. */
+  fsync(): Promise<void> { return this.s.metadata.journal.durable() }
+
+  /** Numbers mean the same on every device only with the incarnation's id. */
+  globalId(n: number): string {
+    const { log } = this.s.metadata
+    return n === 0 ? '0' : `${log.incarnationId(Math.floor(n / INO_HIGH)).toString('hex').slice(0, 12)}:${n % INO_HIGH}`
+  }
+}
+
+/** Content decides id, hash and sealed bytes, as with convergent sealing. */
+export function chunkOf(content: string): { id: Buffer; sealed: Buffer; h: Buffer } {
+  const sealed = Buffer.alloc(sealedLength(CHUNK_BYTES), content.padEnd(32, '.'))
+  return { id: chunkId(sealed), sealed, h: blake.blake3(content) }
+}
+
+/** One end of a link. */
+export class SimLink implements Link {
+  readonly peer: Buffer
+  readonly hello: Buffer
+  readonly via = 'tcp'
+  readonly address = '10.0.0.1:1'
+  readonly rttMs = 20
+  readonly bytesIn = 0
+  readonly bytesOut = 0
+  readonly #from: SimDevice
+  readonly #to: SimDevice
+  #isClosed = false
+  onMessage: (bytes: Buffer) => void | Promise<void> = () => {}
+  onDrain: () => void = () => {}
+  onFileError: (head: Buffer, error: Error) => void = () => {}
+  onClose: (reason: string) => void = () => {}
+
+  constructor(from: SimDevice, to: SimDevice) {
+    this.#from = from
+    this.#to = to
+    this.peer = to.publicKey
+    this.hello = to.hello()
+    if (!readHello(this.hello)) throw new Error('a hello that cannot be read')
+  }
+
+  get queuedBytes(): number { return this.#from.world.net.queuedBytes(this.#from.name, this.#to.name) }
+
+  send(bytes: Uint8Array, priority: 'now' | 'bulk'): void {
+    if (this.#isClosed || this.#from.links.get(this.#to.name) !== this) return
+    this.#from.world.send(this.#from, this.#to, Buffer.from(bytes), priority)
+  }
+
+  sendFile(head: Uint8Array, file: { path: string; offset: number; length: number }): void {
+    const sealed = this.#from.live?.store.at(Number(file.path), file.offset)
+    if (sealed?.length === file.length) this.send(Buffer.concat([head, sealed]), 'bulk')
+    else this.#from.live?.timers.soon(() => this.onFileError(Buffer.from(head), new Error('there is no such chunk')))
+  }
+
+  close(reason = 'closed'): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    const { world, name } = this.#from
+    if (this.#from.links.get(this.#to.name) === this) {
+      this.#from.links.delete(this.#to.name)
+      world.net.disconnect(name, this.#to.name)
+    }
+    this.onClose(reason)
+  }
+}

@@ -1,0 +1,141 @@
+/**
+ * A disk that forgets what was not synced: the index (a SQLite database in
+ * memory, with the real schema) and the segments of sealed chunks.
+ *
+ * What a sync covers is on the disk when it resolves; a power cut before that
+ * leaves what the last one had, or, by chance, what one under way has already
+ * written: a prefix of the commits, as a write-ahead log gives it.
+ */
+import Sqlite from 'better-sqlite3'
+import type { Timers } from '../../../lib/clock.js'
+import type { Place, SegmentRecord } from '../../../lib/store/segments.js'
+import { Database } from '../../../lib/store/database.js'
+
+/** A segment takes so many chunks. */
+const SEGMENT_CHUNKS = 8
+
+/** The index as bytes, with the last entry of each log in it, by incarnation. */
+export interface Image { bytes: Buffer; heads: Map<string, number> }
+
+interface Stored { sealed: Buffer; isDurable: boolean }
+
+/** What lies on the medium; outlives the device's sessions. */
+export class SimDisk {
+  /** The index as it would be found after a power cut. */
+  image: Image | undefined
+  /** Written, and not acknowledged yet; oldest first. */
+  underWay: Image[] = []
+  chunks = new Map<string, Stored>()
+  /** Of the last sync: its length, milliseconds. */
+  syncMs: () => number = () => 2
+
+  /** Power is cut. `keep` (0 to 1) says how much of what is under way is on the medium. */
+  cut(keep: number): void {
+    const n = Math.floor(keep * (this.underWay.length + 1))
+    if (n > 0) this.image = this.underWay[n - 1]
+    this.underWay = []
+    for (const [at, chunk] of this.chunks) if (!chunk.isDurable) this.chunks.delete(at)
+  }
+
+  copy(): { image: Image | undefined; chunks: Map<string, Stored> } {
+    return { image: this.image, chunks: new Map([...this.chunks].filter(([, c]) => c.isDurable)) }
+  }
+}
+
+export class SimDatabase extends Database {
+  readonly #disk: SimDisk
+  readonly #timers: Timers
+  #writes = -1
+  #last: Image | undefined
+
+  constructor(disk: SimDisk, timers: Timers) {
+    super(Database.memory(disk.image?.bytes), ':memory:')
+    this.#disk = disk
+    this.#timers = timers
+  }
+
+  /** All that was committed: every caller has committed just before. */
+  #image(): Image {
+    const { n } = this.sql.prepare('SELECT total_changes() AS n').get() as { n: number }
+    if (this.#last && n === this.#writes) return this.#last
+    this.#writes = n
+    const heads = this.sql.prepare('SELECT hex(i.id) AS id, h.seq FROM log_head h JOIN incarnation i ON i.idx = h.inc').all() as { id: string; seq: number }[]
+    return (this.#last = { bytes: this.sql.serialize(), heads: new Map(heads.map((h) => [h.id, h.seq])) })
+  }
+
+  override syncWal(): Promise<void> {
+    const image = this.#image()
+    this.#disk.underWay.push(image)
+    return new Promise((resolve) => {
+      this.#timers.after(this.#disk.syncMs(), () => {
+        const at = this.#disk.underWay.indexOf(image)
+        // A later sync, which was quicker, has it.
+        if (at >= 0) {
+          this.#disk.image = image
+          this.#disk.underWay.splice(0, at + 1)
+        }
+        resolve()
+      })
+    })
+  }
+
+  override syncWalNow(): void {
+    this.#disk.image = this.#image()
+    this.#disk.underWay = []
+  }
+
+  override reader(): Sqlite.Database {
+    return new Sqlite(this.#image().bytes)
+  }
+}
+
+/** As SegmentStore, of the parts that the swarm and the tree need. */
+export class SimStore {
+  readonly #disk: SimDisk
+  readonly #timers: Timers
+  #count: number
+
+  constructor(disk: SimDisk, timers: Timers) {
+    this.#disk = disk
+    this.#timers = timers
+    this.#count = [...disk.chunks.keys()].reduce((n, at) => Math.max(n, indexOf(at) + 1), 0)
+  }
+
+  append(records: SegmentRecord[]): Promise<Place[]> {
+    const places = records.map((r) => {
+      const place = { segment: 1 + Math.floor(this.#count / SEGMENT_CHUNKS), offset: this.#count % SEGMENT_CHUNKS }
+      this.#count++
+      this.#disk.chunks.set(`${place.segment}:${place.offset}`, { sealed: Buffer.from(r.sealed), isDurable: false })
+      return place
+    })
+    return Promise.resolve(places)
+  }
+
+  sync(): Promise<void> {
+    const fresh = [...this.#disk.chunks.values()].filter((c) => !c.isDurable)
+    return new Promise((resolve) => {
+      this.#timers.after(this.#disk.syncMs(), () => {
+        for (const c of fresh) c.isDurable = true
+        resolve()
+      })
+    })
+  }
+
+  pathOf(segment: number): string { return String(segment) }
+  usage(): Map<number, number> { return new Map() }
+  holds(segment: number, offset: number): boolean { return this.#disk.chunks.has(`${segment}:${offset}`) }
+
+  at(segment: number, offset: number): Buffer | undefined {
+    return this.#disk.chunks.get(`${segment}:${offset}`)?.sealed
+  }
+
+  read(segment: number, offset: number): Promise<Buffer> {
+    const sealed = this.at(segment, offset)
+    return sealed ? Promise.resolve(Buffer.from(sealed)) : Promise.reject(new Error('there is no such chunk'))
+  }
+}
+
+function indexOf(at: string): number {
+  const [segment, offset] = at.split(':').map(Number) as [number, number]
+  return (segment - 1) * SEGMENT_CHUNKS + offset
+}
