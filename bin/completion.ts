@@ -8,6 +8,9 @@ export interface CommandWords { name: string; summary: string; options: readonly
 /** Arguments that are files of this machine; those of the others are paths of the drive. */
 const HOST_FILES: Record<string, 'folders' | 'files'> = { mount: 'folders', unmount: 'folders', put: 'files', get: 'files' }
 
+/** First arguments that are words. */
+const WORDS: Record<string, readonly string[]> = { completion: SHELLS, devices: ['add'], conflicts: ['resolve'] }
+
 export function completionScript(shell: string, globals: readonly Option[], commands: readonly CommandWords[]): string {
   switch (shell) {
     case 'bash': return bash(globals, commands)
@@ -64,7 +67,7 @@ ${optionCase.join('\n')}
   fi
   case $command in
 ${fileCase.join('\n')}
-    completion) mapfile -t COMPREPLY < <(compgen -W '${SHELLS.join(' ')}' -- "$cur") ;;
+${Object.entries(WORDS).map(([name, words]) => `    ${name}) mapfile -t COMPREPLY < <(compgen -W '${words.join(' ')}' -- "$cur") ;;`).join('\n')}
   esac
 }
 complete -F _dfs dfs
@@ -77,7 +80,7 @@ function zsh(globals: readonly Option[], commands: readonly CommandWords[]): str
     const value = kind === 'none' ? '' : `:${o.attributeName()}:${kind === 'folders' ? '_files -/' : kind === 'files' ? '_files' : `(${(o.argChoices ?? []).join(' ')})`}`
     return flags(o).map((f) => `'${f}${quoteZsh(`[${o.description}]`)}${value}'`).join(' ')
   }
-  const rest = (name: string) => (name === 'completion' ? `':shell:(${SHELLS.join(' ')})'` : HOST_FILES[name] === 'folders' ? `':folder:_files -/'` : HOST_FILES[name] ? `'*:file:_files'` : `'*: :'`)
+  const rest = (name: string) => (WORDS[name] ? `':word:(${WORDS[name].join(' ')})' '*: :'` : HOST_FILES[name] === 'folders' ? `':folder:_files -/'` : HOST_FILES[name] ? `'*:file:_files'` : `'*: :'`)
   return `#compdef dfs
 # zsh completion of dfs
 _dfs() {
@@ -116,7 +119,7 @@ function fish(globals: readonly Option[], commands: readonly CommandWords[]): st
     ...commands.map((c) => `complete -c dfs -n __fish_use_subcommand -a ${c.name} -d '${quoteFish(c.summary)}'`),
     ...commands.flatMap((c) => c.options.map((o) => option(o, ` -n '__fish_seen_subcommand_from ${c.name}'`))),
     ...Object.entries(HOST_FILES).map(([name, kind]) => `complete -c dfs -n '__fish_seen_subcommand_from ${name}' ${kind === 'folders' ? `-a '(__fish_complete_directories)'` : '-F'}`),
-    `complete -c dfs -n '__fish_seen_subcommand_from completion' -a '${SHELLS.join(' ')}'`,
+    ...Object.entries(WORDS).map(([name, words]) => `complete -c dfs -n '__fish_seen_subcommand_from ${name}' -a '${words.join(' ')}'`),
     '',
   ].join('\n')
 }

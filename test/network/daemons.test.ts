@@ -209,6 +209,20 @@ test('nobody there: it says what it waits for, ctrl-C leaves nothing, and later 
   t.is(await wrong.ended, 130)
 })
 
+test('joined under a passphrase: the first mount asks once, and standard input can hold it', LONG, async (t) => {
+  const a = new TestDevice(t, 'anna')
+  await a.mount()
+  const b = new TestDevice(t, 'bert')
+  await fs.writeFile(join(b.scratch, 'secret'), 'of bert')
+  const key = await a.ok('key')
+  t.is((await b.dfs(['--passphrase-file', '-', 'join', '-'], { input: key })).code, 2, 'not both from there')
+  t.is((await b.dfs(['--passphrase-file', 'secret', 'join', '-', '--peer', await a.address()], { input: key })).code, 0)
+  t.is((await b.dfs(['mount', b.dir])).code, 6)
+  const { code, stderr } = await b.dfs(['--passphrase-file', '-', 'mount', b.dir], { input: 'of bert\n' })
+  t.is(code, 0, stderr)
+  t.alike((await b.status()).peers.map((p) => p.name), ['anna'])
+})
+
 test('both are restarted, in any order: they find each other where they were', LONG, async (t) => {
   const [a, b] = await twoDevices(t)
   const address = await a.address()
