@@ -24,8 +24,10 @@ import type { Posix } from './posix.js'
 import type { ChangeSet } from './tree/changes.js'
 import type { Tree } from './tree/tree.js'
 
-/** Ops applied in one go: the mount waits meanwhile. */
-const SLICE_OPS = 1000
+/** Applied in one go, the mount waiting meanwhile: as many ops as take about so long, but at least one entry. */
+const SLICE_MS = 8
+const MIN_SLICE_OPS = 100
+const MAX_SLICE_OPS = 2000
 /** What becomes an op on the spot. */
 const INLINE_BYTES = 128 << 10
 
@@ -57,6 +59,8 @@ export class Inbox {
   /** Batches of logs, whose first entry waits for others. */
   readonly #batches: Batch[] = []
   #working: Promise<void> | null = null
+  /** Ops of the next slice. */
+  #sliceOps = 500
   /** Told after each slice. */
   onApplied: (arrived: Arrived[], changes: ChangeSet) => void = () => {}
 
@@ -155,7 +159,7 @@ export class Inbox {
     return new Promise((resolve) => this.#p.timers.soon(resolve))
   }
 
-  /** What can be applied now, up to SLICE_OPS, each after all that it has seen. */
+  /** What can be applied now, up to a slice, each after all that it has seen. */
   #next(): Waiting[] {
     const { engine } = this.#p
     const slice: Waiting[] = []
@@ -168,7 +172,7 @@ export class Inbox {
         for (let w = b.entries[0]; w; w = b.entries[0]) {
           const { inc, seq, context } = w.arrived
           if (has(inc) !== seq - 1 || context.some(([i, s]) => has(i) < s)) break
-          if (slice.length > 0 && ops + w.arrived.ops.length > SLICE_OPS) return slice
+          if (slice.length > 0 && ops + w.arrived.ops.length > this.#sliceOps) return slice
           slice.push(w)
           b.entries.shift()
           applied.set(inc, seq)
@@ -223,13 +227,23 @@ export class Inbox {
     return dir?.isDir ? this.#p.tree.lookup(dir, name) : 0
   }
 
+  /** What is taken back and applied anew costs the same for few and for many: then a slice has as many of others' ops. */
+  #pace(slice: Waiting[], redone: number, tookMs: number): void {
+    const ops = slice.reduce((n, w) => n + w.arrived.ops.length, 0)
+    const inTime = this.#sliceOps * (tookMs > SLICE_MS ? 0.7 : ops >= this.#sliceOps / 2 ? 1.2 : 1)
+    this.#sliceOps = Math.min(MAX_SLICE_OPS, Math.max(MIN_SLICE_OPS, redone, inTime))
+  }
+
   #apply(slice: Waiting[]): void {
     const { engine, log, journal } = this.#p
     // Ends our own batch first: what comes next has not seen it, and the other way round.
     journal.commit()
     for (const { arrived, stored } of slice) log.keep(arrived.inc, arrived.seq, stored.signed, stored.sealed)
     journal.touched()
-    const changes = engine.receive(slice.map((w) => w.arrived), this.#p.clock.nowMs())
+    const before = engine.redone
+    const started = this.#p.clock.nowMs()
+    const changes = engine.receive(slice.map((w) => w.arrived), started)
+    this.#pace(slice, engine.redone - before, this.#p.clock.nowMs() - started)
     this.#p.posix.tellChanges(changes)
     this.onApplied(slice.map((w) => w.arrived), changes)
   }

@@ -27,7 +27,7 @@ import { Rows } from './tree/rows.js'
 import { Tree, type TreeSealer } from './tree/tree.js'
 
 /** Ops in one entry of a shared drive: what another device applies in one go. */
-const SHARED_ENTRY_OPS = 1000
+const SHARED_ENTRY_OPS = 500
 /** How often it is looked what has become final. */
 const SETTLE_MS = 5000
 /** A device that wrote nothing says what it has after so many entries of others, or this long after one. */

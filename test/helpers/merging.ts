@@ -3,7 +3,10 @@
  * all drawn from a seed; and what must hold when all have heard everything.
  */
 import { INO_HIGH, type ContentOp, type Op } from '../../lib/log/ops.js'
+import { PlacedTable } from '../../lib/log/placed.js'
+import { decodeUndo, undo } from '../../lib/tree/undo.js'
 import { Programs, TestDevice } from './device.js'
+import { TestTree } from './tree.js'
 
 export interface Course {
   devices: number
@@ -48,6 +51,8 @@ export function compareAll(devices: TestDevice[]): void {
 export function runCourse(seed: number, c: Course): void {
   const p = new Programs(seed, c.distinct)
   const devices = Array.from({ length: c.devices }, (_, i) => new TestDevice(i + 1, 1000 + p.below(5000)))
+  // Some apply in place what they can: the same comes of it.
+  for (const d of devices) d.engine.appliesInPlace = d.inc % 2 === 1
   try {
     for (let i = 0; i < c.steps; i++) {
       const d = p.pick(devices)
@@ -62,7 +67,10 @@ export function runCourse(seed: number, c: Course): void {
     exchangeAll(devices)
     compareAll(devices)
     if (c.distinct) checkWrites(devices[0]!)
-    if (!c.settles) return
+    if (!c.settles) {
+      for (const d of devices) takeAllBack(d)
+      return
+    }
     // Everybody says what they have; then all of it is final.
     for (let round = 0; round < 2; round++) {
       for (const d of devices) d.commit(true)
@@ -78,6 +86,19 @@ export function runCourse(seed: number, c: Course): void {
     throw new Error(`seed ${seed}, ${JSON.stringify(c)}: ${e instanceof Error ? e.message : String(e)}`, { cause: e })
   } finally {
     for (const d of devices) d.close()
+  }
+}
+
+/** All records, the last first, give back the tree as it began, to the last reference. Nothing goes on after this. */
+function takeAllBack(d: TestDevice): void {
+  const placed = new PlacedTable(d.t.db)
+  for (const e of [...d.engine.timeline.tail].reverse()) for (const record of decodeUndo(placed.undo(e)).reverse()) undo(d.t.rows, record)
+  const began = new TestTree()
+  try {
+    const [is, was] = [d.t.dump(true), began.dump(true)]
+    if (is !== was) throw new Error(`device ${d.inc}: taken back, the tree is not as it began\n${is}\n${was}`)
+  } finally {
+    began.close()
   }
 }
 

@@ -20,7 +20,14 @@ import type { Outcome, Tree } from '../../tree/tree.js'
 import { decodeUndo, encodeUndo, undo, UndoRecorder, type UndoRecord } from '../../tree/undo.js'
 import type { ChunkRef } from '../../log/ops.js'
 import type { OrderEngine } from '../engine.js'
-import { Timeline, type Vector } from './timeline.js'
+import { forEachInode, Footprints, inodesOf } from './footprints.js'
+import { compare, Timeline, type Vector } from './timeline.js'
+
+/** Of so many ops of the tail's entries everything is kept in memory, about a kilobyte each: what is taken back is mostly what was applied last. */
+const MAX_HELD_OPS = 16_384
+
+/** What the tables have of an entry of the tail. */
+interface Held { ops: Op[]; records: UndoRecord[]; context: Vector }
 
 /** What the causal engine needs of this device. All of it happens within the open transaction. */
 export interface CausalHost {
@@ -67,7 +74,16 @@ export class CausalEngine implements OrderEngine {
   #shared: boolean
   /** Records of the open batch's ops. */
   #batch: UndoRecord[] = []
+  /** And the ops. */
+  #batchOps: Op[] = []
   #batchFirst = 0
+  readonly #footprints = new Footprints()
+  readonly #held = new Map<PlacedEntry, Held>()
+  #heldOps = 0
+  /** Whether entries that have nothing to do with those after them are applied without taking these back. Tests compare. */
+  appliesInPlace = true
+  /** Ops that were taken back and applied anew so far. */
+  redone = 0
   /** Of the entry that is being applied. */
   #under: { first: number; inc: number; records: UndoRecord[] } | null = null
   /** Entries of others with ops since our last. */
@@ -103,6 +119,9 @@ export class CausalEngine implements OrderEngine {
       this.#applied.set(s.inc, this.#host.head(s.inc))
     }
     this.timeline.fill(placed.all())
+    this.#held.clear()
+    this.#heldOps = 0
+    this.#footprints.reset(this.timeline.tail[this.timeline.tail.length - 1] ?? null)
   }
 
   /**
@@ -167,7 +186,7 @@ export class CausalEngine implements OrderEngine {
     const recorder = new UndoRecorder()
     const apply = () => this.#host.tree.apply(op, id, this.#chunk)
     const outcome = this.#shared ? this.#record(recorder, apply) : apply()
-    if (outcome === '' && this.#shared) this.#remember(id, recorder.images)
+    if (outcome === '' && this.#shared) this.#remember(op, id, recorder.images)
     return outcome
   }
 
@@ -178,13 +197,14 @@ export class CausalEngine implements OrderEngine {
   }
 
   #keep(op: Op, id: number, images: UndoRecord): void {
-    if (this.#shared) this.#remember(id, images)
+    if (this.#shared) this.#remember(op, id, images)
     this.#host.log(op)
   }
 
-  #remember(id: number, images: UndoRecord): void {
+  #remember(op: Op, id: number, images: UndoRecord): void {
     if (this.#batch.length === 0) this.#batchFirst = id % INO_HIGH
     this.#batch.push(images)
+    this.#batchOps.push(op)
   }
 
   readonly #chunk = (ref: ChunkRef): number => this.#host.chunkNumber(ref)
@@ -216,8 +236,39 @@ export class CausalEngine implements OrderEngine {
     if (this.timeline.tail[this.timeline.tail.length - 1] !== entry) throw new Error('invariant: an entry of our own is not the last')
     this.#applied.set(inc, e.seq)
     this.#seen.set(inc, context)
+    this.#hold(entry, { ops: this.#batchOps, records: this.#batch, context })
     this.#batch = []
+    this.#batchOps = []
     this.#owed = 0
+  }
+
+  /** Remembers what an entry does, and where; its ops are those that were applied. */
+  #hold(e: PlacedEntry, held: Held): void {
+    const { tail } = this.timeline
+    this.#footprints.note(e, held.ops, held.records, (ino) => this.#host.tree.rows.resolve(ino), tail[tail.length - 1]!)
+    this.#letGo(e)
+    this.#held.set(e, held)
+    this.#heldOps += e.count
+    for (const [old] of this.#held) {
+      if (this.#heldOps <= MAX_HELD_OPS) break
+      this.#letGo(old)
+    }
+  }
+
+  #letGo(e: PlacedEntry): void {
+    if (this.#held.delete(e)) this.#heldOps -= e.count
+  }
+
+  #recordsOf(e: PlacedEntry): UndoRecord[] {
+    return this.#held.get(e)?.records ?? decodeUndo(this.#host.placed.undo(e))
+  }
+
+  #contextOf(e: PlacedEntry): Vector {
+    return this.#held.get(e)?.context ?? decodeVector(this.#host.placed.context(e))
+  }
+
+  #opsOf(e: PlacedEntry): Op[] {
+    return this.#held.get(e)?.ops ?? this.#host.ops(e.inc, e.seq)
   }
 
   // --- entries of others --------------------------------------------------
@@ -272,22 +323,23 @@ export class CausalEngine implements OrderEngine {
       placed.setSeen(a.inc, this.timeline.finalOps(a.inc), encodeVector(context))
       news.set(entry, { ops: a.ops, context })
     }
-    const from = this.timeline.tail.findIndex((e) => news.has(e))
-    const slice = this.timeline.tail.slice(from)
+    const order = [...news.keys()].sort(compare)
+    const { tail } = this.timeline
+    let end = tail.length - 1
+    while (end >= 0 && news.has(tail[end]!)) end--
+    const last = tail[end]
     const changes = new ChangeSet()
     rows.changes = changes
     try {
-      for (let i = slice.length - 1; i >= 0; i--) {
-        if (news.has(slice[i]!)) continue
-        const records = decodeUndo(placed.undo(slice[i]!))
-        for (let j = records.length - 1; j >= 0; j--) undo(rows, records[j]!)
+      let n = 0
+      for (; n < order.length; n++) {
+        const e = order[n]!
+        const { ops, context } = news.get(e)!
+        const records = last === undefined || compare(e, last) > 0 ? this.#apply(e, ops, context) : this.#applyInPlace(e, ops, context)
+        if (!records) break
+        this.#settleIn(e, ops, context, records)
       }
-      for (const e of slice) {
-        const fresh = news.get(e)
-        const context = fresh ? fresh.context : decodeVector(placed.context(e))
-        const records = this.#apply(e, fresh ? fresh.ops : this.#host.ops(e.inc, e.seq), context)
-        placed.put(e, encodeVector(context), encodeUndo(records))
-      }
+      if (n < order.length) this.#applyAnew(order.slice(n), news)
     } finally {
       rows.changes = null
       this.#under = null
@@ -297,19 +349,88 @@ export class CausalEngine implements OrderEngine {
     return changes
   }
 
-  #apply(e: PlacedEntry, ops: Op[], context: Vector): UndoRecord[] {
+  #settleIn(e: PlacedEntry, ops: Op[], context: Vector, records: UndoRecord[]): void {
+    this.#host.placed.put(e, encodeVector(context), encodeUndo(records))
+    this.#hold(e, { ops, records, context })
+  }
+
+  /** Takes back what comes after the first of `news`, applies these, and the others anew. */
+  #applyAnew(news: PlacedEntry[], of: ReadonlyMap<PlacedEntry, { ops: Op[]; context: Vector }>): void {
+    const { tree } = this.#host
+    const fresh = new Set(news)
+    const from = this.timeline.after(news[0]!) - 1
+    const slice = this.timeline.tail.slice(from)
+    for (let i = slice.length - 1; i >= 0; i--) {
+      if (fresh.has(slice[i]!)) continue
+      const records = this.#recordsOf(slice[i]!)
+      for (let j = records.length - 1; j >= 0; j--) undo(tree.rows, records[j]!)
+    }
+    for (const e of slice) {
+      const arrived = fresh.has(e) ? of.get(e)! : undefined
+      const ops = arrived?.ops ?? this.#opsOf(e)
+      const context = arrived?.context ?? this.#contextOf(e)
+      if (!arrived) this.redone += e.count
+      this.#settleIn(e, ops, context, this.#apply(e, ops, context))
+    }
+    this.#footprints.lower(this.timeline.tail[from - 1] ?? null)
+  }
+
+  /**
+   * Applies an entry where the tree is now, with later ones in it; undefined, and
+   * nothing has changed: it has to do with one of them. Why it is the same:
+   * footprints.ts.
+   */
+  #applyInPlace(e: PlacedEntry, ops: Op[], context: Vector): UndoRecord[] | undefined {
+    if (!this.appliesInPlace || !this.#footprints.reaches(e)) return undefined
+    const { rows } = this.#host.tree
+    for (const op of ops) {
+      for (const ino of inodesOf(op)) {
+        const stands = rows.resolve(ino)
+        if (!this.#footprints.isClear(e, ino) || (stands !== ino && !this.#footprints.isClear(e, stands))) return undefined
+        if (rows.conflicts.size > 0 && (rows.conflicts.has(stands) || rows.conflictsOf(stands))) return undefined
+      }
+    }
+    return this.#apply(e, ops, context, (record) => this.#isApart(e, record))
+  }
+
+  /** Whether what an op did hangs on inodes that no later entry has to do with, and it looked at nothing else. */
+  #isApart(e: PlacedEntry, record: UndoRecord): boolean {
+    for (const im of record) if (im.t === 'alias' || im.t === 'conflict' || (im.t === 'orphan' && im.old)) return false
+    let apart = true
+    forEachInode(record, (ino) => { apart &&= this.#footprints.isClear(e, ino) })
+    return apart
+  }
+
+  #apply(e: PlacedEntry, ops: Op[], context: Vector): UndoRecord[]
+  /** With `accept`: undefined, and nothing has changed, once it does not take what an op did. */
+  #apply(e: PlacedEntry, ops: Op[], context: Vector, accept: (record: UndoRecord, op: Op) => boolean): UndoRecord[] | undefined
+  #apply(e: PlacedEntry, ops: Op[], context: Vector, accept?: (record: UndoRecord, op: Op) => boolean): UndoRecord[] | undefined {
     const view = this.timeline.view(e.inc, context)
     const { tree } = this.#host
     const records: UndoRecord[] = []
     this.#under = { first: e.first, inc: e.inc, records }
-    ops.forEach((op, i) => {
+    for (let i = 0; i < ops.length; i++) {
       const recorder = new UndoRecorder()
-      const outcome = this.#record(recorder, () => tree.apply(op, e.inc * INO_HIGH + e.first + i, this.#chunk, view))
-      if (outcome !== '' && recorder.images.length > 0) undo(tree.rows, recorder.images)
-      records.push(outcome === '' ? recorder.images : [])
-    })
+      const op = unnumbered(ops[i]!)
+      let isAccepted = accept === undefined || !this.#movesDirectory(op)
+      if (isAccepted) {
+        const outcome = this.#record(recorder, () => tree.apply(op, e.inc * INO_HIGH + e.first + i, this.#chunk, view))
+        isAccepted = accept === undefined || accept(recorder.images, op)
+        if (outcome !== '' || !isAccepted) undo(tree.rows, recorder.images.splice(0))
+      }
+      if (!isAccepted) {
+        for (let j = records.length - 1; j >= 0; j--) undo(tree.rows, records[j]!)
+        this.#under = null
+        return undefined
+      }
+      records.push(recorder.images)
+    }
     this.#under = null
     return records
+  }
+
+  #movesDirectory(op: Op): boolean {
+    return op.type === 'rename' && (op.exchange || this.#host.tree.get(op.ino)?.isDir === true)
   }
 
   #recordOf(op: number): UndoRecord | undefined {
@@ -319,12 +440,12 @@ export class CausalEngine implements OrderEngine {
     if (under && under.inc === inc && counter >= under.first && counter < under.first + under.records.length) return under.records[counter - under.first]
     if (inc === this.#host.incarnation && this.#batch.length > 0 && counter >= this.#batchFirst) return this.#batch[counter - this.#batchFirst]
     const e = this.timeline.findOp(op)
-    return e && decodeUndo(this.#host.placed.undo(e))[counter - e.first]
+    return e && this.#recordsOf(e)[counter - e.first]
   }
 
   #writtenBy(id: number): number {
     const e = this.timeline.findOp(id)
-    const op = e && this.#host.ops(e.inc, e.seq)[id % INO_HIGH - e.first]
+    const op = e && this.#opsOf(e)[id % INO_HIGH - e.first]
     return op?.type === 'content' ? op.ino : 0
   }
 
@@ -344,14 +465,16 @@ export class CausalEngine implements OrderEngine {
     const { chunks } = tree.rows
     const graves = new Set<number>()
     for (const e of tail.slice(0, n)) {
-      for (const record of decodeUndo(placed.undo(e))) {
+      for (const record of this.#recordsOf(e)) {
         for (const im of record) {
           if (im.t === 'extent' && im.old) chunks.ref(im.old.chunk, -1)
           else if (im.t === 'orphan') graves.add(im.ino)
         }
       }
       placed.remove(e)
+      this.#letGo(e)
     }
+    this.#footprints.forget(new Set(tail.slice(0, n)))
     for (const e of this.timeline.settle(n)) placed.setSeen(e.inc, this.timeline.finalOps(e.inc), encodeVector(this.#seen.get(e.inc)!))
     this.#host.setMeta('base_key', this.timeline.baseKey)
     for (const ino of graves) {
@@ -368,15 +491,24 @@ export class CausalEngine implements OrderEngine {
    */
   #seenByRest(n: number): number {
     const { tail } = this.timeline
-    for (let i = tail.length - 1; i >= n && n > 0; i--) {
-      const context = decodeVector(this.#host.placed.context(tail[i]!))
-      const unseen = tail.findIndex((e) => e.inc !== tail[i]!.inc && (context.get(e.inc) ?? 0) < e.seq)
-      if (unseen >= 0 && unseen < n) {
-        n = unseen
-        i = tail.length
+    while (n > 0) {
+      let lowest = n
+      for (const inc of this.timeline.incarnations()) {
+        // Those that follow in its log have seen at least as much.
+        const e = this.timeline.firstFrom(inc, n)
+        if (!e) continue
+        const context = this.#contextOf(e)
+        for (const other of this.timeline.incarnations()) {
+          if (other === inc) continue
+          const first = this.timeline.first(other)!
+          const unseen = this.timeline.find(other, Math.max(first.seq, (context.get(other) ?? 0) + 1))
+          if (unseen) lowest = Math.min(lowest, this.timeline.after(unseen) - 1)
+        }
       }
+      if (lowest === n) break
+      n = lowest
     }
-    return n
+    return Math.min(n, tail.length)
   }
 
   /** Whether the op keeps its place for good. */
@@ -385,6 +517,11 @@ export class CausalEngine implements OrderEngine {
   }
 
   async close(): Promise<void> {}
+}
+
+/** A content op without the chunk numbers of this device, which may have changed since it was applied. */
+function unnumbered(op: Op): Op {
+  return op.type === 'content' ? { ...op, chunks: op.chunks.map(({ id, h, len }) => ({ id, h, len })) } : op
 }
 
 function encodeVector(v: Vector): Buffer {

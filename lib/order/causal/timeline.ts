@@ -61,6 +61,24 @@ export class Timeline {
     return this.#byInc.get(inc)?.[0]
   }
 
+  /** Those with entries in the tail. */
+  incarnations(): IterableIterator<number> { return this.#byInc.keys() }
+
+  /** The first entry of an incarnation at `index` of the tail or behind it. */
+  firstFrom(inc: number, index: number): PlacedEntry | undefined {
+    const at = this.tail[index]
+    const list = this.#byInc.get(inc)
+    if (!at || !list) return undefined
+    let lo = 0
+    let hi = list.length
+    while (lo < hi) {
+      const mid = (lo + hi) >>> 1
+      if (compare(list[mid]!, at) >= 0) hi = mid
+      else lo = mid + 1
+    }
+    return list[lo]
+  }
+
   /** The entry that holds the op; undefined if it is final or unknown. */
   findOp(op: number): PlacedEntry | undefined {
     const list = this.#byInc.get(Math.floor(op / INO_HIGH))
@@ -96,8 +114,10 @@ export class Timeline {
     this.#link(e)
   }
 
-  /** Many at once, sorted. */
+  /** Holds these instead, which are sorted. */
   fill(entries: PlacedEntry[]): void {
+    this.tail.length = 0
+    this.#byInc.clear()
     for (const e of entries) {
       this.tail.push(e)
       this.#link(e)
@@ -107,12 +127,16 @@ export class Timeline {
   /** Takes the first `n` out: they are final. */
   settle(n: number): PlacedEntry[] {
     const gone = this.tail.splice(0, n)
+    const counts = new Map<number, number>()
     for (const e of gone) {
-      const list = this.#byInc.get(e.inc)!
-      list.shift()
-      if (list.length === 0) this.#byInc.delete(e.inc)
+      counts.set(e.inc, (counts.get(e.inc) ?? 0) + 1)
       this.#finalOps.set(e.inc, e.first + e.count)
       this.baseKey = Math.max(this.baseKey, e.key)
+    }
+    for (const [inc, count] of counts) {
+      const list = this.#byInc.get(inc)!
+      list.splice(0, count)
+      if (list.length === 0) this.#byInc.delete(inc)
     }
     return gone
   }
