@@ -5,7 +5,7 @@ import { rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BULK_WINDOW_BYTES, LOW_WATER_BYTES, MAX_MESSAGE_BYTES, MESSAGE_COST_BYTES, PACKET_BYTES } from '../../lib/limits.js'
 import { createDevice } from '../../lib/keys/device.js'
-import { addressOf, netChild, place, type Wire } from '../helpers/net.js'
+import { addressOf, eventually, netChild, place, type Wire } from '../helpers/net.js'
 import { scratchDir } from '../helpers/scratch.js'
 
 const LONG = { timeout: 120_000 }
@@ -38,7 +38,7 @@ for (const wire of WIRES) {
       const { link, messages: got } = node.links[0]!
       t.ok(got.every((message, i) => message.equals(messages[i]!)), 'bytes and order')
       t.is(link.bytesIn, sizes.reduce((sum, size) => sum + size))
-      await node.until(() => link.queuedBytes === 0)
+      await eventually(() => link.queuedBytes === 0)
       t.is(link.bytesOut, link.bytesIn)
     }
   })
@@ -127,7 +127,7 @@ for (const wire of WIRES) {
       if (!seen.messages[i]!.equals(whole)) t.fail(`range ${i} differs`)
     }
     t.alike(a.links[0]!.fileErrors.map(({ head }) => head.toString()), ['none', 'short'])
-    await a.until(() => link.queuedBytes === 0)
+    await eventually(() => link.queuedBytes === 0)
     t.pass('nothing is left queued')
     rmSync(path)
   })

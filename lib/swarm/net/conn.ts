@@ -23,13 +23,8 @@ import { Assembly, broken, bye, credit, FIRST_HEADER_BYTES, KIND, numbered, read
 
 /** Of the proof, and of the greeting (the main thread makes its part). */
 const STEP_TIMEOUT_MS = 8000
-/** Of the proof over hyperswarm, where the Noise handshake is done by then: two that dialled each other at once may both wait at a dead stream. */
-const UDX_PROOF_TIMEOUT_MS = 2500
-/**
- * Hyperswarm settles which of two crossing streams stays by the keys, but takes a newer one for a reconnection if the older
- * has carried bytes both ways; the other side has given that newer one up. So who would be wrong is silent at first.
- */
-const SILENCE_MS = 300
+/** Of the proof over hyperswarm: the answerer has its stream while the dialler may still be punching holes, for up to 10 s. */
+const UDX_PROOF_TIMEOUT_MS = 11_000
 /** Something is sent so often, that the peer can tell a quiet link from a dead one. */
 const PING_MS = 4000
 const BUSY_PING_MS = 2000
@@ -112,7 +107,6 @@ export class Conn {
   readonly #unread = new Fifo<FileItem>()
   #readAheadBytes = 0
   #isBlocked = false
-  #isMute = true
   #isGreeted = false
 
   #pingId = 0
@@ -147,9 +141,7 @@ export class Conn {
   /** The first step; what follows is told to the owner. */
   start(): void {
     if (this.peer.equals(this.#owner.publicKey)) return this.close('connected to itself', false)
-    const isSilent = this.origin.transport === 'udx' && Buffer.compare(this.#owner.publicKey, this.peer) > 0
-    if (isSilent) setTimeout(() => this.#prove(), SILENCE_MS)
-    else this.#prove()
+    this.#put(proofPacket(this.#owner.member, this.origin.role, this.stream.handshakeHash!))
   }
 
   get state(): ConnState { return this.#state }
@@ -317,14 +309,6 @@ export class Conn {
     if (message) this.#owner.onMessage(this, lane.index, message)
   }
 
-  /** Nothing is said before this. */
-  #prove(): void {
-    if (this.#state === 'closed') return
-    this.#isMute = false
-    this.#put(proofPacket(this.#owner.member, this.origin.role, this.stream.handshakeHash!))
-    if (this.#state === 'greeting') this.#greet()
-  }
-
   #checkProof(packet: Buffer): void {
     const role = this.origin.role === 'dialler' ? 'answerer' : 'dialler'
     const verdict = checkProof(this.#owner.member, role, this.stream.handshakeHash!, packet)
@@ -332,10 +316,6 @@ export class Conn {
     this.#become('greeting')
     this.#guard.proven()
     if (verdict === 'other version') return this.close('it speaks another version of the protocol')
-    if (!this.#isMute) this.#greet()
-  }
-
-  #greet(): void {
     this.#isPingDue = true
     this.#pump()
     this.#owner.greet(this).then((greeting) => {
@@ -374,7 +354,7 @@ export class Conn {
   }
 
   #pump(): void {
-    while (!this.#isBlocked && !this.#isMute && this.#state !== 'closed' && this.#putNext());
+    while (!this.#isBlocked && this.#state !== 'closed' && this.#putNext());
   }
 
   /** Control first, then what overtakes, then bulk. One packet; false if there is none that may go. */

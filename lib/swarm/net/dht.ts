@@ -15,9 +15,12 @@ import { MAX_CONNECTIONS, MAX_DHT_HANDSHAKES, MAX_DHT_HANDSHAKES_PER_S } from '.
 import { FrameGuard } from './guard.js'
 import type { Role } from './handshake.js'
 
-/** While no device is linked, the topic is looked up again after this, then twice it, and so on. Hyperswarm alone waits ten minutes. */
+/**
+ * The topic is looked up again after this, then twice it, and so on: hyperswarm gives a device up after four tries until a
+ * look-up finds it again, and alone it looks every ten minutes.
+ */
 const FIRST_REFRESH_MS = 2000
-const MAX_REFRESH_MS = 120_000
+const MAX_REFRESH_MS = { alone: 120_000, linked: 600_000 }
 /** Between tries to reach a device that is known: hyperswarm has four, of 1 s to 10 min. */
 const BACKOFFS_MS = [500, 2000, 10_000, 300_000]
 /** Unannouncing needs answers; without a network there are none. */
@@ -148,9 +151,8 @@ export class Dht {
 
   #refreshLater(): void {
     this.#refreshTimer = setTimeout(() => {
-      this.#refreshMs = Math.min(2 * this.#refreshMs, MAX_REFRESH_MS)
-      if (this.#options.hasLinks()) this.#refreshLater()
-      else this.#refresh()
+      this.#refreshMs = Math.min(2 * this.#refreshMs, this.#options.hasLinks() ? MAX_REFRESH_MS.linked : MAX_REFRESH_MS.alone)
+      this.#refresh()
     }, this.#refreshMs * (0.75 + Math.random() / 2))
   }
 
