@@ -31,6 +31,7 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   const drive = created
     ? await Drive.create(order.store, passphrase ? { passphrase } : {})
     : await Drive.open(order.store, passphrase ? { passphrase: () => Promise.resolve(passphrase) } : {})
+  if (order.cache !== undefined) await drive.setCache(order.cache)
   const log = new DaemonLog(logPath(order.store), order.foreground ? process.stderr : undefined)
   const watch = (opened: Drive) => {
     opened.onStop = (error) => {

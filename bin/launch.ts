@@ -9,14 +9,17 @@ import { progressLine } from './output.js'
 
 const SCRIPT = fileURLToPath(new URL('./daemon.js', import.meta.url))
 
-type Wishes = Pick<LaunchOptions, 'create' | 'lifetime' | 'mount' | 'foreground'> & { wantsPassphrase: boolean }
+type Wishes = Pick<LaunchOptions, 'create' | 'lifetime' | 'mount' | 'foreground'> & { wantsPassphrase: boolean; cache: number | null | undefined }
 
-export function startDaemon(context: Context, options: GlobalOptions, { wantsPassphrase, ...wishes }: Wishes): Promise<Reached> {
+export function startDaemon(context: Context, options: GlobalOptions, { wantsPassphrase, cache, ...wishes }: Wishes): Promise<Reached> {
   const { store, deviceName, network } = context.config
   if (deviceName) process.env.NODE_ID = deviceName
   return reachDaemon({
-    ...wishes, store, network, script: SCRIPT, signal: context.signal,
-    onRunning: (client) => tellRunning(client, options),
+    ...wishes, store, network, ...(cache !== undefined && { cache }), script: SCRIPT, signal: context.signal,
+    onRunning: async (client) => {
+      await tellRunning(client, options)
+      if (cache !== undefined) await client.setCache(cache)
+    },
     finishJoin: () => finishJoin(context),
     passphrase: () => context.passphrase(),
     newPassphrase: () => context.newPassphrase(wantsPassphrase),

@@ -74,6 +74,8 @@ export interface DriveStatus {
   logicalBytes: number
   /** `owed`: known and not here; others have them. */
   chunks: { here: number; hereBytes: number; owed: number; owedBytes: number; inline: number; inlineBytes: number }
+  /** What this device keeps: everything (null), or as much as fits. */
+  cache: { limitBytes: number | null; usedBytes: number; pins: number }
   /** Bytes in segment files, the index and its write-ahead log. */
   disk: { segments: number; index: number; wal: number; freeBytes: number }
   /** Bytes written by programs that have not reached the disk yet. */
@@ -157,6 +159,24 @@ export interface FsckProblem {
 export interface FsckReport { inodes: number; dentries: number; extents: number; chunks: number; entries: number; bytesRead: number; problems: FsckProblem[] }
 export interface GcReport { chunksDropped: number; bytesFreed: number; segmentsDropped: number; segmentsRewritten: number }
 
+/** Where the content of a file lies, or that of all files below a directory. */
+export interface Locality {
+  files: number
+  /** Of content, as extents say: holes count as neither. */
+  bytesHere: number
+  bytesElsewhere: number
+  /** 'below': by way of a directory above it. */
+  pinned: 'no' | 'itself' | 'below'
+  pinnedBytes?: number
+}
+export interface EvictReport {
+  /** Of content, gone from this device. */
+  bytesEvicted: number
+  /** Kept since it is pinned; since no other device that keeps everything has shown that it has it. */
+  bytesPinned: number
+  bytesUnconfirmed: number
+}
+
 export interface DriveApi {
   stat(path: Path): Promise<Stats>
   lstat(path: Path): Promise<Stats>
@@ -209,6 +229,15 @@ export interface DriveApi {
   /** `data`: read and verify every chunk too, not the index alone. `repair`: mend what can be mended. */
   fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
   gc(onProgress?: OnProgress): Promise<GcReport>
+  /** The content of a file, or of all that is and will be below a directory, is fetched and stays here. */
+  pin(path: Path): Promise<Locality>
+  /** EINVAL if it is not pinned itself. */
+  unpin(path: Path): Promise<void>
+  /** Takes content off this device, as far as others have it. USAGE if this device keeps everything. */
+  evict(path: Path, onProgress?: OnProgress): Promise<EvictReport>
+  locality(path: Path): Promise<Locality>
+  /** Bytes that this device keeps at most; null: everything. Remembered. USAGE if it is too small to be of use. */
+  setCache(bytes: number | null): Promise<void>
   /** The key to give away, as a dfs1-... string. KEY_KIND if this store does not hold so much. */
   key(kind: 'full' | 'read-only' | 'storage'): Promise<string>
   close(): Promise<void>

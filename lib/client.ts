@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Conflict, ConflictSide, DeviceStatus, Dirent, DriveApi, DriveStatus, FileHandle, FsckReport, GcReport, Keep, OnProgress, Path, PeerStatus, Progress, Stats } from './api.js'
+import type { Conflict, ConflictSide, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, Stats } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -197,6 +197,26 @@ export class Client implements DriveApi {
 
   async gc(onProgress?: OnProgress): Promise<GcReport> {
     return (await this.#value('gc', {}, onProgress)) as GcReport
+  }
+
+  async pin(path: Path): Promise<Locality> {
+    return (await this.#value('pin', { path: packPath(path) })) as Locality
+  }
+
+  async unpin(path: Path): Promise<void> {
+    await this.#value('unpin', { path: packPath(path) })
+  }
+
+  async evict(path: Path, onProgress?: OnProgress): Promise<EvictReport> {
+    return (await this.#value('evict', { path: packPath(path) }, onProgress)) as EvictReport
+  }
+
+  async locality(path: Path): Promise<Locality> {
+    return (await this.#value('locality', { path: packPath(path) })) as Locality
+  }
+
+  async setCache(bytes: number | null): Promise<void> {
+    await this.#value('setCache', { bytes })
   }
 
   async key(kind: 'full' | 'read-only' | 'storage'): Promise<string> {

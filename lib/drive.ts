@@ -17,6 +17,7 @@ import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Conflict, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
+import { Cache } from './cache.js'
 import { listConflicts, resolveConflict } from './conflicts.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
@@ -132,6 +133,7 @@ export class Drive extends PathApi {
   readonly clock: Clock
   readonly flusher: FlushEngine
   readonly collector: Collector
+  readonly cache: Cache
   readonly #checkpointer: Checkpointer
   readonly arrivals: Arrivals
   readonly members: Members
@@ -277,11 +279,11 @@ export class Drive extends PathApi {
     this.files.flusher = this.flusher
     this.source = new SourceSlot(p.source ?? null)
     this.reader = new ReadEngine({
-      ...host, source: this.source, deadlineMs: p.readDeadlineMs ?? READ_DEADLINE_MS, arrived: (chunk, sealed) => void this.arrivals.keep(chunk, sealed),
+      ...host, source: this.source, deadlineMs: p.readDeadlineMs ?? READ_DEADLINE_MS, arrived: (chunk, sealed) => void this.arrivals.keep(chunk, sealed), used: (chunk) => this.cache.used(chunk),
     }, this.files)
     this.arrivals = new Arrivals({
       chunks: this.chunks, store: p.store, journal: this.journal, timers: this.timers, guard: () => this.flusher.guard(),
-      take: (bytes) => this.space.take(bytes, this.files.dirtyBytes),
+      take: (bytes) => this.space.take(bytes, this.files.dirtyBytes), mayKeep: (num, bytes) => this.cache.mayKeep(num, bytes),
     })
     this.collector = new Collector({
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
@@ -292,6 +294,11 @@ export class Drive extends PathApi {
       driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, clock: p.clock, timers: this.timers,
       mayWrite: (device) => this.members.get(device)?.role === 'full',
     })
+    this.cache = new Cache({
+      db: p.db, chunks: this.chunks, tree: this.tree, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
+      collector: this.collector, space: this.space, timers: this.timers,
+    })
+    this.files.makeRoom = (bytes) => (this.cache.keepsEverything ? undefined : this.cache.makeRoom(bytes))
     this.metadata.start()
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
@@ -372,6 +379,7 @@ export class Drive extends PathApi {
       files,
       logicalBytes: logical,
       chunks: { here, hereBytes, owed, owedBytes, inline, inlineBytes },
+      cache: { limitBytes: this.cache.limitBytes, usedBytes: segments, pins: this.cache.residents.pins().length },
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
       dirtyBytes: this.files.dirtyBytes,
       log: { entries: head.seq - head.first + 1, bytes: head.bytes, seq: head.seq },
@@ -443,6 +451,8 @@ export class Drive extends PathApi {
     return fsck(this, options, onProgress)
   }
 
+  setCache(bytes: number | null): Promise<void> { return this.cache.setLimit(bytes) }
+
   async gc(onProgress?: OnProgress): Promise<GcReport> {
     await this.#clear()
     return this.collector.run(onProgress)
@@ -465,6 +475,7 @@ export class Drive extends PathApi {
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
     this.metadata.stop()
+    await step(() => this.cache.close())
     await step(() => this.collector.stop())
     this.reader.close()
     await step(() => this.arrivals.close())

@@ -92,9 +92,8 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
 
   // Where chunks lie.
   const sizes = new Map<number, number>()
-  for (const { seg } of db.sql.prepare('SELECT DISTINCT seg FROM chunk WHERE seg > 0').all() as { seg: number }[]) {
-    try { sizes.set(seg, statSync(store.pathOf(seg)).size) } catch { /* missing: size 0 */ }
-  }
+  const measure = (seg: number) => { try { sizes.set(seg, statSync(store.pathOf(seg)).size) } catch { /* missing: size 0 */ } }
+  for (const { seg } of db.sql.prepare('SELECT DISTINCT seg FROM chunk WHERE seg > 0').all() as { seg: number }[]) measure(seg)
   const chunks = count('chunk')
   let bytesRead = 0
   let seen = 0
@@ -106,11 +105,16 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
       from = r.num
       seen++
       const bad = (kind: string, detail: string) => {
+        // Evicted, or moved by compaction, since the row was read.
+        const now = drive.chunks.get(r.num)
+        if (!now || now.seg !== r.seg || now.off !== r.off) return
         drive.chunks.bad.add(r.num)
         const named = pathsOfChunk(drive, r.num)
         for (const path of named.length ? named : [undefined]) problems.push({ kind, detail, mended: false, ...(path ? { path } : {}) })
       }
       const length = sealedLength(r.len)
+      // It has grown meanwhile, maybe.
+      if (r.seg > 0 && r.off + length > (sizes.get(r.seg) ?? 0)) measure(r.seg)
       if (r.seg > 0 && r.off + length > (sizes.get(r.seg) ?? 0)) {
         bad('chunk-missing', `chunk ${r.num} should be at ${r.off} of segment ${r.seg}, which ${sizes.has(r.seg) ? 'ends before' : 'is missing'}`)
         continue
@@ -121,7 +125,7 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
         bytesRead += length
         if (!sealed || !chunkId(sealed).equals(r.id)) bad('chunk-damaged', `chunk ${r.num} in segment ${r.seg} is not what was stored`)
       } catch (e) {
-        if (drive.chunks.get(r.num)) bad('chunk-damaged', `chunk ${r.num} cannot be read: ${(e as Error).message}`)
+        bad('chunk-damaged', `chunk ${r.num} cannot be read: ${(e as Error).message}`)
       }
     }
     onProgress?.({ phase: options.data ? 'chunks' : 'places', done: seen, total: chunks, unit: 'chunks' })

@@ -38,6 +38,8 @@ const SEAL_BYTES = 64 << 10
 const IDLE_SEAL_BYTES = 4 << 20
 /** One that was closed off with it, though well filled, is copied on if it is smaller: small ones would add up. */
 const SMALL_SEGMENT_BYTES = 8 << 20
+/** ...and what a cache that has to become smaller pays for its room. */
+const SHRINK_BELOW = 0.8
 /** Looked whether there is something to do, when nothing was written since the last look. */
 const IDLE_MS = 3000
 /** Without writes for this long, a round is made. */
@@ -57,6 +59,9 @@ export interface CollectorParts {
   /** Other devices take part. */
   isShared(): boolean
 }
+
+/** 'shrink': chunks went from a cache. */
+type Round = 'idle' | 'full' | 'shrink'
 
 export class Collector {
   readonly #p: CollectorParts
@@ -88,6 +93,21 @@ export class Collector {
   /** One full round; a second call while one runs shares it. */
   run(onProgress?: OnProgress): Promise<GcReport> {
     return (this.#running ??= this.#round(true, onProgress).finally(() => { this.#running = null }))
+  }
+
+  /** Gives the disk back what chunks took that are elsewhere now. Runs after what runs. */
+  async shrink(): Promise<void> {
+    while (this.#running) await this.#running.catch(() => {})
+    if (this.#stopped || this.#p.journal.stopped) return
+    this.#running = this.#shrink().finally(() => { this.#running = null })
+    await this.#running
+  }
+
+  async #shrink(): Promise<GcReport> {
+    const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
+    await this.#drop(report)
+    await this.#segments('shrink', report)
+    return report
   }
 
   #look(): void {
@@ -124,7 +144,7 @@ export class Collector {
       if (inode) await compactFile(this.#p, inode)
     }
     await this.#drop(report, onProgress)
-    await this.#segments(full, report, onProgress)
+    await this.#segments(full ? 'full' : 'idle', report, onProgress)
     report.bytesFreed = Math.max(0, before - total(this.#p.store))
     return report
   }
@@ -168,7 +188,11 @@ export class Collector {
       from = batch[batch.length - 1]!.num
       const places = await store.append(batch.map((r) => ({ id: r.id, plainLength: r.len, sealed: r.data })))
       await store.sync()
-      batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === 0) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
+      batch.forEach((r, i) => {
+        if (chunks.get(r.num)?.seg !== 0) return
+        chunks.move(r.num, places[i]!.segment, places[i]!.offset)
+        chunks.onHere(r.num)
+      })
       journal.touched()
       done += batch.length
       onProgress?.({ phase: 'small content', done, total: 0, unit: 'chunks' })
@@ -192,8 +216,11 @@ export class Collector {
   }
 
   /** Closes the heads off if there is much dead in one. Writers go on in new ones; those that have begun are waited for if `full`. */
-  async #sealHeads(full: boolean): Promise<Set<number>> {
+  async #sealHeads(why: Round): Promise<Set<number>> {
     const { store, flusher } = this.#p
+    const full = why !== 'idle'
+    // A head that is seldom written to keeps all that came after it from being judged.
+    if (why === 'shrink' && [...store.usage().keys()].some((n) => n > lowestHead(store) && !store.isHead(n))) return new Set(await store.sealHeads())
     const live = await this.#live()
     const isThin = [...store.usage()].some(([n, size]) => {
       const dead = size - HEADER_BYTES - (live?.get(n) ?? 0)
@@ -201,14 +228,14 @@ export class Collector {
     })
     if (!live || !isThin) return new Set()
     const sealed = await store.sealHeads()
-    if (full) await flusher.passed(Math.max(...sealed))
+    if (why === 'full') await flusher.passed(Math.max(...sealed))
     return new Set(sealed)
   }
 
-  async #segments(full: boolean, report: GcReport, onProgress?: OnProgress): Promise<void> {
+  async #segments(why: Round, report: GcReport, onProgress?: OnProgress): Promise<void> {
     const { db, chunks, store, journal, flusher } = this.#p
     if (!this.#p.tree.rows.dirtyCount) await turn()
-    const sealed = await this.#sealHeads(full)
+    const sealed = await this.#sealHeads(why)
     // Before the scan: what a flush starts to write from here on lies in these or later ones.
     const limit = Math.min(flusher.firstSegment(), lowestHead(store))
     const sizes = new Map([...store.usage()].filter(([n]) => n < limit && !store.isHead(n)))
@@ -219,7 +246,7 @@ export class Collector {
     for (const [n, size] of sizes) {
       const alive = live.get(n) ?? 0
       if (alive === 0) empty.push(n)
-      else if (alive < (size - HEADER_BYTES) * COMPACT_BELOW || (sealed.has(n) && size < SMALL_SEGMENT_BYTES)) thin.push(n)
+      else if (alive < (size - HEADER_BYTES) * (why === 'shrink' ? SHRINK_BELOW : COMPACT_BELOW) || (sealed.has(n) && size < SMALL_SEGMENT_BYTES)) thin.push(n)
     }
     const inSegments = db.sql.prepare('SELECT num, off, len, id FROM chunk WHERE seg = ? AND num > ? ORDER BY num LIMIT 512')
     await this.#removeSegments(empty, report)

@@ -14,6 +14,7 @@ import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { OnProgress } from './api.js'
 import { systemTimers, type Timers } from './clock.js'
+import { checkCacheBytes } from './cache.js'
 import { fail, isDfsError } from './errors.js'
 import { certify, readCertificate } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
@@ -45,12 +46,15 @@ export interface JoinOptions {
   deviceName?: string
   /** 'HOST:PORT' of devices of the drive, to be remembered. */
   peers?: string[]
+  /** A cache of this size; null or absent: everything is kept. */
+  cacheBytes?: number | null
 }
 
 /** Makes a store for the drive that `key` belongs to. STORE_EXISTS, STORE_LOCKED, KEY_INVALID; KEY_KIND for a storage key. */
 export async function prepareJoin(storeDir: string, key: string, options: JoinOptions = {}): Promise<{ drive: string; kind: string }> {
   const keys = DriveKeys.fromCapability(key)
   if (keys.kind === 'storage') throw fail('KEY_KIND', 'a storage key cannot be joined with yet: it needs a full or a read-only key')
+  if (typeof options.cacheBytes === 'number') checkCacheBytes(options.cacheBytes)
   const dir = resolve(storeDir)
   if (existsSync(join(dir, 'keys'))) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
   mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -61,6 +65,7 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
     const db = Database.create(join(dir, 'index.db'))
     db.setMeta('drive', keys.driveId)
     db.setMeta('joining', 1)
+    if (options.cacheBytes) db.setMeta('cache_bytes', options.cacheBytes)
     db.setMeta('device_name', options.deviceName ?? process.env['NODE_ID'] ?? hostname())
     rememberPeers(db, options.peers ?? [])
     await db.syncWal()

@@ -177,7 +177,10 @@ export class Metadata {
       // The one we knew was lost or damaged: here are its bytes again, the same to the bit.
       if ((local.seg > 0 || local.data) && !chunks.isThere(known, store)) {
         if (local.data) chunks.moveInline(known, local.data)
-        else chunks.move(known, local.seg, local.off)
+        else {
+          chunks.move(known, local.seg, local.off)
+          chunks.onHere(known)
+        }
         // Whoever applies the op again has not seen the damage.
         this.journal.touched()
       }

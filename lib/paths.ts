@@ -2,7 +2,8 @@
  * The path half of the public API: finds inodes by path, checks nothing about
  * permissions (whoever holds the store may do everything), and calls lib/posix.
  */
-import type { Conflict, DeviceStatus, Dirent, DriveApi, DriveStatus, FileHandle, FileType, FsckReport, GcReport, Keep, OnProgress, Path, PeerStatus, Stats } from './api.js'
+import type { Conflict, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Stats } from './api.js'
+import { isVirtualXattr, type Cache } from './cache.js'
 import { fromMs, toMs } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
@@ -44,6 +45,8 @@ export abstract class PathApi implements DriveApi {
   abstract readonly reader: ReadEngine
   abstract readonly unfinished: Unfinished
   abstract readonly creator: { uid: number; gid: number }
+  abstract readonly cache: Cache
+  abstract setCache(bytes: number | null): Promise<void>
   abstract sync(): Promise<void>
   abstract status(): Promise<DriveStatus>
   abstract peers(): Promise<PeerStatus[]>
@@ -185,6 +188,27 @@ export abstract class PathApi implements DriveApi {
     this.changed(await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path))
   }
 
+  async pin(path: Path): Promise<Locality> {
+    const inode = this.#inode(path, true)
+    await this.cache.pin(inode)
+    return this.cache.locality(inode)
+  }
+
+  async unpin(path: Path): Promise<void> {
+    const inode = this.#inode(path, true)
+    if (await this.cache.unpin(inode)) return
+    const pinned = this.cache.pinOf(inode)
+    throw fail('EINVAL', pinned === 'below' ? `${text(path)} is pinned by way of a directory above it` : `${text(path)} is not pinned`)
+  }
+
+  async evict(path: Path, onProgress?: OnProgress): Promise<EvictReport> {
+    return this.cache.evict(this.#inode(path, true), onProgress)
+  }
+
+  async locality(path: Path): Promise<Locality> {
+    return this.cache.locality(this.#inode(path, true))
+  }
+
   async listXattrs(path: Path): Promise<Buffer[]> {
     return this.tree.xattrNames(this.#inode(path, true))
   }
@@ -197,6 +221,7 @@ export abstract class PathApi implements DriveApi {
 
   async setXattr(path: Path, name: Buffer, value: Buffer): Promise<void> {
     if (!isXattrName(name)) throw error('EOPNOTSUPP', path)
+    if (isVirtualXattr(name)) throw error('EPERM', path)
     if (name.length > MAX_XATTR_NAME_BYTES) throw error('ERANGE', path)
     if (value.length > MAX_XATTR_VALUE_BYTES) throw error('E2BIG', path)
     const inode = this.#inode(path, false)

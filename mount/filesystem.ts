@@ -8,6 +8,7 @@ import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import { Reading } from '../lib/file/reading.js'
 import { MAX_FILE_BYTES } from '../lib/limits.js'
+import { LOCAL_XATTR, isVirtualXattr } from '../lib/cache.js'
 import { isXattrName } from '../lib/paths.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
@@ -169,12 +170,14 @@ export class Filesystem implements Operations {
 
   setxattr(ino: number, name: Buffer, value: Buffer, flags: number, killSgid: boolean, _caller: Caller): Reply<0> {
     if (!isXattrName(name)) return unknownName(name)
+    if (isVirtualXattr(name)) return E.EPERM
     return errno(this.#drive.posix.setXattr(ino, name, value, flags, killSgid), () => this.#changed(ino))
   }
 
   getxattr(ino: number, name: Buffer, _caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
+    if (isVirtualXattr(name)) return inode.isFile && name.equals(LOCAL_XATTR) ? this.#drive.cache.localXattr(inode) : E.ENODATA
     return this.#drive.tree.getXattr(inode, name) ?? (isXattrName(name) ? E.ENODATA : unknownName(name))
   }
 
@@ -187,6 +190,7 @@ export class Filesystem implements Operations {
 
   removexattr(ino: number, name: Buffer, _caller: Caller): Reply<0> {
     if (!isXattrName(name)) return unknownName(name)
+    if (isVirtualXattr(name)) return E.EPERM
     return errno(this.#drive.posix.setXattr(ino, name, null, 0, false), () => this.#changed(ino))
   }
 
@@ -255,8 +259,10 @@ export class Filesystem implements Operations {
       }
     }
     const wait = this.#drive.files.write(inode, offset, data)
-    this.#changed(inode.ino, offset, data.length)
-    return wait === undefined ? 0 : wait.then(() => 0)
+    const { length } = data
+    this.#changed(inode.ino, offset, length)
+    // It may have waited for room, and be there only now.
+    return wait === undefined ? 0 : wait.then(() => (this.#changed(inode.ino, offset, length), 0))
   }
 
   /** Sent with -o flush alone. */

@@ -1,10 +1,11 @@
 import type { Command } from 'commander'
 import { fail } from '../../lib/errors.js'
 import { run, usage, type Context, type GlobalOptions } from '../context.js'
+import { cacheOption, parseCache } from '../cache-option.js'
 import { peerOption } from '../network-options.js'
 import { writeJson } from '../output.js'
 
-interface Options extends GlobalOptions { passphrase?: boolean; json?: boolean }
+interface Options extends GlobalOptions { passphrase?: boolean; cache?: string; json?: boolean }
 
 /** A key has about 70 characters. */
 const MAX_KEY_CHARS = 1000
@@ -22,6 +23,7 @@ drive comes with the first \`dfs mount\` or \`dfs serve\`, while another of its 
 then on this one is as good as any. With the key of \`dfs key --read-only\` it reads and never
 changes the drive.`)
     .addOption(peerOption())
+    .addOption(cacheOption())
     .option('--passphrase', 'seal the key under a passphrase, asked for twice')
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
@@ -31,10 +33,12 @@ works. In a closed network see dfs bootstrap.
 Examples:
   dfs join dfs1-...
   dfs join - < drive.key
+  dfs join dfs1-... --cache 20G
   dfs join - --peer 192.168.1.5:4977 < drive.key
   ssh desk dfs key | dfs join - && dfs mount ~/drive`)
     .action((key: string, options: Options) => run(command, async (context) => {
       const { store, deviceName, network } = context.config
+      const cache = parseCache(options.cache)
       const { existsSync } = await import('node:fs')
       const { join } = await import('node:path')
       // Before anybody has to type.
@@ -44,7 +48,7 @@ Examples:
       const { prepareJoin } = await import('../../lib/join.js')
       process.umask(0o077)
       const { drive, kind } = await prepareJoin(store, text.trim(), {
-        peers: network.peers, ...(passphrase && { passphrase }), ...(deviceName && { deviceName }),
+        peers: network.peers, ...(cache !== undefined && { cacheBytes: cache }), ...(passphrase && { passphrase }), ...(deviceName && { deviceName }),
       })
       if (options.json) return writeJson({ drive, store, keyKind: kind, peers: network.peers, hasPassphrase: passphrase !== undefined })
       context.say(`Joined the drive ${drive} in ${store}. ${MEANING[kind as keyof typeof MEANING]}`)

@@ -8,10 +8,11 @@ import { canonicalDir, makeMountpoint } from '../../lib/service/mountpoint.js'
 import { mountOptionTable } from '../../mount/options.js'
 import { run, type Context, type GlobalOptions } from '../context.js'
 import { startDaemon, waitForForeground } from '../launch.js'
+import { cacheOption, parseCache } from '../cache-option.js'
 import { addNetworkOptions } from '../network-options.js'
 import { writeJson } from '../output.js'
 
-interface Options extends GlobalOptions { foreground?: boolean; options: string[]; driver: string; passphrase?: boolean; json?: boolean }
+interface Options extends GlobalOptions { foreground?: boolean; options: string[]; driver: string; passphrase?: boolean; cache?: string; json?: boolean }
 
 export function define(command: Command): void {
   addNetworkOptions(command)
@@ -20,6 +21,7 @@ daemon if none runs (it ends with its last mount), makes the folder if it is mis
 away a mount whose daemon died. Mounting where the drive is mounted already is no error. While the
 daemon runs the other devices of the drive can reach this one, and what is written on one is on
 all. After \`dfs join\` the first mount takes in what the drive is, from a device that has it.`)
+    .addOption(cacheOption())
     .option('-f, --foreground', 'stay; ctrl-C unmounts')
     .addOption(new Option('-o, --options <options>', 'mount options, separated by commas (below)').argParser((value, all: string[]) => [...all, ...value.split(',').filter(Boolean)]).default([], 'none'))
     .addOption(new Option('--driver <driver>', 'how to speak to the kernel').choices(['kernel', 'fuse-native']).default('kernel'))
@@ -43,7 +45,7 @@ async function mount(context: Context, path: string, options: Options): Promise<
   const isNewFolder = await makeMountpoint(request.dir)
   let reached: Reached
   try {
-    reached = await startDaemon(context, options, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false })
+    reached = await startDaemon(context, options, { create: true, lifetime: 'while-mounted', mount: request, foreground, wantsPassphrase: options.passphrase ?? false, cache: parseCache(options.cache) })
   } catch (error) {
     if (isNewFolder) await rmdir(request.dir).catch(() => {})
     throw error

@@ -1,5 +1,5 @@
 import type { Command } from 'commander'
-import type { DriveStatus } from '../../lib/api.js'
+import type { DriveStatus, Locality } from '../../lib/api.js'
 import { Client } from '../../lib/client.js'
 import { run, type GlobalOptions } from '../context.js'
 import { formatStats, statsFields } from '../listing.js'
@@ -11,7 +11,8 @@ interface Options extends GlobalOptions { json?: boolean }
 export function define(command: Command): void {
   command
     .description(`Shows the drive: where it is kept and mounted, who is connected, how much is in it, and how much of
-that is still to come from other devices (owed). With a path: that file.`)
+that is still to come from other devices (owed). With a path: that file, and how much of its content
+is on this device, or of all below a folder.`)
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
 Examples:
@@ -22,12 +23,26 @@ Examples:
       const drive = await context.drive()
       if (path !== undefined) {
         const stats = await drive.lstat(path)
-        return options.json ? writeJson({ path, ...statsFields(stats) }) : writeLine(`${formatStats(stats)} ${visible(path)}`)
+        const locality = stats.type === 'file' || stats.type === 'directory' ? await drive.locality(path) : undefined
+        if (options.json) return writeJson({ path, ...statsFields(stats), ...locality })
+        writeLine(`${formatStats(stats)} ${visible(path)}`)
+        return locality && writeLine(formatLocality(locality))
       }
       const status = await drive.status()
       const isRunning = drive instanceof Client
       return options.json ? writeJson({ ...status, daemon: isRunning }) : writeLine(formatStatus(status, isRunning))
     }))
+}
+
+const PINNED = { no: 'no', itself: 'yes', below: 'yes, with a folder above it' }
+
+function formatLocality(l: Locality): string {
+  return [
+    ...(l.files === 1 ? [] : [['files', String(l.files)]]),
+    ['here', formatBytes(l.bytesHere)],
+    ['elsewhere', formatBytes(l.bytesElsewhere)],
+    ['pinned', PINNED[l.pinned]],
+  ].map(([label, value]) => `${`${label}:`.padEnd(14)}${value}`).join('\n')
 }
 
 function formatStatus(s: DriveStatus, isRunning: boolean): string {
@@ -45,6 +60,7 @@ function formatStatus(s: DriveStatus, isRunning: boolean): string {
     ['files', `${s.files}, ${formatBytes(s.logicalBytes)}`],
     ['chunks here', `${chunks.here}, ${formatBytes(chunks.hereBytes)}`],
     ['chunks owed', `${chunks.owed}, ${formatBytes(chunks.owedBytes)}`],
+    ['keeps', s.cache.limitBytes === null ? 'everything' : `a cache of ${formatBytes(s.cache.limitBytes)}, ${formatBytes(s.cache.usedBytes)} used${s.cache.pins > 0 ? `, and ${s.cache.pins} pins` : ''}`],
     ['on disk', `${formatBytes(disk.segments + disk.index + disk.wal)}, ${formatBytes(disk.freeBytes)} free`],
     ['not yet safe', formatBytes(s.dirtyBytes)],
     ['log', `${s.log.entries} entries, ${formatBytes(s.log.bytes)}`],

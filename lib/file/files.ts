@@ -5,7 +5,7 @@
  * and writers wait beyond that. Flushing (file/flush.ts) turns ranges
  * into sealed chunks and one content op a file.
  */
-import { DfsError, fail } from '../errors.js'
+import { DfsError, fail, isDfsError } from '../errors.js'
 import type { Clock } from '../clock.js'
 import { MAX_FILE_BYTES } from '../limits.js'
 import { Pace } from '../pace.js'
@@ -63,6 +63,8 @@ export class Files {
   #closedTimer: NodeJS.Timeout | null = null
   /** ...or are. */
   #isFlushingClosed = false
+  /** The disk is full. Undefined: nothing can be done; false: nothing could be done. */
+  makeRoom: (bytes: number) => Promise<boolean> | undefined = () => undefined
   /** Other devices wait for what changes: files are flushed when they are closed. */
   isLive = false
   #isClosed = false
@@ -111,7 +113,15 @@ export class Files {
     if (data.length === 0) return
     const end = off + data.length
     if (end > MAX_FILE_BYTES) throw fail('EFBIG', `a file may have ${MAX_FILE_BYTES} bytes`)
-    this.#space.take(data.length, this.#dirtyBytes)
+    try { this.#space.take(data.length, this.#dirtyBytes) } catch (error) {
+      const room = isDfsError(error, 'ENOSPC') ? this.makeRoom(data.length) : undefined
+      if (!room) throw error
+      const copy = Uint8Array.from(data)
+      return room.then((isMade) => {
+        if (!isMade) throw error
+        return this.write(inode, off, copy)
+      })
+    }
     const file = this.#state(inode)
     this.#begin(file)
     this.#put(file, off, data)

@@ -25,6 +25,8 @@ export interface LoadHost {
   readonly deadlineMs: number
   /** A chunk that was fetched, verified: to be kept here if there is room. */
   arrived(chunk: number, sealed: Buffer): void
+  /** A reader uses it. */
+  used?(chunk: number): void
 }
 
 export class Load {

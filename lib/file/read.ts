@@ -155,6 +155,7 @@ export class ReadEngine {
   /** Plaintext bytes [from, to) of an extent's chunk. */
   #chunkRange(e: ReadExtent, from: number, to: number): Buffer | Promise<Buffer> {
     if (e.clen < 0) throw fail('EIO', `chunk ${e.chunk} is not in the index; run dfs fsck`)
+    this.#host.used?.(e.chunk)
     const whole = this.#cache.get(e.chunk)
     if (whole) {
       // The last one used goes last.

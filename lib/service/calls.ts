@@ -305,6 +305,23 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     }
     return { json: await drive.fsck({ data: flag(args, 'data'), repair }, report) }
   },
+  async pin({ drive }, args) {
+    return { value: await drive.pin(unpackPath(args.path)) }
+  },
+  async unpin({ drive }, args) {
+    await drive.unpin(unpackPath(args.path))
+    return nothing
+  },
+  async evict({ drive }, args, { onProgress }) {
+    return { value: await drive.evict(unpackPath(args.path), onProgress) }
+  },
+  async locality({ drive }, args) {
+    return { value: await drive.locality(unpackPath(args.path)) }
+  },
+  async setCache({ drive }, args) {
+    await drive.setCache(args.bytes === null ? null : count(args, 'bytes'))
+    return nothing
+  },
   async gc({ drive }, _args, { onProgress }) {
     return { value: await drive.gc(onProgress) }
   },

@@ -26,6 +26,8 @@ export interface Order {
   lifetime: 'while-mounted' | 'until-stopped'
   mount?: MountRequest
   network: NetworkConfig
+  /** Bytes of the cache, null: everything; absent: as last time. */
+  cache?: number | null
   /** End when standard input ends: with whoever started it. */
   foreground: boolean
 }
@@ -40,6 +42,7 @@ export interface LaunchOptions {
   lifetime: Order['lifetime']
   mount?: MountRequest
   network: NetworkConfig
+  cache?: number | null
   foreground: boolean
   /** A daemon runs already: what it has to be told before it mounts. */
   onRunning?: (client: Client) => Promise<void>
@@ -101,6 +104,7 @@ async function launch(options: LaunchOptions): Promise<{ pid: number; created: b
   const order: Order = {
     store, create: options.create, lifetime: options.lifetime, network: options.network, foreground,
     ...(options.mount && { mount: options.mount }),
+    ...(options.cache !== undefined && { cache: options.cache }),
     ...(passphrase && { passphrase: passphrase.toString('base64') }),
   }
   const log = foreground ? 'inherit' : openLog(store)

@@ -23,6 +23,8 @@ export interface ArrivalParts {
   guard(): () => void
   /** Throws ENOSPC. */
   take(bytes: number): void
+  /** Whether this device keeps it (absent: everything); `bytes`: with what waits for the disk. */
+  mayKeep?(num: number, bytes: number): boolean
 }
 
 interface Waiting { num: number; sealed: Buffer; done: (isKept: boolean) => void }
@@ -43,7 +45,7 @@ export class Arrivals {
 
   /** `sealed` is what the chunk's id names. Resolves when its bytes are no longer needed; false: not kept, and nothing is lost but the work. */
   keep(num: number, sealed: Buffer): Promise<boolean> {
-    if (this.#isClosed || this.#p.journal.stopped || this.#bytes + sealed.length > MAX_WAITING_BYTES) return Promise.resolve(false)
+    if (this.#isClosed || this.#p.journal.stopped || this.#bytes + sealed.length > MAX_WAITING_BYTES || this.#p.mayKeep?.(num, this.#bytes + sealed.length) === false) return Promise.resolve(false)
     this.#bytes += sealed.length
     this.#waitingBytes += sealed.length
     return new Promise<boolean>((done) => {
@@ -100,6 +102,7 @@ export class Arrivals {
         const now = chunks.get(num)
         if (!now || (now.seg !== ELSEWHERE && !chunks.bad.has(num))) return
         chunks.move(num, places[i]!.segment, places[i]!.offset)
+        chunks.onHere(num)
         here.push(num)
       })
       if (here.length === 0) return

@@ -122,6 +122,7 @@ export class ChunkTable {
     const num = this.#next++
     this.#insert.run(num, chunk.h.readUIntBE(0, 6), chunk.len, chunk.seg, chunk.off, chunk.id, chunk.h)
     if (chunk.data) this.#insertInline.run(num, chunk.data)
+    else if (chunk.seg > 0) this.onHere(num)
     // The row counts one, which the extent to come makes true: no second write, nor a visit to the index of the dead.
     this.#deltas.set(num, -1)
     return num
@@ -138,6 +139,9 @@ export class ChunkTable {
     for (const [num, delta] of this.#deltas) if (delta !== 0) this.#addRefs.run(delta, num)
     this.#deltas.clear()
   }
+
+  /** Told of chunks that lie in a segment now. */
+  onHere: (num: number) => void = () => {}
 
   /** Told when sealed bytes have moved. */
   onMove: () => void = () => {}

@@ -83,7 +83,8 @@ export class SegmentStore {
   /** Segments whose header is damaged while records in it are intact: they are read, and not appended to. */
   readonly damaged: number[] = []
   readonly #driveId: Buffer
-  readonly #limit: number
+  readonly #standardBytes: number
+  #limit: number
   readonly #startWriteback: SegmentOptions['startWriteback']
   readonly #segments = new Map<number, Segment>()
   readonly #heads: Partial<Record<Head, Segment>> = {}
@@ -111,7 +112,7 @@ export class SegmentStore {
   private constructor(dir: string, options: SegmentOptions) {
     this.dir = dir
     this.#driveId = options.driveId
-    this.#limit = options.segmentBytes ?? SEGMENT_BYTES
+    this.#limit = this.#standardBytes = options.segmentBytes ?? SEGMENT_BYTES
     this.#startWriteback = options.startWriteback
     this.#isDirect = options.isDirect ?? true
     this.#dirFd = openSync(dir, constants.O_RDONLY | constants.O_DIRECTORY)
@@ -132,6 +133,9 @@ export class SegmentStore {
       throw e
     }
   }
+
+  /** Bytes after which a segment is full, of those that are made from here on: no more than the disk allows. Infinity: that. */
+  set segmentBytes(bytes: number) { this.#limit = Math.min(bytes, this.#standardBytes) }
 
   /** Called once, when the store stops. */
   onStop: (why: DfsError) => void = () => {}

@@ -92,6 +92,12 @@ export class Space {
     return fs.blocks * fs.bsize
   }
 
+  /** It will be full soon: time for a cache to become smaller. */
+  get isTight(): boolean {
+    if (this.#isStale()) this.#ask()
+    return this.#free < this.#margin * 3
+  }
+
   /** `bytes` of file content are about to be accepted while `dirty` wait. Throws ENOSPC. */
   take(bytes: number, dirty: number): void {
     this.#taken += bytes

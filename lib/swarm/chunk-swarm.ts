@@ -6,22 +6,26 @@
  * What comes is verified before anything is done with it; what is asked for in
  * the background is kept durably and only then said to be here.
  */
-import blake from '@napi-rs/blake-hash'
 import type { ChunkSource, Urgency as ReadUrgency } from '../file/fetch.js'
 import { fail } from '../errors.js'
 import type { Arrived } from '../order/causal/engine.js'
 import { chunkId, sealedLength } from '../seal/chunk.js'
 import { ELSEWHERE } from '../store/chunks.js'
+import type { Holders } from '../cache.js'
+import { Confirmer, proofOf } from './confirm.js'
+import { Custody, type CustodyEffect } from './custody.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
 import type { SwarmHost } from './host.js'
 import { keyOf, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status, type Urgency } from './messages.js'
 import { ChunkServer, type ServeEffect } from './serve.js'
 import { chunkHead } from './wire.js'
 
-/** Newest chunks of which it is remembered who made them: that device has them for certain. */
-const MAX_AUTHORS = 65_536
-/** Challenges that are being answered: each reads a chunk. */
-const MAX_PROOFS = 4
+/** Newest chunks of which it is remembered who has them: who made them, and who said so. */
+const MAX_KNOWN = 65_536
+/** Devices that are remembered to have one chunk: more are not needed to get it. */
+const MAX_KNOWN_HOLDERS = 4
+/** Chunks that became durable here and are told to others at the next tick; what is more they find out when they ask. */
+const MAX_ANNOUNCED = 4096
 
 export interface ChunkLinks {
   send(peer: Peer, m: Message, priority: 'now' | 'bulk'): void
@@ -32,18 +36,23 @@ export interface ChunkLinks {
 
 interface Waiter { resolve: (sealed: Buffer) => void; reject: (e: Error) => void }
 
-export class ChunkSwarm implements ChunkSource {
+export class ChunkSwarm implements ChunkSource, Holders {
   readonly isVerified = true
   readonly #drive: SwarmHost
   readonly #links: ChunkLinks
   readonly #exchange: ChunkExchange
   readonly #server: ChunkServer
   readonly #waiters = new Map<string, Waiter[]>()
-  readonly #authors = new Map<string, Peer>()
+  readonly #custody = new Custody()
+  readonly #confirmer: Confirmer
+  /** By chunk; the newest last. */
+  readonly #known = new Map<string, Peer[]>()
   readonly #peers = new Set<Peer>()
+  #kept: number[] = []
   #wanting: (WantedChunk & { urgency: Urgency })[] = []
+  /** Of what is named as missing: damaged, pinned, the rest from `#cursor` on. */
+  #stage = 0
   #cursor = 0
-  #proofs = 0
   #isClosed = false
 
   constructor(drive: SwarmHost, links: ChunkLinks) {
@@ -51,12 +60,19 @@ export class ChunkSwarm implements ChunkSource {
     this.#links = links
     this.#exchange = new ChunkExchange({
       nextMissing: (limit) => this.#nextMissing(limit),
-      likelyHolders: (id) => {
-        const author = this.#authors.get(keyOf(id))
-        return author !== undefined && this.#peers.has(author) ? [author] : []
-      },
+      likelyHolders: (id) => (this.#known.get(keyOf(id)) ?? []).filter((peer) => this.#peers.has(peer)),
     })
     this.#server = new ChunkServer({ queuedBytes: (peer) => links.queuedBytes(peer) })
+    this.#confirmer = new Confirmer({
+      nowMs: () => this.#now(),
+      isMember: (peer) => drive.members.get(Buffer.from(peer, 'hex')) !== undefined,
+      read: (id) => this.#read(id),
+      challenge: (peer, id, nonce) => this.#ask(this.#custody.challenge(this.#now(), peer, id, nonce)),
+    })
+    drive.arrivals.onKept = (nums) => {
+      if (this.#peers.size > 0 && this.#kept.length < MAX_ANNOUNCED) this.#kept.push(...nums)
+    }
+    if (drive.cache) drive.cache.holders = this
   }
 
   // --- for readers --------------------------------------------------------
@@ -104,6 +120,8 @@ export class ChunkSwarm implements ChunkSource {
 
   peerUp(peer: Peer): void {
     this.#peers.add(peer)
+    this.#confirmer.peerUp(peer)
+    this.#ask(this.#custody.peerUp(peer))
     this.#links.send(peer, this.#status(), 'now')
     this.#give(this.#server.peerUp(peer))
     this.#do(this.#exchange.peerUp(this.#now(), peer, false))
@@ -111,6 +129,8 @@ export class ChunkSwarm implements ChunkSource {
 
   peerDown(peer: Peer): void {
     this.#peers.delete(peer)
+    this.#confirmer.peerDown(peer)
+    this.#ask(this.#custody.peerDown(peer))
     this.#give(this.#server.peerDown(peer))
     this.#do(this.#exchange.peerDown(this.#now(), peer))
   }
@@ -121,6 +141,8 @@ export class ChunkSwarm implements ChunkSource {
 
   tick(): void {
     this.#do(this.#exchange.tick(this.#now()))
+    this.#ask(this.#custody.tick(this.#now()))
+    this.#announce()
   }
 
   /** Entries of others were applied: chunks may be missing that were not known before. */
@@ -133,32 +155,27 @@ export class ChunkSwarm implements ChunkSource {
         if (op.type !== 'content') continue
         for (const c of op.chunks) {
           any = true
-          this.#authors.set(keyOf(c.id), author)
+          this.#holds(author, c.id)
         }
       }
     }
-    for (const key of this.#authors.keys()) {
-      if (this.#authors.size <= MAX_AUTHORS) break
-      this.#authors.delete(key)
-    }
+    this.#drive.cache?.changed()
     if (any) this.#do(this.#exchange.moreMissing(this.#now()))
   }
 
   message(peer: Peer, m: ChunkMessage | CustodyMessage | Status): void | Promise<void> {
     switch (m.type) {
       case 'wantChunks': case 'hurryChunks': case 'cancelChunks': this.#give(this.#server.message(peer, m)); return
-      case 'chunk': case 'noChunks': this.#do(this.#exchange.message(this.#now(), peer, m)); return
-      case 'status': this.#do(this.#exchange.peerStatus(this.#now(), peer, m.keepsEverything)); return
-      case 'haveChunks': this.#do(this.#exchange.peerHolds(this.#now(), peer, m.ids)); return
-      case 'askChunks': {
-        const here = m.ids.filter((id) => this.#isHere(id))
-        const gone = m.ids.filter((id) => !here.includes(id))
-        if (here.length) this.#links.send(peer, { type: 'haveChunks', ids: here }, 'now')
-        if (gone.length) this.#links.send(peer, { type: 'noChunks', ids: gone }, 'now')
+      case 'chunk': this.#do(this.#exchange.message(this.#now(), peer, m)); return
+      case 'noChunks':
+        this.#do(this.#exchange.message(this.#now(), peer, m))
+        this.#ask(this.#custody.message(this.#now(), peer, m))
         return
-      }
-      case 'challenge': return this.#prove(peer, m.id, m.nonce)
-      case 'proof': return
+      case 'status':
+        this.#confirmer.status(peer, m.keepsEverything)
+        this.#do(this.#exchange.peerStatus(this.#now(), peer, m.keepsEverything))
+        return
+      case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': this.#ask(this.#custody.message(this.#now(), peer, m)); return
     }
   }
 
@@ -169,6 +186,9 @@ export class ChunkSwarm implements ChunkSource {
 
   close(): void {
     this.#isClosed = true
+    this.#confirmer.close()
+    this.#drive.arrivals.onKept = () => {}
+    if (this.#drive.cache?.holders === this) this.#drive.cache.holders = null
     for (const waiters of this.#waiters.values()) for (const w of waiters) w.reject(fail('EIO', 'the drive is being closed'))
     this.#waiters.clear()
   }
@@ -180,10 +200,91 @@ export class ChunkSwarm implements ChunkSource {
 
   // --- asking -------------------------------------------------------------
 
+  /** Damaged ones, then what is pinned, then, where everything is kept, the rest; [] at the end of all. */
   #nextMissing(limit: number): WantedChunk[] {
-    const rows = this.#drive.chunks.elsewhere(this.#cursor, limit)
-    this.#cursor = rows.length > 0 ? rows[rows.length - 1]!.num : 0
-    return rows.filter((r) => r.refs > 0).map((r) => ({ id: r.id, sealedBytes: sealedLength(r.len) }))
+    for (; this.#stage < 3; this.#stage++) {
+      const found = this.#missing(limit)
+      if (found.length > 0) return found
+    }
+    this.#stage = 0
+    return []
+  }
+
+  #missing(limit: number): WantedChunk[] {
+    const { chunks, cache } = this.#drive
+    const wanted = (c: { id: Buffer; len: number }) => ({ id: c.id, sealedBytes: sealedLength(c.len) })
+    if (this.#stage === 0) {
+      this.#stage = 1
+      const damaged = [...chunks.bad].slice(0, limit).flatMap((num) => chunks.identity(num) ?? []).map(wanted)
+      if (damaged.length > 0) return damaged
+    }
+    if (this.#stage === 1) return (cache?.missingPins(limit) ?? []).map((c) => ({ ...wanted(c), isPinned: true }))
+    while (cache?.keepsEverything ?? true) {
+      const rows = chunks.elsewhere(this.#cursor, limit)
+      this.#cursor = rows.length > 0 ? rows[rows.length - 1]!.num : 0
+      const live = rows.filter((r) => r.refs > 0)
+      if (rows.length === 0 || live.length > 0) return live.map(wanted)
+    }
+    return []
+  }
+
+  // --- who has what ---------------------------------------------------------
+
+  confirm(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
+    return this.#confirmer.confirm(chunks, copies)
+  }
+
+  statusChanged(): void {
+    for (const peer of this.#peers) this.#links.send(peer, this.#status(), 'now')
+  }
+
+  moreMissing(): void {
+    if (!this.#isClosed) this.#do(this.#exchange.moreMissing(this.#now()))
+  }
+
+  #holds(peer: Peer, id: Buffer): void {
+    const key = keyOf(id)
+    const holders = this.#known.get(key) ?? []
+    if (holders.includes(peer)) return
+    this.#known.delete(key)
+    this.#known.set(key, [...holders.slice(1 - MAX_KNOWN_HOLDERS), peer])
+    if (this.#known.size > MAX_KNOWN) this.#known.delete(this.#known.keys().next().value!)
+  }
+
+  #lacks(peer: Peer, id: Buffer): void {
+    const key = keyOf(id)
+    const holders = this.#known.get(key)?.filter((p) => p !== peer)
+    if (holders?.length) this.#known.set(key, holders)
+    else this.#known.delete(key)
+  }
+
+  /** What has become durable here since the last time. */
+  #announce(): void {
+    if (this.#kept.length === 0) return
+    const ids = this.#kept.flatMap((num) => this.#drive.chunks.identity(num)?.id ?? [])
+    this.#kept = []
+    this.#ask(this.#custody.announce(this.#peers, ids))
+  }
+
+  #ask(effects: CustodyEffect[]): void {
+    for (const e of effects) {
+      switch (e.type) {
+        case 'send': this.#links.send(e.peer, e.message, e.priority); break
+        case 'check': {
+          const here = new Set(e.ids.filter((id) => this.#isHere(id)))
+          this.#ask(this.#custody.checked(e.peer, [...here], e.ids.filter((id) => !here.has(id))))
+          break
+        }
+        case 'prove': void this.#prove(e.peer, e.id, e.nonce); break
+        case 'holds':
+          for (const id of e.ids) this.#holds(e.peer, id)
+          this.#do(this.#exchange.peerHolds(this.#now(), e.peer, e.ids))
+          break
+        case 'lacks': for (const id of e.ids) this.#lacks(e.peer, id); break
+        case 'proof': this.#confirmer.answered(e.peer, e.id, e.mac); break
+        case 'unproven': this.#confirmer.answered(e.peer, e.id, undefined); break
+      }
+    }
   }
 
   #do(effects: ExchangeEffect[]): void {
@@ -191,7 +292,10 @@ export class ChunkSwarm implements ChunkSource {
       switch (e.type) {
         case 'send': this.#links.send(e.peer, e.message, e.priority); break
         case 'verify': this.#do(this.#exchange.verified(this.#now(), e.token, chunkId(e.sealed).equals(e.id))); break
-        case 'arrived': this.#arrived(e.id, e.sealed); break
+        case 'arrived':
+          this.#confirmer.gave(e.peer, e.id)
+          this.#arrived(e.id, e.sealed)
+          break
         case 'failed': this.#failed(e.id, e.why); break
         case 'lying': if (e.isAvoided) this.#links.lying(e.peer, e.why); break
       }
@@ -260,10 +364,17 @@ export class ChunkSwarm implements ChunkSource {
     if (!row || row.seg === ELSEWHERE) return undefined
     try {
       const sealed = row.seg === 0 ? chunks.inlineData(num) : await store.read(row.seg, row.off, sealedLength(row.len))
-      return sealed && chunkId(sealed).equals(id) ? Buffer.from(sealed) : undefined
+      if (sealed && chunkId(sealed).equals(id)) return Buffer.from(sealed)
     } catch {
-      return undefined
+      // Moved by compaction, or gone.
+      if (chunks.get(num)?.off !== row.off) return undefined
     }
+    // Somebody else may have it, and mend this one.
+    if (chunks.get(num)?.seg === row.seg) {
+      chunks.bad.add(num)
+      this.moreMissing()
+    }
+    return undefined
   }
 
   #isHere(id: Buffer): boolean {
@@ -273,23 +384,15 @@ export class ChunkSwarm implements ChunkSource {
   }
 
   async #prove(peer: Peer, id: Buffer, nonce: Buffer): Promise<void> {
-    if (this.#proofs >= MAX_PROOFS) return
-    this.#proofs++
-    try {
-      const sealed = await this.#read(id)
-      if (this.#isClosed) return
-      if (!sealed) this.#links.send(peer, { type: 'noChunks', ids: [id] }, 'now')
-      else this.#links.send(peer, { type: 'proof', id, mac: blake.blake3(Buffer.concat([nonce, sealed])) }, 'now')
-    } finally {
-      this.#proofs--
-    }
+    const sealed = await this.#read(id)
+    if (!this.#isClosed) this.#ask(this.#custody.proved(peer, id, sealed && proofOf(nonce, sealed)))
   }
 
   #status(): Status {
     const { space, files, store } = this.#drive
     let used = 0
     for (const bytes of store.usage().values()) used += bytes
-    return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: true }
+    return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: this.#drive.cache?.keepsEverything ?? true }
   }
 
   #now(): number { return this.#drive.timers.nowMs() }

@@ -58,6 +58,8 @@ export interface WantedChunk {
   id: Buffer
   /** Length of the sealed bytes, if known (sealedLength of what the op says): saves room, and shows a lie at once. */
   sealedBytes?: number
+  /** Of what `nextMissing` names: it is pinned. */
+  isPinned?: boolean
 }
 
 /** What the exchange asks of the host, at once. */
@@ -86,6 +88,8 @@ export type ExchangeEffect =
 export class ChunkExchange {
   readonly #host: ChunkHost
   readonly #wants = new Wants()
+  /** Pulled from the host, and wanted by nobody else. */
+  readonly #pulled = new Set<Want>()
   readonly #peers = new Map<Peer, Holder>()
   /** Wrong chunks of each peer, also after it has gone. */
   readonly #wrong = new Map<Peer, number>()
@@ -186,9 +190,9 @@ export class ChunkExchange {
     const rank = RANK[urgency]
     const want = this.#wants.get(chunk.id)
     if (want) {
-      want.deadlineMs = want.rank === RANK.background ? deadlineMs : Math.max(want.deadlineMs, deadlineMs)
+      want.deadlineMs = this.#pulled.delete(want) ? deadlineMs : Math.max(want.deadlineMs, deadlineMs)
       if (rank < want.rank) this.#hurry(want, rank)
-    } else if (this.#wants.size - this.#wants.counts[RANK.background]! >= MAX_WANTS) {
+    } else if (this.#wants.size - this.#pulled.size >= MAX_WANTS) {
       this.#out.push({ type: 'failed', id: chunk.id, urgency, why: 'full' })
     } else this.#add(chunk, rank, deadlineMs)
   }
@@ -346,10 +350,11 @@ export class ChunkExchange {
 
   // --- wants ---
 
-  #add(chunk: WantedChunk, rank: Rank, deadlineMs: number): void {
+  #add(chunk: WantedChunk, rank: Rank, deadlineMs: number): Want {
     const room = Math.min(chunk.sealedBytes ?? MAX_SEALED_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES)
     const want = this.#wants.add(chunk.id, rank, deadlineMs, room, chunk.sealedBytes !== undefined)
     for (const peer of this.#host.likelyHolders(chunk.id)) if (this.#peers.has(peer)) want.holders.add(peer)
+    return want
   }
 
   #hurry(want: Want, rank: Rank): void {
@@ -368,6 +373,7 @@ export class ChunkExchange {
   #forget(want: Want): void {
     for (const peer of [...want.asks.keys()]) this.#cancel(want, peer)
     want.token = undefined
+    this.#pulled.delete(want)
     this.#wants.remove(want)
   }
 
@@ -432,9 +438,9 @@ export class ChunkExchange {
   }
 
   #park(want: Want): void {
-    if (want.rank === RANK.background && this.#peers.size > 0) {
+    if (this.#pulled.has(want) && this.#peers.size > 0) {
       // The host names it again when its turn comes; others are not held up by it.
-      this.#out.push({ type: 'failed', id: want.id, urgency: 'background', why: 'nobody' })
+      this.#out.push({ type: 'failed', id: want.id, urgency: URGENCIES[want.rank]!, why: 'nobody' })
       this.#forget(want)
       return
     }
@@ -464,11 +470,13 @@ export class ChunkExchange {
 
   /** The background is pulled as it is worked off, so that memory does not grow with what is missing. */
   #pull(): void {
-    if (this.#peers.size === 0 || this.#pullAtMs > this.#nowMs || this.#wants.counts[RANK.background]! > LOW_BACKGROUND) return
-    const limit = MAX_BACKGROUND - this.#wants.counts[RANK.background]!
+    if (this.#peers.size === 0 || this.#pullAtMs > this.#nowMs || this.#pulled.size > LOW_BACKGROUND) return
+    const limit = MAX_BACKGROUND - this.#pulled.size
     const missing = this.#host.nextMissing(limit)
     if (missing.length === 0) this.#pullAtMs = this.#nowMs + PULL_AGAIN_MS
-    for (const chunk of missing.slice(0, limit)) if (!this.#wants.get(chunk.id)) this.#add(chunk, RANK.background, Infinity)
+    for (const chunk of missing.slice(0, limit)) {
+      if (!this.#wants.get(chunk.id)) this.#pulled.add(this.#add(chunk, chunk.isPinned ? RANK.pin : RANK.background, Infinity))
+    }
   }
 
   #end(): ExchangeEffect[] {

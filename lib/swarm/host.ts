@@ -1,4 +1,5 @@
 /** What the swarm needs of the device that it connects: a Drive, or what a simulator has in its place. */
+import type { Cache } from '../cache.js'
 import type { Timers } from '../clock.js'
 import type { ChunkSource } from '../file/fetch.js'
 import type { Inbox } from '../inbox.js'
@@ -21,7 +22,9 @@ export interface SwarmHost {
   readonly members: Members
   readonly inbox: Inbox
   readonly chunks: ChunkTable
-  readonly arrivals: Pick<Arrivals, 'keep'>
+  readonly arrivals: Pick<Arrivals, 'keep'> & Partial<Pick<Arrivals, 'onKept'>>
+  /** Absent: everything is kept. */
+  readonly cache?: Pick<Cache, 'keepsEverything' | 'missingPins' | 'changed' | 'holders'>
   /** Where sealed chunks lie: lib/store/segments.ts. */
   readonly store: {
     pathOf(segment: number): string

@@ -1,0 +1,498 @@
+/**
+ * Which chunks this device keeps: all of them, or as many as fit a cache of a
+ * given size, and what is pinned.
+ *
+ * A chunk goes only after EVICT_COPIES other devices that keep everything have just shown that
+ * they hold it: what nobody else has is kept whatever the cache's size. The one not
+ * used for longest goes first. Pinned chunks and those that a flush is about to name stay.
+ *
+ * What undo records name may go: those who showed that they hold a chunk keep it
+ * as long as this device's entries, which they have, may be taken back.
+ */
+import type { EvictReport, Locality, OnProgress } from './api.js'
+import { systemTimers, type Timers } from './clock.js'
+import { fail } from './errors.js'
+import type { FlushEngine } from './file/flush.js'
+import type { ReadEngine } from './file/read.js'
+import type { Collector } from './gc.js'
+import type { Journal } from './log/journal.js'
+import { SEGMENT_BYTES } from './limits.js'
+import { sealedLength } from './seal/chunk.js'
+import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
+import type { Database } from './store/database.js'
+import { RECORD_BYTES } from './store/record.js'
+import { Residents } from './store/residents.js'
+import type { SegmentStore } from './store/segments.js'
+import type { Space } from './store/space.js'
+import type { Inode } from './tree/inode.js'
+import type { Tree } from './tree/tree.js'
+
+/** Other devices that keep everything and have just shown that they hold a chunk, before it goes here. */
+export const EVICT_COPIES = 1
+/** A cache is made smaller from this part of its size on... */
+const HIGH_SHARE = 0.9
+/** ...down to this. */
+const LOW_SHARE = 0.75
+/** A smaller one would not hold what one reader is read ahead. */
+export const MIN_CACHE_BYTES = 16 << 20
+/** Confirmed, and gone, at a time. */
+const BATCH_CHUNKS = 128
+/** Chunks that are looked at in one round without one that may go. */
+const MAX_REFUSED = 4096
+/** Nobody confirmed enough: tried again after this. */
+const RETRY_MS = 5000
+/**
+ * A device that kept everything until now may have been counted on by one that does the same at this moment: it says so, and waits for
+ * longer than a proof counts (FRESH_MS in swarm/confirm.ts).
+ */
+export const GRACE_MS = 120_000
+/** Uses go into the index so often, and it is looked whether the cache is too large. */
+const TICK_MS = 2000
+/** What is pinned is looked for anew after a change: at once, but at most a twentieth of the time. */
+const SCAN_SHARE = 20
+const SCAN_AFTER_MS = 500
+/** Rows in one go of the loop. */
+const SLICE_ROWS = 1024
+/** A full disk: so much is made free at a time. */
+const PRESSURE_BYTES = 256 << 20
+
+/** What of a file is here: "all", "none", or BYTES/TOTAL. It is read by name only, so that no copy of the file carries it. */
+export const LOCAL_XATTR = Buffer.from('user.dfs.local')
+const VIRTUAL = Buffer.from('user.dfs.')
+
+/** USAGE if it is too small to be of use. */
+export function checkCacheBytes(bytes: number): number {
+  if (bytes < MIN_CACHE_BYTES) throw fail('USAGE', `a cache has at least ${MIN_CACHE_BYTES >> 20} MiB`)
+  return bytes
+}
+
+/** Made up where it is asked for; cannot be set. */
+export function isVirtualXattr(name: Buffer): boolean {
+  return name.subarray(0, VIRTUAL.length).equals(VIRTUAL)
+}
+
+/** Who else has a chunk. */
+export interface Holders {
+  /** Whether `copies` others that keep everything have just shown that they hold each of these. Never rejects. */
+  confirm(chunks: { num: number; id: Buffer }[], copies: number): Promise<boolean[]>
+  /** What this device keeps has changed: others are told. */
+  statusChanged(): void
+  /** There may be pinned chunks to be fetched. */
+  moreMissing(): void
+}
+
+export interface CacheParts {
+  db: Database
+  chunks: ChunkTable
+  tree: Tree
+  store: SegmentStore
+  journal: Journal
+  flusher: FlushEngine
+  reader: ReadEngine
+  collector: Collector
+  space: Space
+  timers?: Timers
+}
+
+export class Cache {
+  readonly #p: CacheParts
+  readonly #timers: Timers
+  readonly residents: Residents
+  /** Set by whoever connects this device to others. */
+  holders: Holders | null = null
+  #limit: number | null
+  #sinceMs: number
+  #stopTicking: () => void
+  #working: Promise<void> | null = null
+  #retryAtMs = 0
+  #isClosed = false
+  /** Bytes that a full disk asks for, beside what the limit does. */
+  #pressure = 0
+  #scanning: Promise<void> | null = null
+  #isStale = true
+  #scanAtMs = 0
+  #seenOp = 0
+  #cursor = { used: 0, num: 0 }
+  #nothingMissing = false
+  /** In the round under way. */
+  #isAnyMissing = false
+  #isAtEnd = false
+
+  constructor(parts: CacheParts) {
+    this.#p = parts
+    this.#timers = parts.timers ?? systemTimers
+    this.residents = new Residents(parts.db)
+    this.residents.onChange = () => parts.journal.touched('derived')
+    const limit = parts.db.getMeta('cache_bytes') as number | undefined
+    this.#limit = limit === undefined || limit === 0 ? null : limit
+    this.#sinceMs = parts.db.getMeta('cache_since') as number | undefined ?? 0
+    if (this.#limit !== null) this.#begin()
+    this.#stopTicking = this.#timers.every(TICK_MS, () => this.#tick())
+  }
+
+  /** Bytes of the cache; null: everything is kept. */
+  get limitBytes(): number | null { return this.#limit }
+  get keepsEverything(): boolean { return this.#limit === null }
+
+  /** Bytes that chunks take on the disk, what is dead among them too. */
+  get usedBytes(): number {
+    let used = 0
+    for (const bytes of this.#p.store.usage().values()) used += bytes
+    return used
+  }
+
+  /** null: everything. Survives. USAGE if it is too small to be of use. */
+  async setLimit(bytes: number | null): Promise<void> {
+    if (bytes !== null) checkCacheBytes(bytes)
+    const { db, journal } = this.#p
+    if (this.#limit === null && bytes !== null) this.#sinceMs = Date.now()
+    this.#limit = bytes
+    db.setMeta('cache_bytes', bytes ?? 0)
+    db.setMeta('cache_since', this.#sinceMs)
+    if (bytes === null) {
+      this.#p.chunks.onHere = () => {}
+      this.#p.store.segmentBytes = Infinity
+      this.residents.end()
+    } else this.#begin()
+    journal.touched()
+    await journal.durable()
+    this.holders?.statusChanged()
+    this.holders?.moreMissing()
+    this.#work()
+  }
+
+  /** What compaction copies before it removes: small beside the cache. */
+  get #segmentBytes(): number { return Math.max(1 << 20, Math.min(SEGMENT_BYTES, Math.floor(this.#limit! / 32))) }
+
+  #begin(): void {
+    this.residents.begin()
+    this.#p.chunks.onHere = (num) => this.residents.used(num)
+    this.#p.store.segmentBytes = this.#segmentBytes
+  }
+
+  /** A reader used a chunk. */
+  used(num: number): void {
+    if (this.#limit !== null) this.residents.used(num)
+  }
+
+  /** Whether what came may be kept: a cache that is full is made smaller first. */
+  mayKeep(num: number, bytes: number): boolean {
+    if (this.#limit === null) return true
+    const used = this.usedBytes + this.#segmentBytes + bytes
+    if (used > this.#limit * HIGH_SHARE) this.#work()
+    return used <= this.#limit || this.residents.isPinned(num)
+  }
+
+  // --- what is missing ------------------------------------------------------
+
+  /** Others changed the tree: pins may reach further. */
+  changed(): void {
+    this.#isStale = true
+  }
+
+  /** Pinned chunks that are elsewhere; [] at the end, or after a while: `Holders.moreMissing` says when there is more. */
+  missingPins(limit: number): { id: Buffer; len: number }[] {
+    if (this.#nothingMissing) return []
+    if (this.#isAtEnd) {
+      this.#isAtEnd = false
+      return []
+    }
+    const out: { id: Buffer; len: number }[] = []
+    for (let slices = 0; slices < 4 && out.length < limit; slices++) {
+      const rows = this.residents.pinnedFrom(this.#cursor, SLICE_ROWS)
+      for (const r of rows) {
+        this.#cursor = r
+        if (r.isElsewhere && r.refs > 0) out.push(r)
+        if (out.length < limit) continue
+        this.#isAnyMissing = true
+        return out
+      }
+      if (rows.length < SLICE_ROWS) {
+        // A whole round without any: there is nothing more to do until something changes.
+        this.#nothingMissing = !this.#isAnyMissing && out.length === 0
+        this.#isAnyMissing = false
+        this.#isAtEnd = out.length > 0
+        this.#cursor = { used: 0, num: 0 }
+        return out
+      }
+    }
+    this.#isAnyMissing ||= out.length > 0
+    if (out.length === 0) this.#timers.soon(() => this.holders?.moreMissing())
+    return out
+  }
+
+  // --- by path ----------------------------------------------------------------
+
+  /** What is pinned stays here, and what is created below a pinned directory too. */
+  async pin(inode: Inode): Promise<void> {
+    if (!inode.isDir && !inode.isFile) throw fail('EINVAL', 'only files and directories can be pinned')
+    this.residents.setPin(inode.ino, true)
+    await this.#pinsChanged()
+  }
+
+  /** False: it was not pinned itself. */
+  async unpin(inode: Inode): Promise<boolean> {
+    const was = this.residents.setPin(inode.ino, false)
+    if (was) await this.#pinsChanged()
+    return was
+  }
+
+  async #pinsChanged(): Promise<void> {
+    this.#p.journal.touched()
+    this.#isStale = true
+    await this.#scan()
+    await this.#p.journal.durable()
+  }
+
+  /** 'below': through a directory above it. */
+  pinOf(inode: Inode): 'no' | 'itself' | 'below' {
+    const pins = new Set(this.residents.pins())
+    if (pins.size === 0) return 'no'
+    if (pins.has(inode.ino)) return 'itself'
+    for (let at = this.#p.tree.get(inode.parent), depth = 0; at && depth < 4096; depth++) {
+      if (pins.has(at.ino)) return 'below'
+      if (at.parent === at.ino) break
+      at = this.#p.tree.get(at.parent)
+    }
+    return 'no'
+  }
+
+  /** Of a file, or of all below a directory. */
+  async locality(inode: Inode, onProgress?: OnProgress): Promise<Locality> {
+    const pinned = this.pinOf(inode)
+    const out: Locality = { files: 0, bytesHere: 0, bytesElsewhere: 0, pinned, ...(pinned !== 'no' && { pinnedBytes: 0 }) }
+    for await (const file of this.#files(inode)) {
+      const { here, elsewhere } = await this.localBytes(file)
+      out.files++
+      out.bytesHere += here
+      out.bytesElsewhere += elsewhere
+      if (pinned !== 'no') out.pinnedBytes! += here + elsewhere
+      if (out.files % 256 === 0) onProgress?.({ phase: 'files', done: out.files, total: 0, unit: 'files' })
+    }
+    return out
+  }
+
+  /** Bytes of a file's content that lie here, and elsewhere; holes and what is not flushed yet are neither. */
+  async localBytes(file: Inode): Promise<{ here: number; elsewhere: number }> {
+    let here = 0
+    let elsewhere = 0
+    for await (const e of this.#extents(file)) {
+      if (e.seg === ELSEWHERE) elsewhere += e.len
+      else here += e.len
+    }
+    return { here, elsewhere }
+  }
+
+  /** Takes the content of a file, or of all below a directory, off this device, as far as others have it. USAGE if this device keeps everything. */
+  async evict(inode: Inode, onProgress?: OnProgress): Promise<EvictReport> {
+    if (this.#limit === null) throw fail('USAGE', 'this device keeps everything; give it a cache first: dfs mount --cache SIZE, or dfs serve')
+    const waitMs = this.#sinceMs + GRACE_MS - Date.now()
+    if (waitMs > 0) throw fail('EBUSY', `this device kept everything until a moment ago, and others may count on it; try again in ${Math.ceil(waitMs / 1000)} s`)
+    const report: EvictReport = { bytesEvicted: 0, bytesPinned: 0, bytesUnconfirmed: 0 }
+    if (this.#isStale) await this.#scan()
+    let batch = new Map<number, number>()
+    const go = async () => {
+      const list = [...batch]
+      batch = new Map()
+      const chunks = list.flatMap(([num, len]) => {
+        const known = this.#p.chunks.identity(num)
+        return known ? [{ num, id: known.id, len }] : []
+      })
+      const gone = await this.#evict(chunks)
+      for (const c of chunks) {
+        if (gone.has(c.num)) report.bytesEvicted += c.len
+        else report.bytesUnconfirmed += c.len
+      }
+      onProgress?.({ phase: 'evicting', done: report.bytesEvicted, total: 0, unit: 'bytes' })
+    }
+    for await (const file of this.#files(inode)) {
+      for await (const e of this.#extents(file)) {
+        if (e.seg <= 0 || batch.has(e.chunk)) continue
+        if (this.residents.isPinned(e.chunk)) {
+          report.bytesPinned += e.clen
+          continue
+        }
+        batch.set(e.chunk, e.clen)
+        if (batch.size >= BATCH_CHUNKS) await go()
+      }
+    }
+    await go()
+    await this.#p.collector.shrink()
+    return report
+  }
+
+  /** The value of LOCAL_XATTR. */
+  async localXattr(file: Inode): Promise<Buffer> {
+    const { here, elsewhere } = await this.localBytes(file)
+    return Buffer.from(elsewhere === 0 ? 'all' : here === 0 ? 'none' : `${here}/${here + elsewhere}`)
+  }
+
+  async *#files(inode: Inode): AsyncGenerator<Inode> {
+    if (inode.isFile) yield inode
+    if (!inode.isDir) return
+    const { tree } = this.#p
+    const dirs = [inode.ino]
+    for (let dir = dirs.pop(); dir !== undefined; dir = dirs.pop()) {
+      let from = Buffer.alloc(0)
+      for (;;) {
+        const rows = tree.rows.listDentries(tree.rows.resolve(dir), from, SLICE_ROWS)
+        for (const [, , ino] of rows) {
+          const child = tree.get(ino)
+          if (child?.isFile) yield child
+          else if (child?.isDir) dirs.push(child.ino)
+        }
+        if (rows.length < SLICE_ROWS) break
+        from = Buffer.concat([rows[rows.length - 1]![0], Buffer.alloc(1)])
+        await turn()
+      }
+      await turn()
+    }
+  }
+
+  async *#extents(file: Inode) {
+    const { rows } = this.#p.tree
+    for (let at = 0; at < file.size;) {
+      const list = rows.extents(file.ino, at, file.size, SLICE_ROWS)
+      yield* list
+      if (list.length < SLICE_ROWS) return
+      const last = list[list.length - 1]!
+      at = last.off + last.len
+      await turn()
+    }
+  }
+
+  // --- pins ---------------------------------------------------------------------
+
+  #scan(): Promise<void> {
+    return (this.#scanning ??= this.#scanPins().finally(() => { this.#scanning = null }))
+  }
+
+  async #scanPins(): Promise<void> {
+    const startMs = this.#timers.nowMs()
+    const { residents } = this
+    do {
+      this.#isStale = false
+      residents.beginScan()
+      for (const ino of residents.pins()) {
+        const inode = this.#p.tree.get(ino)
+        // Removed for good, or not yet: it may come back.
+        if (!inode) continue
+        for await (const file of this.#files(inode)) {
+          if (this.#isClosed) return
+          for await (const e of this.#extents(file)) residents.pinned(e.chunk)
+        }
+      }
+      if (this.#isClosed || this.#p.journal.stopped) return
+      residents.endScan()
+    } while (this.#isStale && this.#timers.nowMs() - startMs < SCAN_AFTER_MS)
+    this.#nothingMissing = this.#isAnyMissing = this.#isAtEnd = false
+    this.#cursor = { used: 0, num: 0 }
+    this.#scanAtMs = this.#timers.nowMs() + Math.max(SCAN_AFTER_MS, (this.#timers.nowMs() - startMs) * SCAN_SHARE)
+    this.holders?.moreMissing()
+  }
+
+  // --- eviction -----------------------------------------------------------------
+
+  #tick(): void {
+    const { journal, space } = this.#p
+    if (this.#isClosed || journal.stopped) return
+    this.residents.flush()
+    // Ops of this device may have moved something into a pinned directory.
+    if (journal.nextOpCounter !== this.#seenOp) this.#isStale = true
+    this.#seenOp = journal.nextOpCounter
+    if (this.#isStale && this.#timers.nowMs() >= this.#scanAtMs && !this.#scanning && this.residents.pins().length > 0) {
+      this.#scan().catch((e: Error) => { if (!this.#isClosed) process.emitWarning(`looking for what is pinned: ${e.message}`) })
+    }
+    if (this.#limit === null) return
+    if (space.isTight) this.#pressure = Math.max(this.#pressure, PRESSURE_BYTES)
+    if (this.#pressure > 0 || this.usedBytes > this.#limit * HIGH_SHARE) this.#work()
+  }
+
+  /** The disk is full: makes room, if anything may go. Resolves when it was tried. */
+  async makeRoom(bytes: number): Promise<boolean> {
+    if (this.#limit === null || this.#isClosed) return false
+    const before = this.usedBytes
+    this.#pressure = Math.max(this.#pressure, bytes, PRESSURE_BYTES)
+    this.#retryAtMs = 0
+    this.#work()
+    await this.#working
+    return this.usedBytes < before
+  }
+
+  #work(): void {
+    if (this.#isClosed || this.#limit === null || this.#timers.nowMs() < this.#retryAtMs) return
+    this.#working ??= this.#shrink().catch((e: Error) => {
+      if (!this.#isClosed && !this.#p.journal.stopped) process.emitWarning(`making the cache smaller: ${e.message}`)
+    }).finally(() => { this.#working = null })
+  }
+
+  async #shrink(): Promise<void> {
+    while (!this.#isClosed && this.#limit !== null) {
+      const used = this.usedBytes
+      const needed = Math.max(used > this.#limit * HIGH_SHARE ? used - this.#limit * LOW_SHARE : 0, this.#pressure)
+      if (needed <= 0) return
+      this.#pressure = 0
+      this.residents.flush()
+      if (this.#isStale && this.residents.pins().length > 0) await this.#scan()
+      const freed = await this.#evictColdest(needed)
+      await this.#p.collector.shrink()
+      if (freed === 0 && this.usedBytes >= used) {
+        this.#retryAtMs = this.#timers.nowMs() + RETRY_MS
+        return
+      }
+    }
+  }
+
+  async #evictColdest(bytes: number): Promise<number> {
+    let freed = 0
+    let refused = 0
+    let after = { used: -1, num: 0 }
+    while (freed < bytes && refused < MAX_REFUSED && !this.#isClosed) {
+      const batch = this.residents.coldest(after, BATCH_CHUNKS)
+      if (batch.length === 0) break
+      let enough = 0
+      let planned = 0
+      while (enough < batch.length && freed + planned < bytes) planned += sealedLength(batch[enough++]!.len) + RECORD_BYTES
+      after = batch[enough - 1]!
+      const gone = await this.#evict(batch.slice(0, enough))
+      for (const c of batch.slice(0, enough)) {
+        if (gone.has(c.num)) freed += sealedLength(c.len) + RECORD_BYTES
+        else refused++
+      }
+    }
+    return freed
+  }
+
+  /** Those of `list` that went: others have them. */
+  async #evict(list: { num: number; id: Buffer }[]): Promise<Set<number>> {
+    const { chunks, flusher, reader, journal } = this.#p
+    const gone = new Set<number>()
+    const may = (num: number) => !flusher.pinned.has(num) && !this.residents.isPinned(num) && (chunks.get(num)?.seg ?? 0) > 0
+    const asked = list.filter((c) => may(c.num))
+    if (asked.length === 0 || !this.holders || Date.now() < this.#sinceMs + GRACE_MS) return gone
+    const confirmed = await this.holders.confirm(asked, EVICT_COPIES)
+    if (this.#isClosed || journal.stopped || this.#limit === null) return gone
+    asked.forEach((c, i) => {
+      if (!confirmed[i] || !may(c.num)) return
+      chunks.move(c.num, ELSEWHERE, 0)
+      reader.forget(c.num)
+      this.residents.gone(c.num)
+      gone.add(c.num)
+    })
+    if (gone.size > 0) journal.touched()
+    return gone
+  }
+
+  /** What is under way ends; uses are kept. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#stopTicking()
+    await Promise.all([this.#working, this.#scanning])
+    if (!this.#p.journal.stopped) this.residents.flush()
+  }
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
