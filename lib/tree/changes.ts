@@ -28,6 +28,10 @@ export class ChangeSet {
     if (!names.has(k)) names.set(k, old)
   }
 
+  hasDentry(parent: number, key: Buffer): boolean {
+    return this.dentries.get(parent)?.has(key.toString('latin1')) ?? false
+  }
+
   extents(ino: number, from: number, to: number): void {
     const known = this.ranges.get(ino)
     if (!known) this.ranges.set(ino, { from, to })

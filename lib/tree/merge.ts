@@ -41,6 +41,7 @@ export class Merge {
   readonly #tree: Tree
   readonly #rows: Rows
   readonly #sealer: TreeSealer
+  #lastKey: { dir: number; name: Buffer; key: Buffer } | null = null
   /** The images of an op that is applied and may yet be taken back. */
   history: (op: number) => UndoRecord | undefined = () => undefined
   /** The inode that such an op writes to; 0: it is none of these, or no write. */
@@ -78,7 +79,8 @@ export class Merge {
     const inode = this.#tree.fresh(op)
     inode.nlink = isDir ? 2 : 1
     inode.parent = parent.ino
-    this.#put(parent, name, inode.ino, id)
+    // Free, or given way.
+    this.#put(parent, name, inode.ino, id, null)
     if (name !== op.name) this.#rows.setConflict(inode.ino, { of: there!.ino, op: id })
     this.#rows.touch(parent)
     if (isDir) parent.nlink++
@@ -171,7 +173,7 @@ export class Merge {
     if (source) {
       this.#rows.touch(source.dir)
       this.#rows.removeDentry(source.dir.ino, this.#key(source.dir, source.name))
-      this.#put(to, name, inode.ino, -id)
+      this.#put(to, name, inode.ino, -id, null)
       this.#rows.touch(to)
       this.#tree.moved(inode, source.dir, to, op.time)
       stamp(source.dir, op.time)
@@ -244,17 +246,23 @@ export class Merge {
     return ''
   }
 
+  /** An op asks for the same name several times. */
   #key(dir: Inode, name: Buffer): Buffer {
-    return Buffer.from(this.#sealer.nameKey(this.#tree.globalId(dir), name))
+    const last = this.#lastKey
+    if (last?.dir === dir.ino && last.name === name) return last.key
+    const key = Buffer.from(this.#sealer.nameKey(this.#tree.globalId(dir), name))
+    this.#lastKey = { dir: dir.ino, name, key }
+    return key
   }
 
   #at(dir: Inode, name: Buffer): Named | undefined {
     return this.#rows.named(dir.ino, this.#key(dir, name))
   }
 
-  #put(dir: Inode, name: Buffer, ino: number, mark: number): void {
+  /** `old`: what is there; null: nothing. */
+  #put(dir: Inode, name: Buffer, ino: number, mark: number, old?: Named | null): void {
     const key = this.#key(dir, name)
-    this.#rows.setDentry(dir.ino, key, this.#sealer.sealName(key, name), ino, mark)
+    this.#rows.setDentry(dir.ino, key, this.#sealer.sealName(key, name), ino, mark, old)
   }
 
   /** The directory of this number, brought back if it is gone. */
@@ -269,7 +277,7 @@ export class Merge {
 
   /** One name more for an inode, which may have none. */
   #name(inode: Inode, dir: Inode, name: Buffer, mark: number, time: Time): void {
-    this.#put(dir, name, inode.ino, mark)
+    this.#put(dir, name, inode.ino, mark, null)
     this.#rows.touch(inode)
     this.#rows.touch(dir)
     inode.parent = dir.ino
@@ -328,7 +336,7 @@ export class Merge {
   #displace(dir: Inode, name: Buffer, other: Inode, winner: number, id: number): void {
     const aside = this.#conflictName(dir, name, authorOf(other), { sec: other.mtime, nsec: 0 })
     this.#rows.removeDentry(dir.ino, this.#key(dir, name))
-    this.#put(dir, aside, other.ino, -id)
+    this.#put(dir, aside, other.ino, -id, null)
     this.#rows.touch(dir)
     this.#rows.touch(other)
     other.parent = dir.ino
@@ -396,7 +404,7 @@ export class Merge {
     copy.parent = dir.ino
     for (const e of this.#rows.allExtents(inode.ino)) this.#rows.addExtent(copy, e.off, e.len, e.chunk, e.coff)
     if (inode.flags & HAS_XATTRS) for (const n of this.#tree.xattrNames(inode)) this.#tree.putXattr(copy, n, this.#tree.getXattr(inode, n)!)
-    this.#put(dir, name, ino, id)
+    this.#put(dir, name, ino, id, null)
     this.#rows.touch(dir)
     this.#rows.setConflict(ino, { of: inode.ino, op: id })
   }

@@ -397,19 +397,24 @@ export class Rows {
     return r && { parent: r[0], key: r[1], name: r[2], op: r[3] }
   }
 
-  /** `op`: id of the op that placed the name, negative if it was moved here; 0 on a drive with one device. */
-  setDentry(parent: number, key: Buffer, name: Buffer, ino: number, op = 0): void {
-    if (this.recorder || this.changes) this.#note(parent, key)
+  /**
+   * `op`: id of the op that placed the name, negative if it was moved here; 0 on a drive with one device.
+   * `old`: what is there, null for nothing, from whoever knows.
+   */
+  setDentry(parent: number, key: Buffer, name: Buffer, ino: number, op = 0, old?: Named | null): void {
+    if (this.recorder || this.changes) this.#note(parent, key, old)
     this.#putDentry.run(parent, key, name, ino, op)
   }
 
-  removeDentry(parent: number, key: Buffer): void {
-    if (this.recorder || this.changes) this.#note(parent, key)
+  removeDentry(parent: number, key: Buffer, old?: Named): void {
+    if (this.recorder || this.changes) this.#note(parent, key, old)
     this.#delDentry.run(parent, key)
   }
 
-  #note(parent: number, key: Buffer): void {
-    const old = this.named(parent, key) ?? null
+  #note(parent: number, key: Buffer, known: Named | null | undefined): void {
+    // Whoever takes back and applies again comes to the same name several times.
+    if (!this.recorder && this.changes!.hasDentry(parent, key)) return
+    const old = known !== undefined ? known : this.named(parent, key) ?? null
     this.recorder?.dentry(parent, key, old)
     this.changes?.dentry(parent, key, old)
   }
