@@ -146,6 +146,7 @@ async function main(): Promise<void> {
       }
     })()
     // As the swarm has them: some at a time, the next when those are applied.
+    const before = process.cpuUsage()
     let seconds = 0
     for (let at = 0; at < batch.length; at += 8) {
       const part = batch.slice(at, at + 8)
@@ -153,6 +154,7 @@ async function main(): Promise<void> {
       if (accepted !== at + part.length) throw new Error(`${accepted} of ${at + part.length} entries`)
     }
     seconds = (performance.now() - started) / 1000
+    const cpu = process.cpuUsage(before)
     stopped = true
     await load
     const first = drive.engine.timeline.tail.findIndex((e) => e.inc === drive.journal.incarnation)
@@ -160,6 +162,7 @@ async function main(): Promise<void> {
     latencies.sort((a, b) => a - b)
     const at = (q: number) => latencies[Math.min(latencies.length - 1, Math.floor(latencies.length * q))]!.toFixed(1)
     console.log(`${count} late ops in ${seconds.toFixed(2)} s: ${Math.round(count / seconds).toLocaleString('en')} op/s; ${latencies.length} stat and create meanwhile, ms: median ${at(0.5)}, p99 ${at(0.99)}, most ${at(1)}`)
+    console.log(`CPU ${((cpu.user + cpu.system) / 1e6).toFixed(2)} s: where that is much less than the time, others had the processors`)
     console.log(`RSS ${(process.memoryUsage.rss() / 2 ** 20).toFixed(0)} MiB; ${drive.engine.timeline.tail.length} entries not final; ${drive.engine.redone} ops applied anew`)
     const settle = performance.now()
     drive.engine.settle(drive.members.writers(drive.log))
