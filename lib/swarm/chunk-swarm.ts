@@ -79,6 +79,8 @@ export class ChunkSwarm implements ChunkSource, Holders {
 
   fetch(id: Buffer, how: { urgency: ReadUrgency; signal: AbortSignal }): Promise<Buffer> {
     if (this.#isClosed) return Promise.reject(fail('EIO', 'the drive is being closed'))
+    // Nobody could come who has it: no reason to keep a program waiting.
+    if (this.#peers.size === 0 && this.#drive.members.all().length === 0) return Promise.reject(fail('EIO', 'it is not here, and the drive has no other device'))
     const key = keyOf(id)
     return new Promise<Buffer>((resolve, reject) => {
       let waiters = this.#waiters.get(key)
