@@ -366,7 +366,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
     if (!row || row.seg === ELSEWHERE) return undefined
     try {
       const sealed = row.seg === 0 ? chunks.inlineData(num) : await store.read(row.seg, row.off, sealedLength(row.len))
-      if (sealed && chunkId(sealed).equals(id)) return Buffer.from(sealed)
+      if (sealed && chunkId(sealed).equals(id)) return sealed
     } catch {
       // Moved by compaction, or gone.
       if (chunks.get(num)?.off !== row.off) return undefined

@@ -40,6 +40,8 @@ export type ServeEffect =
 interface Client {
   /** By rank, in the order in which they came. */
   readonly queues: Map<string, Buffer>[]
+  /** Of the most urgent, those that were asked for ahead: what the link holds was asked for before them, and they go the cheap way behind it. */
+  readonly hurried: Set<string>
   count: number
   /** Chunks being read; false: cancelled, so that it is not sent. */
   readonly reading: Map<string, boolean>
@@ -61,7 +63,7 @@ export class ChunkServer {
 
   peerUp(peer: Peer): ServeEffect[] {
     if (this.#clients.has(peer)) throw new Error(`invariant: ${peer} is connected already`)
-    this.#clients.set(peer, { queues: [new Map(), new Map(), new Map(), new Map()], count: 0, reading: new Map(), turnBytes: 0, refused: [] })
+    this.#clients.set(peer, { queues: [new Map(), new Map(), new Map(), new Map()], hurried: new Set(), count: 0, reading: new Map(), turnBytes: 0, refused: [] })
     return this.#end()
   }
 
@@ -83,6 +85,7 @@ export class ChunkServer {
     for (const id of m.ids) {
       const key = keyOf(id)
       for (const queue of client.queues) if (queue.delete(key)) client.count--
+      client.hurried.delete(key)
       if (m.type === 'cancelChunks') {
         if (client.reading.has(key)) client.reading.set(key, false)
       } else if (client.reading.has(key)) client.reading.set(key, true)
@@ -100,7 +103,9 @@ export class ChunkServer {
     for (const id of m.ids) {
       const key = keyOf(id)
       const queue = client.queues.find((q) => q.delete(key))
-      if (queue) client.queues[RANK[m.urgency]]!.set(key, id)
+      if (!queue) continue
+      client.queues[RANK[m.urgency]]!.set(key, id)
+      client.hurried.add(key)
     }
   }
 
@@ -184,6 +189,7 @@ export class ChunkServer {
     client.reading.set(key, true)
     client.turnBytes += CHUNK_AVERAGE_BYTES
     this.#reads++
-    this.#out.push({ type: 'serve', peer, id, priority: rank === RANK.reader ? 'now' : 'bulk' })
+    const isHurried = client.hurried.delete(key)
+    this.#out.push({ type: 'serve', peer, id, priority: rank === RANK.reader && !isHurried ? 'now' : 'bulk' })
   }
 }

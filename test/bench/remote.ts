@@ -91,10 +91,9 @@ async function giver({ dir, mib, profile }: Setup): Promise<void> {
 
 async function taker({ dir, mib, profile, key, port, what }: Setup): Promise<void> {
   const network = { peers: [`127.0.0.1:${port}`], host: '127.0.0.1', dht: false, mdns: false }
-  await prepareJoin(dir, key, { deviceName: 'taker' })
+  await prepareJoin(dir, key, { deviceName: 'taker', cacheBytes: what === 'read' ? 64 * 1024 * MIB : null })
   await finishJoin(dir, { network })
   const drive = await Drive.open(dir)
-  if (what === 'read') drive.chunks.elsewhere = () => []
   const swarm = new Swarm(drive, network)
   const stop = profile ? await profiling(join(profile, `${what}.cpuprofile`)) : undefined
   await swarm.ready()

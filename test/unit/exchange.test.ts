@@ -100,3 +100,16 @@ test('a want that is repeated with another urgency is served once', (t) => {
   for (const e of effects) if (e.type === 'serve') served.push(`${e.id[0]} ${e.priority}`)
   t.alike(served, ['2 now', '0 bulk', '1 bulk'])
 })
+
+test('what is hurried goes first if it waits, and is not sent again if it is on its way', (t) => {
+  const server = new ChunkServer({ queuedBytes: () => 0 })
+  server.peerUp('p')
+  const served = (effects: { type: string }[]) => (effects as { type: string; id?: Buffer }[]).filter((e) => e.type === 'serve').map((e) => e.id!.readUInt32LE(0))
+  const all = ids(8)
+  const numbers = all.map((id) => id.readUInt32LE(0))
+  t.alike(served(server.message('p', { type: 'wantChunks', urgency: 'ahead', ids: all })), numbers.slice(0, 4))
+  t.alike(served(server.message('p', { type: 'hurryChunks', urgency: 'reader', ids: [all[0]!, all[6]!] })), [])
+  t.alike(served(server.served('p', all[0]!, 1000)), [numbers[6]])
+  t.alike(served(server.message('p', { type: 'hurryChunks', urgency: 'reader', ids: [all[0]!] })), [], 'it was sent')
+  t.is(server.state('p').queued, 3)
+})
