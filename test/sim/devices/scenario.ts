@@ -4,6 +4,7 @@
  */
 import { dump, findings } from './dump.js'
 import type { SimDevice } from './device.js'
+import { Liar } from './liar.js'
 import { Programs } from './programs.js'
 import { World } from './world.js'
 
@@ -34,6 +35,7 @@ async function runIn(world: World): Promise<Result> {
   const programs = new Programs(world)
   const names = ['ada', 'bob', 'cyd', 'dan', 'eve']
   const count = 2 + world.below(3)
+  const hasLiar = count > 2 && world.chance(0.35)
   world.add(names[0]!).create()
   const reconnect = world.net.every(700, () => { if (world.chance(0.8)) world.net.connectAll() })
 
@@ -42,6 +44,11 @@ async function runIn(world: World): Promise<Result> {
   const crashes = world.chance(0.6) ? world.between(20, 200) : Infinity
   const cuts = world.chance(0.7) ? world.between(10, 100) : Infinity
   let isHealing = false
+  const join = (i: number) => {
+    const d = world.add(names[i]!)
+    if (hasLiar && i === count - 1) world.liars.set(d, new Liar(world, d))
+    d.boot()
+  }
   const act = () => {
     if (isHealing) return
     world.net.after(world.between(1, 300), act)
@@ -51,7 +58,7 @@ async function runIn(world: World): Promise<Result> {
       return
     }
     if (world.devices.length < count && world.chance(0.1)) {
-      world.add(names[world.devices.length]!).boot()
+      join(world.devices.length)
       return
     }
     if (world.below(crashes) === 0) return d.crash(world.random())
@@ -66,7 +73,7 @@ async function runIn(world: World): Promise<Result> {
 
   // --- healing
   isHealing = true
-  while (world.devices.length < count) world.add(names[world.devices.length]!)
+  while (world.devices.length < count) join(world.devices.length)
   world.net.heal()
   for (const d of world.devices) if (!d.isOn) d.boot()
   let nextLookMs = 0
@@ -104,8 +111,10 @@ function heads(d: SimDevice): string {
   return [...log.heads()].map(([inc, seq]) => `${log.incarnationId(inc).toString('hex').slice(0, 8)}:${seq}`).filter((h) => !h.endsWith(':0')).sort().join(' ')
 }
 
+/** Chunks that it should have and has not. */
 function missing(d: SimDevice): number {
-  return (d.s.db.sql.prepare('SELECT count(*) AS n FROM chunk WHERE seg < 0 AND refs > 0').get() as { n: number }).n
+  const rows = d.s.db.sql.prepare('SELECT h FROM chunk WHERE seg < 0 AND refs > 0').all() as { h: Buffer }[]
+  return rows.filter((r) => !d.world.isOfLiar(r.h.toString('hex'))).length
 }
 
 /** Everybody has every entry and every chunk. */
@@ -132,6 +141,10 @@ function check(world: World): void {
     if (found.length > 0) world.violated(`the tree of ${d.name} is not sound: ${found.slice(0, 3).join('; ')}`)
   }
   world.checkSynced()
+  const provable = [...world.liars.values()].reduce((n, l) => n + l.provable, 0)
+  if (provable > 5 && !world.counts['liar caught']) world.violated(`a device lied ${provable} times and was not caught`)
+  // A liar need not say what it has.
+  if (world.liars.size > 0) return
   for (const d of world.honest) {
     const { tail } = d.s.metadata.engine.timeline
     if (tail.length > world.devices.length * 3) world.violated(`${d.name} keeps ${tail.length} entries that are not final`)

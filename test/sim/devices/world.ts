@@ -13,6 +13,7 @@ import type { Message } from '../../../lib/swarm/messages.js'
 import { decode } from '../../../lib/swarm/wire.js'
 import { SimNetwork, seeded } from '../network.js'
 import { SimDevice } from './device.js'
+import type { Liar } from './liar.js'
 
 const DAY_MS = 86_400_000
 /** When the world begins. */
@@ -35,7 +36,7 @@ export class World {
   readonly devices: SimDevice[] = []
   readonly random: () => number
   /** Devices whose messages are changed on the way out; not looked at afterwards. */
-  readonly liars = new Map<SimDevice, (to: SimDevice, m: Message, bytes: Buffer) => Buffer[]>()
+  readonly liars = new Map<SimDevice, Liar>()
   isVerbose = false
   /** Called when a device is up and holds the drive. */
   onBoot: (d: SimDevice) => void = () => {}
@@ -141,6 +142,7 @@ export class World {
 
   noticed(d: SimDevice, text: string): void {
     this.trace(`${d.name} notices: ${text}`)
+    if ([...this.liars.keys()].some((o) => text.includes(`the peer ${o.name} `))) this.count('liar caught')
     const isOfHonest = this.honest.some((o) => text.includes(`the peer ${o.name} `)) && !this.liars.has(d)
     if (isOfHonest) this.#fail(`${d.name} takes an honest device for a liar: ${text}`)
   }
@@ -148,7 +150,7 @@ export class World {
   send(from: SimDevice, to: SimDevice, bytes: Buffer, priority: 'now' | 'bulk'): void {
     const m = decode(bytes)
     if (!this.liars.has(from)) this.#checkSent(from, m)
-    const sent = this.liars.get(from)?.(to, m, bytes) ?? [bytes]
+    const sent = this.liars.get(from)?.tamper(m, bytes) ?? [bytes]
     for (const b of sent) {
       this.trace(`${from.name} -> ${to.name} ${m.type} ${b.length}`)
       this.net.send(from.name, to.name, b, priority)
@@ -223,6 +225,9 @@ export class World {
   }
 
   // --- what must be true at the end ---------------------------------------
+
+  /** Whether a liar has made the chunk: nobody else need have it. */
+  isOfLiar(h: string): boolean { return this.#written.some((w) => w.h === h && this.liars.has(w.device)) }
 
   /** Every write that was acknowledged is there, unless somebody who saw it took it away. */
   checkSynced(): void {
