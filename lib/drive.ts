@@ -28,7 +28,7 @@ import { fsck } from './fsck.js'
 import { certify } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
 import { createDevice, type Device } from './keys/device.js'
-import { createKeyFile, openKeyFile } from './keys/keyfile.js'
+import { createKeyFile, openKeyFile, setIncarnation } from './keys/keyfile.js'
 import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
 import { Metadata } from './metadata.js'
@@ -299,6 +299,10 @@ export class Drive extends PathApi {
       collector: this.collector, space: this.space, timers: this.timers,
     })
     this.files.makeRoom = (bytes) => (this.cache.keepsEverything ? undefined : this.cache.makeRoom(bytes))
+    // Who opens the store goes by the index; the key file says it to people and other tools.
+    this.metadata.onRenew = (id) => {
+      this.journal.settle().then(() => setIncarnation(join(this.dir, 'keys'), id)).catch((e: Error) => { if (!this.journal.stopped) process.emitWarning(`the key file: ${e.message}`) })
+    }
     this.metadata.start()
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.

@@ -12,11 +12,11 @@ import type { Clock, Timers } from './clock.js'
 import { certify } from './keys/certificate.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
-import type { Device } from './keys/device.js'
+import { newIncarnation, type Device } from './keys/device.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { Members } from './log/members.js'
-import type { ChunkRef } from './log/ops.js'
+import { INO_HIGH, type ChunkRef, type Op } from './log/ops.js'
 import { PlacedTable } from './log/placed.js'
 import type { CausalEngine, CausalHost } from './order/causal/engine.js'
 import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
@@ -24,6 +24,7 @@ import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { SnapshotSource } from './store/snapshot.js'
 import { Rows } from './tree/rows.js'
+import { COPY_INO } from './tree/merge.js'
 import { Tree, type TreeSealer } from './tree/tree.js'
 
 /** Ops in one entry of a shared drive: what another device applies in one go. */
@@ -59,6 +60,10 @@ export class Metadata {
   readonly members: Members
   readonly #p: MetadataParts
   #settling: (() => void) | null = null
+  /** Taken back while part of our log is missing. */
+  #held: { ops: Op[]; first: number } | null = null
+  /** We go on as this incarnation: for the key file. */
+  onRenew: (incarnation: Buffer) => void = () => {}
 
   constructor(p: MetadataParts) {
     this.#p = p
@@ -143,7 +148,7 @@ export class Metadata {
   /** The log of this incarnation begins. */
   #introduce(): void {
     this.engine.begin(this.journal.incarnation)
-    this.engine.submit({ type: 'author', name: Buffer.from(this.deviceName) })
+    this.engine.submitNow({ type: 'author', name: Buffer.from(this.deviceName) })
   }
 
   /** Says what we have where others wait to hear it, and drops what can not be taken back any more. */
@@ -151,13 +156,75 @@ export class Metadata {
     const { journal, engine } = this
     if (journal.stopped) return
     try {
-      if (this.#p.keys.canWrite && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.clock.nowMs() - STATE_AFTER_MS)) journal.state()
+      if (this.#p.keys.canWrite && !this.#held && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.clock.nowMs() - STATE_AFTER_MS)) journal.state()
       if (engine.settle(this.members.writers(this.log)) === 0) return
       for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()
     } catch (e) {
       journal.stop(e as Error)
     }
+  }
+
+  // --- a lost tail --------------------------------------------------------
+
+  /**
+   * Others hold entries of ours that are lost here (a disk that lied, a restored backup). An entry made now would have
+   * their number, and would not know what they said that we have seen: so there are none until `renew` or `resume`;
+   * what programs want waits meanwhile.
+   */
+  hold(): void {
+    if (this.#held) return
+    this.#held = this.journal.hold()
+    this.engine.hold()
+    if (this.#held.ops.some((op) => op.type === 'author')) this.tree.rows.removeAuthor(this.journal.incarnation)
+    this.journal.commit()
+  }
+
+  /** It was not so: we go on as we were. */
+  resume(): void { this.#release(this.journal.incarnation) }
+
+  /** What was lost is here again, or can not be: we go on as a new incarnation. Gives its id. */
+  renew(): Buffer {
+    this.hold()
+    const { log } = this
+    const id = newIncarnation()
+    const inc = log.index(id, this.#p.device.publicKey)
+    this.#p.db.setMeta('incarnation', inc)
+    this.#release(inc)
+    this.onRenew(id)
+    return id
+  }
+
+  #release(inc: number): void {
+    const held = this.#held
+    if (!held) return
+    this.#held = null
+    const { journal, engine } = this
+    const old = journal.incarnation
+    journal.release(inc)
+    if (inc !== old) this.#introduce()
+    // What was numbered as the old incarnation's, as the new one's.
+    const inos = new Map<number, number>()
+    const versions = new Map<number, number>()
+    const ino = (n: number) => inos.get(n) ?? (versions.has(n - COPY_INO) ? versions.get(n - COPY_INO)! + COPY_INO : n)
+    const again = (op: Op): Op => {
+      if (op.type === 'create' && inc !== old && Math.floor(op.ino / INO_HIGH) === old) inos.set(op.ino, journal.newIno())
+      const now = renumber(op, ino)
+      // What came meanwhile is seen by now.
+      if (now.type === 'content') now.base = this.tree.get(now.ino)?.version ?? now.base
+      // Whoever waits for the op looks at it afterwards.
+      return Object.assign(op, now)
+    }
+    held.ops.forEach((op, i) => {
+      // The new one has introduced itself.
+      if (op.type === 'author' && inc !== old) return
+      versions.set(old * INO_HIGH + held.first + i, journal.newOpId())
+      const outcome = engine.submitNow(again(op))
+      if (outcome !== '') process.emitWarning(`after a lost tail: a ${op.type} can not be done again (${outcome})`)
+    })
+    engine.goOn(again)
+    journal.touched()
+    journal.commit()
   }
 
   /** The number of a chunk that an op names: known, or added. */
@@ -206,5 +273,14 @@ export class Metadata {
   stop(): void {
     this.#settling?.()
     this.#settling = null
+  }
+}
+
+function renumber(op: Op, ino: (n: number) => number): Op {
+  switch (op.type) {
+    case 'author': return op
+    case 'create': case 'link': case 'unlink': return { ...op, ino: ino(op.ino), parent: ino(op.parent) }
+    case 'rename': return { ...op, ino: ino(op.ino), parent: ino(op.parent), newParent: ino(op.newParent), over: ino(op.over) }
+    case 'content': case 'setattr': case 'xattr': return { ...op, ino: ino(op.ino) }
   }
 }

@@ -20,10 +20,10 @@ import type { Clock, Timers } from '../clock.js'
 import { MAX_REDO_RECORD_BYTES } from '../limits.js'
 import type { Database } from '../store/database.js'
 import { Pace } from '../pace.js'
-import { Writer } from './codec.js'
+import { Reader, Writer } from './codec.js'
 import { encodeHeader, entryAad, hashOf } from './entry.js'
 import type { EntrySealer, Log } from './log.js'
-import { encodeOp, INO_HIGH, type InodeCodec, type Op } from './ops.js'
+import { decodeOp, encodeOp, INO_HIGH, type InodeCodec, type Op } from './ops.js'
 import { readRedo, RedoFile, SESSION_BYTES, type PlacedChunk } from './redo.js'
 
 /** A commit comes at the latest this long after the first change in it. */
@@ -117,6 +117,8 @@ export class Journal {
   /** Ops in an entry, at most. */
   maxOps = COMMIT_OPS
   readonly #livePace = new Pace(LIVE_COMMIT_MS, LIVE_COMMIT_LONGEST_MS)
+  /** Ops were taken back and wait to be put in again: until then nothing is durable. */
+  #held: { over: Promise<void>; end: () => void } | null = null
   /** Sealed bytes of our own log that are kept; more than one device needs may be asked for. */
   canTruncate = true
 
@@ -169,6 +171,7 @@ export class Journal {
 
   /** Puts an applied op into the batch. */
   append(op: Op): void {
+    if (this.#held) throw new Error('invariant: an op while the journal is held')
     if (this.#opCount === 0) this.#firstOp = this.#nextOp
     encodeOp(this.#ops, op, this.#codec)
     this.#opCount++
@@ -261,6 +264,7 @@ export class Journal {
    * that answers quickly, it is synced right here, which saves two wake-ups.
    */
   durable(alone = false): Promise<void> {
+    if (this.#held) return this.#held.over.then(() => this.durable(alone))
     if (this.#syncing === null) return alone && this.#syncMs < QUICK_SYNC_MS ? this.#now() : this.#round()
     // A sync is under way and may have started before our commit: share the round after it.
     return (this.#queued ??= this.#syncing.catch(() => {}).then(() => {
@@ -363,6 +367,54 @@ export class Journal {
   /** Slow ones count at once, quick ones bit by bit. */
   #took(ms: number): void {
     this.#syncMs = ms > this.#syncMs ? ms : this.#syncMs * 0.8 + ms * 0.2
+  }
+
+  // --- another incarnation ------------------------------------------------
+
+  /**
+   * No entry is made from here on, until `release`. Gives the ops of the open batch, which the caller takes back;
+   * the first one's counter is `first`.
+   */
+  hold(): { ops: Op[]; first: number } {
+    this.check()
+    if (this.#held) throw new Error('invariant: the journal is held already')
+    let end!: () => void
+    this.#held = { over: new Promise((resolve) => { end = resolve }), end }
+    const first = this.#opCount > 0 ? this.#firstOp : this.#nextOp
+    const r = new Reader(this.#ops.take())
+    const codec: InodeCodec = { outgoing: () => { throw new Error('reading') }, incoming: (i) => this.#table[i]! }
+    const ops: Op[] = []
+    while (ops.length < this.#opCount) ops.push(decodeOp(r, codec))
+    this.#ops.reset()
+    this.#opCount = 0
+    this.#nextOp = first
+    this.#chunks = []
+    this.#placed = []
+    this.#placedBytes = this.#redoneOps = this.#redoneBytes = 0
+    this.#table = [this.#incarnation]
+    // What it has of them is not what will be.
+    this.#redo?.close()
+    this.#redo = null
+    this.#opaque = true
+    this.#change()
+    return { ops, first }
+  }
+
+  get isHeld(): boolean { return this.#held !== null }
+
+  /** Entries are made again, by `incarnation` (a local index; a new one's log is empty). */
+  release(incarnation: number): void {
+    if (incarnation !== this.#incarnation) {
+      this.#incarnation = incarnation
+      this.#nextOp = this.#nextIno = 1
+      this.#table = [incarnation]
+      this.#opaque = true
+      this.#change()
+    }
+    const held = this.#held
+    this.#held = null
+    // When what was taken back is in again.
+    if (held) this.#timers.soon(held.end)
   }
 
   // --- redo -----------------------------------------------------------------

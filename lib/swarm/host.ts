@@ -8,6 +8,7 @@ import type { Device } from '../keys/device.js'
 import type { Journal } from '../log/journal.js'
 import type { Log } from '../log/log.js'
 import type { Members } from '../log/members.js'
+import type { Metadata } from '../metadata.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
 import type { SnapshotSource } from '../store/snapshot.js'
@@ -38,4 +39,6 @@ export interface SwarmHost {
   /** Others take part from now on. */
   share(): void
   snapshot(): Promise<SnapshotSource>
+  /** As Metadata has them: others hold more of our own log than we do. */
+  readonly metadata: Pick<Metadata, 'hold' | 'resume' | 'renew'>
 }

@@ -22,6 +22,8 @@ import { decode, encode } from './wire.js'
 
 /** The step machines are asked for what is due so often. */
 const TICK_MS = 200
+/** Entries of our own that others hold come back within this, or the word of them was false. */
+const TAKE_BACK_MS = 10_000
 /** Entries of our own that are pushed at a time. */
 const MAX_PUSHED = 64
 
@@ -36,6 +38,13 @@ export class Peers {
   #durable: Map<number, number>
   readonly #stopTicking: () => void
   #isClosed = false
+  /** Of our own log entries up to `seq` are on their way back. */
+  #lost: { seq: number; stop: () => void } | null = null
+  /** Peers whose word that they hold more of our log did not come true. */
+  readonly #mistaken = new Set<Peer>()
+  #needs = false
+  /** Nobody holds any more what this device lacks: it must take a snapshot. */
+  onNeedSnapshot: () => void = () => {}
   /** What a person should know: a lying peer, a fork. */
   onNotice: (text: string) => void = () => {}
 
@@ -98,6 +107,7 @@ export class Peers {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#stopTicking()
+    this.#lost?.stop()
     this.#drive.journal.onDurable = () => {}
     this.#drive.inbox.onApplied = () => {}
     this.#drive.source.provider = null
@@ -167,23 +177,80 @@ export class Peers {
     for (const e of effects) {
       switch (e.type) {
         case 'send': this.#send(e.peer, e.message, e.priority); break
-        case 'deliver': void this.#deliver(e.log, e.from, e.entries); break
+        case 'deliver': void this.#deliver(e.peer, e.log, e.from, e.entries); break
         case 'certificates': this.#certificates(e.certificates, e.peer); break
         case 'lying': this.#lying(e.peer, e.why); break
         case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
-        case 'ownAhead': this.onNotice(`a peer holds entries of this device up to ${e.seq}, which are lost here`); break
-        case 'needSnapshot': this.onNotice('this device was away for so long that the others have dropped what it lacks; join again with a fresh store'); break
+        case 'ownAhead': this.#ownAhead(e.peer, e.seq); break
+        case 'needSnapshot': this.#needSnapshot(e.log); break
         case 'receipt': break
       }
     }
   }
 
-  async #deliver(log: LogName, from: number, entries: SignedEntry[]): Promise<void> {
+  async #deliver(peer: Peer, log: LogName, from: number, entries: SignedEntry[]): Promise<void> {
+    const { journal, device } = this.#drive
+    // Ours, and not known to be lost: whoever said so was not believed, but here they are.
+    const isOurs = this.#find(log) === journal.incarnation && this.#drive.log.isSignedBy(entries.at(-1)!.signed, device.publicKey)
+    if (isOurs && !this.#lost && from + entries.length - 1 > this.#drive.log.head(journal.incarnation).seq) this.#takeBack(from + entries.length - 1, peer)
     const verdict = await this.#drive.inbox.deliver(log, from, entries)
     if (this.#isClosed) return
+    this.#tookBack(log)
     this.#do(this.#sync.verdict(this.#now(), log, verdict))
     // Whoever waits for our receipt need not wait for the next change here.
     if (verdict.accepted >= from && !this.#drive.journal.stopped) this.#drive.journal.settle().catch(() => { /* stopped; every caller learns from check() */ })
+  }
+
+  // --- a lost tail --------------------------------------------------------
+
+  #ownAhead(peer: Peer, seq: number): void {
+    const lost = this.#lost
+    if (lost) {
+      if (!this.#mistaken.has(peer)) lost.seq = Math.max(lost.seq, seq)
+      return
+    }
+    if (!this.#mistaken.has(peer)) this.#takeBack(seq, peer)
+  }
+
+  /** Nothing is written until our entries up to `seq` are here, of which `peer` has said that it holds them. */
+  #takeBack(seq: number, peer: Peer): void {
+    const { metadata, timers, log, journal } = this.#drive
+    this.onNotice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
+    metadata.hold()
+    const before = log.head(journal.incarnation).seq
+    const stop = timers.after(TAKE_BACK_MS, () => {
+      this.#mistaken.add(peer)
+      // Some came: their numbers are taken.
+      if (log.head(journal.incarnation).seq > before) return this.#renew()
+      this.#lost = null
+      this.onNotice('the lost entries did not come: going on without them')
+      metadata.resume()
+    })
+    this.#lost = { seq, stop }
+  }
+
+  /** Entries of a log came; of our own: perhaps all that were lost. */
+  #tookBack(log: LogName): void {
+    const { journal } = this.#drive
+    const lost = this.#lost
+    if (!lost || this.#find(log) !== journal.incarnation || this.#drive.log.head(journal.incarnation).seq < lost.seq) return
+    this.#renew()
+  }
+
+  #renew(): void {
+    this.#lost?.stop()
+    this.#lost = null
+    const { device, metadata } = this.#drive
+    const incarnation = metadata.renew()
+    this.#sync.setOwn({ incarnation, device: device.publicKey })
+    this.onNotice('this device goes on as a new incarnation')
+  }
+
+  #needSnapshot(log: LogName): void {
+    if (this.#needs) return
+    this.#needs = true
+    this.onNotice(`this device was away for so long that the others have dropped what it lacks (of ${this.#drive.members.get(log.device)?.name ?? 'a device'}); join again with a fresh store`)
+    this.onNeedSnapshot()
   }
 
   #certificates(certificates: Buffer[], from: Peer): void {

@@ -26,7 +26,7 @@ export interface View {
 }
 
 /** Ids of inodes that merging makes: the op whose content they hold, above all that a device counts. */
-const COPY_INO = 2 ** 31
+export const COPY_INO = 2 ** 31
 /** Directories that are brought back on the way to the root. */
 const MAX_RESURRECTED = 4096
 

@@ -322,6 +322,9 @@ export class Rows {
     return this.#db.sql.prepare('INSERT OR IGNORE INTO author VALUES (?,?)').run(inc, name).changes > 0
   }
 
+  /** What it said of itself was taken back. */
+  removeAuthor(inc: number): void { this.#db.sql.prepare('DELETE FROM author WHERE inc=?').run(inc) }
+
   author(inc: number): string {
     return (this.#db.sql.prepare('SELECT name FROM author WHERE inc=?').get(inc) as { name: string } | undefined)?.name ?? ''
   }

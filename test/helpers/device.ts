@@ -55,7 +55,7 @@ export class TestDevice {
 
   newIno(): number { return this.inc * INO_HIGH + this.#nextIno++ }
 
-  submit(op: Op): Outcome { return this.engine.submit(op) }
+  submit(op: Op): Outcome { return this.engine.submitNow(op) }
 
   commit(force = false): void {
     this.t.rows.flush()

@@ -86,6 +86,8 @@ export class CausalEngine implements OrderEngine {
   redone = 0
   /** Of the entry that is being applied. */
   #under: { first: number; inc: number; records: UndoRecord[] } | null = null
+  /** Set while nothing may be written, since part of our own log is on its way back: what programs want meanwhile. */
+  #waiting: { op: Op; done: (outcome: Outcome) => void }[] | null = null
   /** Entries of others with ops since our last. */
   #owed = 0
   #owedSinceMs = 0
@@ -142,6 +144,20 @@ export class CausalEngine implements OrderEngine {
     this.#host.placed.setSeen(incarnation, nextOp, encodeVector(new Map()))
   }
 
+  /** Takes back what is in the open batch; what is submitted from here on waits for `goOn`. */
+  hold(): void {
+    this.#waiting = []
+    for (let i = this.#batch.length - 1; i >= 0; i--) undo(this.#host.tree.rows, this.#batch[i]!)
+    this.#batch = []
+  }
+
+  /** Ends `hold`; `again` gives what an op is to be now, and is called for each in the order in which they came. */
+  goOn(again: (op: Op) => Op): void {
+    const waiting = this.#waiting ?? []
+    this.#waiting = null
+    for (const { op, done } of waiting) done(this.submitNow(again(op)))
+  }
+
   /** This device begins a log of its own upon what it has taken in; nothing of it is known to others. */
   begin(inc: number): void {
     this.timeline.setFinalOps(inc, 1)
@@ -150,7 +166,16 @@ export class CausalEngine implements OrderEngine {
     this.#host.placed.setSeen(inc, 1, encodeVector(new Map()))
   }
 
-  submit(op: Op): Outcome {
+  /** What is submitted waits. */
+  get isHeld(): boolean { return this.#waiting !== null }
+
+  /** At once, unless held: then when that is over. */
+  submit(op: Op): Outcome | Promise<Outcome> {
+    if (this.#waiting) return new Promise((done) => this.#waiting!.push({ op, done }))
+    return this.submitNow(op)
+  }
+
+  submitNow(op: Op): Outcome {
     const id = this.#host.newId()
     if (!this.#shared) {
       const outcome = this.#host.tree.apply(op, id, this.#chunk)
@@ -169,6 +194,7 @@ export class CausalEngine implements OrderEngine {
    * tree, and `ops`, for the log, says the same to others.
    */
   introduce(apply: (id: number) => Outcome, ops: () => Iterable<Op>): Outcome {
+    if (this.#waiting) return 'EBUSY'
     const recorder = new UndoRecorder()
     const id = this.#host.newId()
     const outcome = this.#shared ? this.#record(recorder, () => apply(id)) : apply(id)

@@ -53,6 +53,9 @@ export class SimDevice {
   device: Device
   /** How far its clock is off, milliseconds; moves in jumps. */
   skewMs = 0
+  /** Its disk was put back, and it has not heard yet of what it has lost. */
+  isRestored = false
+  wasRestored = false
   /** It holds the drive's metadata. */
   isMember = false
   state: State = { is: 'off' }
@@ -132,6 +135,8 @@ export class SimDevice {
     })
     const { log, tree, journal, engine, members } = metadata
     journal.onStop = (e) => world.broken(this, e)
+    const submitNow = engine.submitNow.bind(engine)
+    engine.submitNow = (op) => (op.type === 'author' ? submitNow(op) : world.submitted(this, op, () => submitNow(op)))
     const onEntry = journal.onEntry
     journal.onEntry = (e) => {
       onEntry(e)
@@ -145,13 +150,14 @@ export class SimDevice {
     const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
     const host: SwarmHost = {
       keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null }, files,
-      space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: () => metadata.snapshot(),
+      space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: () => metadata.snapshot(), metadata,
     }
     const peers = new Peers(host)
     peers.onNotice = (text) => {
       this.notices.push(text)
       world.noticed(this, text)
     }
+    peers.onNeedSnapshot = () => timers.soon(() => this.#joinAnew())
     this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers } }
     world.trace(`${this.name} boots: next op ${journal.nextOpCounter}, entry ${log.head(journal.incarnation).seq}`)
     for (const [inc, seq] of log.heads()) {
@@ -192,6 +198,32 @@ export class SimDevice {
       this.boot()
       this.world.trace(`${this.name} has joined`)
     }, (e: Error) => this.world.broken(this, e))
+  }
+
+  /** As whoever is told so does: the store is thrown away, and joins. */
+  #joinAnew(): void {
+    // A liar's word is enough for the notice; nobody throws a store away for that here.
+    if (!this.wasRestored && this.world.liars.size > 0) return
+    if (!this.wasRestored) return this.world.broken(this, new Error('it has missed what the others have dropped, and was never restored'))
+    this.world.trace(`${this.name} joins anew`)
+    this.world.count('joined anew')
+    this.world.thrownAway(this)
+    this.crash(0)
+    this.isMember = false
+    this.isRestored = false
+    this.disk.chunks.clear()
+    this.disk.image = undefined
+    this.device = deviceFromSeed(blake.blake3(`device ${this.name}`), newIncarnation())
+    this.boot()
+  }
+
+  /** The disk as it was at an earlier time. */
+  restore(backup: ReturnType<SimDisk['copy']>): void {
+    this.disk.image = backup.image
+    this.disk.chunks = backup.chunks
+    this.isRestored = this.wasRestored = true
+    this.world.count('restored')
+    this.world.trace(`${this.name} is restored from a backup`)
   }
 
   #down(): void {
@@ -276,7 +308,12 @@ export class SimDevice {
   }
 
   submit(op: Op): Outcome {
-    return this.world.submitted(this, op, () => this.s.metadata.engine.submit(op))
+    const { engine } = this.s.metadata
+    if (engine.isHeld) {
+      void engine.submit(op)
+      return 'EBUSY'
+    }
+    return engine.submitNow(op)
   }
 
   newIno(): number { return this.s.metadata.journal.newIno() }

@@ -43,6 +43,8 @@ async function runIn(world: World): Promise<Result> {
   const phaseMs = world.between(5_000, 40_000)
   const crashes = world.chance(0.6) ? world.between(20, 200) : Infinity
   const cuts = world.chance(0.7) ? world.between(10, 100) : Infinity
+  const takesBackups = world.chance(0.4)
+  const backups = new Map<SimDevice, ReturnType<SimDevice['disk']['copy']>>()
   let isHealing = false
   const join = (i: number) => {
     const d = world.add(names[i]!)
@@ -54,6 +56,18 @@ async function runIn(world: World): Promise<Result> {
     world.net.after(world.between(1, 300), act)
     const d = world.pick(world.devices)
     if (!d.isOn) {
+      const backup = backups.get(d)
+      if (backup && world.chance(0.6)) {
+        backups.delete(d)
+        d.restore(backup)
+        // Before it writes anything it meets the others: who does not has two histories.
+        world.net.heal()
+        d.boot()
+        world.net.connectAll()
+        const met = d.s
+        world.net.after(15_000, () => { if (d.live === met) d.isRestored = false })
+        return
+      }
       if (world.chance(0.3)) d.boot()
       return
     }
@@ -61,9 +75,12 @@ async function runIn(world: World): Promise<Result> {
       join(world.devices.length)
       return
     }
-    if (world.below(crashes) === 0) return d.crash(world.random())
-    if (world.below(cuts) === 0) return cut(world)
-    if (!d.live) return
+    if (!world.devices.some((o) => o.isRestored)) {
+      if (world.below(crashes) === 0) return d.crash(world.random())
+      if (world.below(cuts) === 0) return cut(world)
+    }
+    if (!d.live || d.isRestored) return
+    if (takesBackups && !world.liars.has(d) && world.chance(0.02)) backups.set(d, d.disk.copy())
     if (world.chance(0.01)) d.skewMs = jump(world)
     for (let n = world.chance(0.1) ? world.below(20) : 1; n > 0; n--) programs.step(d)
     if (world.chance(0.2)) world.fsync(d)
@@ -114,7 +131,7 @@ function heads(d: SimDevice): string {
 /** Chunks that it should have and has not. */
 function missing(d: SimDevice): number {
   const rows = d.s.db.sql.prepare('SELECT h FROM chunk WHERE seg < 0 AND refs > 0').all() as { h: Buffer }[]
-  return rows.filter((r) => !d.world.isOfLiar(r.h.toString('hex'))).length
+  return rows.filter((r) => !d.world.isExcused(r.h.toString('hex'))).length
 }
 
 /** Everybody has every entry and every chunk. */

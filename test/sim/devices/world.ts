@@ -47,6 +47,8 @@ export class World {
   #failure: Error | undefined
   #written: Written[] = []
   #dismissed: Dismissed[] = []
+  /** Content that was only on a store that was thrown away. */
+  readonly #excused = new Set<string>()
 
   constructor(seed: number) {
     this.seed = seed
@@ -142,6 +144,10 @@ export class World {
 
   noticed(d: SimDevice, text: string): void {
     this.trace(`${d.name} notices: ${text}`)
+    if (text.includes('new incarnation')) {
+      this.count('renewed')
+      d.isRestored = false
+    }
     if ([...this.liars.keys()].some((o) => text.includes(`the peer ${o.name} `))) this.count('liar caught')
     const isOfHonest = this.honest.some((o) => text.includes(`the peer ${o.name} `)) && !this.liars.has(d)
     if (isOfHonest) this.#fail(`${d.name} takes an honest device for a liar: ${text}`)
@@ -205,6 +211,12 @@ export class World {
     }, (e: Error) => { if (d.live === at) this.broken(d, e) })
   }
 
+  /** Its store is gone, with what only it had. */
+  thrownAway(d: SimDevice): void {
+    for (const w of this.#written) if (w.device === d) this.#excused.add(w.h)
+    this.#written = this.#written.filter((w) => w.device !== d)
+  }
+
   /** Power was cut: what was not durable never was. */
   crashed(d: SimDevice): void {
     this.trace(`${d.name} has crashed`)
@@ -214,10 +226,12 @@ export class World {
   /** It is up again: its log ends before the op `next`. */
   rebooted(d: SimDevice, next: number): void {
     const isLost = (x: { device: SimDevice; op: number }) => x.device === d && Math.floor(x.op / INO_HIGH) === Math.floor(next / INO_HIGH) && x.op >= next
-    const lost = this.#written.find((w) => isLost(w) && w.isSynced)
+    const lost = d.isRestored ? undefined : this.#written.find((w) => isLost(w) && w.isSynced)
     if (lost) this.#fail(`${d.name} has lost a write in a crash that it had acknowledged to be durable`)
+    // Of a backup, what others have comes back; what only it had does not.
+    if (d.isRestored) for (const w of this.#written) if (isLost(w)) this.#excused.add(w.h)
     this.#written = this.#written.filter((w) => !isLost(w))
-    this.#dismissed = this.#dismissed.filter((x) => !isLost(x))
+    if (!d.isRestored) this.#dismissed = this.#dismissed.filter((x) => !isLost(x))
   }
 
   close(): void {
@@ -226,8 +240,8 @@ export class World {
 
   // --- what must be true at the end ---------------------------------------
 
-  /** Whether a liar has made the chunk: nobody else need have it. */
-  isOfLiar(h: string): boolean { return this.#written.some((w) => w.h === h && this.liars.has(w.device)) }
+  /** Whether nobody need have the chunk: a liar has made it, or its store was thrown away. */
+  isExcused(h: string): boolean { return this.#excused.has(h) || this.#written.some((w) => w.h === h && this.liars.has(w.device)) }
 
   /** Every write that was acknowledged is there, unless somebody who saw it took it away. */
   checkSynced(): void {
