@@ -11,7 +11,7 @@
  * An entry is in the log exactly when it is applied. What waits is kept here,
  * and is bounded by whoever delivers: he gets no verdict before.
  */
-import type { Clock, Timers } from './clock.js'
+import type { Timers } from './clock.js'
 import { isDfsError } from './errors.js'
 import type { Files } from './file/files.js'
 import type { EntryHeader } from './log/entry.js'
@@ -39,7 +39,6 @@ export interface InboxParts {
   engine: CausalEngine
   files: Pick<Files, 'dirtyBytes' | 'find' | 'flush' | 'flushSmall'>
   posix: Pick<Posix, 'tellChanges'>
-  clock: Clock
   timers: Timers
   /** Whether this device may write. */
   mayWrite(device: Buffer): boolean
@@ -241,9 +240,9 @@ export class Inbox {
     for (const { arrived, stored } of slice) log.keep(arrived.inc, arrived.seq, stored.signed, stored.sealed)
     journal.touched()
     const before = engine.redone
-    const started = this.#p.clock.nowMs()
+    const started = this.#p.timers.nowMs()
     const changes = engine.receive(slice.map((w) => w.arrived), started)
-    this.#pace(slice, engine.redone - before, this.#p.clock.nowMs() - started)
+    this.#pace(slice, engine.redone - before, this.#p.timers.nowMs() - started)
     this.#p.posix.tellChanges(changes)
     this.onApplied(slice.map((w) => w.arrived), changes)
   }

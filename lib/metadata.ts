@@ -156,7 +156,7 @@ export class Metadata {
     const { journal, engine } = this
     if (journal.stopped) return
     try {
-      if (this.#p.keys.canWrite && !this.#held && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.clock.nowMs() - STATE_AFTER_MS)) journal.state()
+      if (this.#p.keys.canWrite && !this.#held && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - STATE_AFTER_MS)) journal.state()
       if (engine.settle(this.members.writers(this.log)) === 0) return
       for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()

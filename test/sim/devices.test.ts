@@ -25,8 +25,13 @@ test('a seed replays exactly', async (t) => {
   for (const seed of [3, 38, 107]) t.is((await run(seed)).digest, (await run(seed)).digest)
 })
 
-/** Seeds beyond the first 200 that have failed once, and why. */
-const FAILED: [seed: number, why: string][] = []
+/** Seeds that have failed once, and why. What a seed draws changes when the scenario does. */
+const FAILED: [seed: number, why: string][] = [
+  [38, 'power was cut between keeping entries and applying them'],
+  [130, 'a write to a copy that a later order does not make'],
+  [149, 'part of a lost tail came, and the device went on with numbers that were taken'],
+  [162, 'a clock that was set back kept a device from stating what it has'],
+]
 
 for (const [seed, why] of FAILED) {
   test(`seed ${seed}: ${why}`, async (t) => {
