@@ -39,6 +39,6 @@ export interface SwarmHost {
   /** Others take part from now on. */
   share(): void
   snapshot(): Promise<SnapshotSource>
-  /** As Metadata has them: others hold more of our own log than we do. */
-  readonly metadata: Pick<Metadata, 'hold' | 'resume' | 'renew'>
+  /** For when others hold more of our own log than we do, and for forks. */
+  readonly metadata: Pick<Metadata, 'hold' | 'resume' | 'renew' | 'forks'>
 }

@@ -60,7 +60,7 @@ export class Peers {
         return inc < 0 ? undefined : log.hashAt(inc, seq) ?? (log.head(inc).seq === seq ? log.head(inc).hash : undefined)
       },
       certificates: () => drive.members.certificates(),
-      forks: () => [],
+      forks: () => drive.metadata.forks.all().map((proof) => ({ type: 'forked', ...proof })),
       read: (name, from, to, limitBytes) => {
         const inc = this.#find(name)
         if (inc < 0 || from < log.head(inc).first) return []
@@ -267,6 +267,7 @@ export class Peers {
 
   #suspect(peer: Peer, log: LogName, seq: number, headers: Buffer[]): void {
     const drive = this.#drive
+    if (drive.metadata.forks.has(log)) return
     const inc = this.#find(log)
     const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
     const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
@@ -278,7 +279,14 @@ export class Peers {
     }
     this.onNotice(`the device ${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
     const proof: Forked = { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }
-    this.#do(this.#sync.forked(this.#now(), proof))
+    // It outlives this session; and what is told to others is durable here.
+    drive.metadata.forks.add(proof)
+    drive.journal.touched()
+    drive.journal.settle().then(() => {
+      if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof))
+    }, () => { /* stopped; every caller learns from check() */ })
+    // Of our own, from before something was restored: what was written since is another's log from here on.
+    if (inc >= 0 && inc === drive.journal.incarnation) this.#renew()
   }
 
   #lying(peer: Peer, why: string): void {
