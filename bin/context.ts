@@ -53,11 +53,11 @@ export class Context {
     for (;;) {
       const client = await Client.connect(this.config.store)
       if (client) return client
-      const { Drive } = await import('../lib/drive.js')
+      const { openStore } = await import('../lib/storage-peer.js')
       // The store's files are for its user alone, also in a directory that others may enter.
       process.umask(0o077)
       try {
-        return await Drive.open(this.config.store, { passphrase: () => this.passphrase() })
+        return await openStore(this.config.store, { passphrase: () => this.passphrase() })
       } catch (error) {
         if (!isDfsError(error, 'STORE_LOCKED') || performance.now() > deadlineMs) throw error
       }

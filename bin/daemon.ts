@@ -5,6 +5,7 @@
  */
 import { logPath, socketPath } from '../lib/config.js'
 import { Drive } from '../lib/drive.js'
+import { openStore, type StoragePeer } from '../lib/storage-peer.js'
 import { Daemon } from '../lib/service/daemon.js'
 import { answerStart, readOrder, startFailure, type Order } from '../lib/service/launch.js'
 import { DaemonLog } from '../lib/service/log.js'
@@ -30,17 +31,17 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   const created = order.create && !Drive.exists(order.store)
   const drive = created
     ? await Drive.create(order.store, passphrase ? { passphrase } : {})
-    : await Drive.open(order.store, passphrase ? { passphrase: () => Promise.resolve(passphrase) } : {})
+    : await openStore(order.store, passphrase ? { passphrase: () => Promise.resolve(passphrase) } : {})
   if (order.cache !== undefined) await drive.setCache(order.cache)
   const log = new DaemonLog(logPath(order.store), order.foreground ? process.stderr : undefined)
-  const watch = (opened: Drive) => {
+  const watch = (opened: Drive | StoragePeer) => {
     opened.onStop = (error) => {
       log.fault('syncing the store', error)
       void daemon.recover(error)
     }
   }
   const onNotice = (text: string) => log.line(text)
-  let current = drive
+  let current: Drive | StoragePeer = drive
   const daemon = await Daemon.start({
     drive, mounter: mounterOf(drive), socket: socketPath(order.store), log, lifetime: order.lifetime,
     reopen: async () => {

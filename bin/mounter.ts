@@ -1,8 +1,10 @@
 /** Joins the two halves that know nothing of each other: a drive, and the drivers that mount it. */
-import type { Drive } from '../lib/drive.js'
+import { Drive } from '../lib/drive.js'
 import { fail } from '../lib/errors.js'
 import type { Mounted, Mounter } from '../lib/service/daemon.js'
 import type { MountRequest } from '../lib/service/calls.js'
+import type { StoragePeer } from '../lib/storage-peer.js'
+import { unreadable } from '../lib/unreadable.js'
 import { Filesystem } from '../mount/filesystem.js'
 import { whoHolds } from '../mount/holders.js'
 import { withIdMap } from '../mount/idmap.js'
@@ -11,7 +13,8 @@ import { parseMountOptions } from '../mount/options.js'
 
 export const DRIVERS = ['kernel', 'fuse-native'] as const
 
-export function mounterOf(drive: Drive): Mounter {
+export function mounterOf(drive: Drive | StoragePeer): Mounter {
+  if (!(drive instanceof Drive)) return { mount: () => Promise.reject(unreadable()), holders: whoHolds }
   return {
     async mount(request: MountRequest): Promise<Mounted> {
       const options = parseMountOptions(request.options)

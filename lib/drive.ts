@@ -19,6 +19,7 @@ import type { Conflict, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, N
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { Cache } from './cache.js'
 import { listConflicts, resolveConflict } from './conflicts.js'
+import { listDevices } from './devices.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
 import { FlushEngine, type LocalChunk } from './file/flush.js'
@@ -54,10 +55,11 @@ import { SegmentStore } from './store/segments.js'
 import type { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
-import { forgetPeer, knownPeers, lastSeen, rememberPeers } from './swarm/known-peers.js'
+import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
 import { parseAddress } from './swarm/net/address.js'
 import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
+import { StorageOnly } from './unreadable.js'
 
 const MIN_SEGMENT_BYTES = 4 << 20
 /** A segment takes at most this part of the disk. */
@@ -203,7 +205,7 @@ export class Drive extends PathApi {
     }
   }
 
-  /** Opens the drive in `storeDir`. STORE_MISSING, STORE_LOCKED, STORE_NEWER, STORE_DAMAGED, PASSPHRASE_NEEDED, PASSPHRASE_WRONG. */
+  /** Opens the drive in `storeDir`. STORE_MISSING, STORE_LOCKED, STORE_NEWER, STORE_DAMAGED, PASSPHRASE_NEEDED, PASSPHRASE_WRONG; KEY_KIND for a storage peer's (openStore). */
   static async open(storeDir: string, options: OpenOptions = {}): Promise<Drive> {
     const dir = resolve(storeDir)
     if (!Drive.exists(dir)) throw fail('STORE_MISSING', `there is no drive in ${dir}; run dfs create, or dfs mount to make one`)
@@ -212,6 +214,7 @@ export class Drive extends PathApi {
     let db: Database | undefined
     try {
       const opened = options.unlocked ?? await openKeyFile(join(dir, 'keys'), options.passphrase ? { passphrase: options.passphrase } : {})
+      if (!opened.keys.canRead) throw new StorageOnly(opened)
       db = Database.open(join(dir, 'index.db'))
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
@@ -291,7 +294,7 @@ export class Drive extends PathApi {
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.inbox = new Inbox({
-      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers, isForked: (inc) => this.metadata.isForked(inc),
+      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers,
       mayWrite: (device) => this.members.get(device)?.role === 'full',
     })
     this.cache = new Cache({
@@ -405,29 +408,7 @@ export class Drive extends PathApi {
     return known
   }
 
-  async devices(): Promise<DeviceStatus[]> {
-    const own = encodeZ32(this.device.publicKey)
-    const connected = new Map((await this.peers()).map((p) => [p.device, p]))
-    const seen = lastSeen(this.db)
-    const wrote = new Map<string, number>()
-    for (const inc of this.log.heads().keys()) {
-      const device = encodeZ32(this.log.deviceOf(inc))
-      wrote.set(device, Math.max(wrote.get(device) ?? 0, this.log.lastClockMs(inc)))
-    }
-    const one = (device: string, name: string, role: DeviceStatus['role']): DeviceStatus => {
-      const isHere = device === own || connected.has(device)
-      return {
-        device, name, role, isThisDevice: device === own, isConnected: connected.has(device),
-        lastSeenMs: isHere ? this.clock.nowMs() : Math.max(seen.get(device) ?? 0, wrote.get(device) ?? 0) || null,
-      }
-    }
-    const members = this.members.all().map((c) => one(encodeZ32(c.device), c.name, c.role))
-    const known = new Set(members.map((m) => m.device))
-    // Alone it has no certificate yet; with a weaker key, until it is given one.
-    if (!known.has(own)) members.unshift(one(own, this.deviceName, this.keys.canWrite ? 'full' : 'guest'))
-    for (const p of connected.values()) if (!known.has(p.device)) members.push(one(p.device, p.name, 'guest'))
-    return members.sort((a, b) => Number(b.isThisDevice) - Number(a.isThisDevice))
-  }
+  async devices(): Promise<DeviceStatus[]> { return listDevices(this, await this.peers()) }
 
   async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
     let key: Buffer
@@ -500,7 +481,7 @@ export class Drive extends PathApi {
 }
 
 /** On a small disk segments are small too: compacting one needs room for what lives in it. */
-function openSegments(dir: string, driveId: Buffer): SegmentStore {
+export function openSegments(dir: string, driveId: Buffer): SegmentStore {
   const fs = statfsSync(dir)
   const segmentBytes = Math.min(SEGMENT_BYTES, Math.max(MIN_SEGMENT_BYTES, Math.floor(fs.blocks * fs.bsize / SEGMENTS_A_DISK)))
   return SegmentStore.open(join(dir, 'segments'), { driveId, segmentBytes })

@@ -5,6 +5,9 @@
  *   joined     the metadata of a device that may write was taken in; from here
  *              on it is a store like any other
  *
+ * With a storage key nothing is taken in: the store is ready as soon as it is
+ * prepared, and what is sealed comes as to any other device (storage-peer.ts).
+ *
  * `prepareJoin` needs no network; `finishJoin` asks until somebody answers. One
  * that was interrupted begins anew.
  */
@@ -50,10 +53,10 @@ export interface JoinOptions {
   cacheBytes?: number | null
 }
 
-/** Makes a store for the drive that `key` belongs to. STORE_EXISTS, STORE_LOCKED, KEY_INVALID; KEY_KIND for a storage key. */
+/** Makes a store for the drive that `key` belongs to. STORE_EXISTS, STORE_LOCKED, KEY_INVALID. */
 export async function prepareJoin(storeDir: string, key: string, options: JoinOptions = {}): Promise<{ drive: string; kind: string }> {
   const keys = DriveKeys.fromCapability(key)
-  if (keys.kind === 'storage') throw fail('KEY_KIND', 'a storage key cannot be joined with yet: it needs a full or a read-only key')
+  if (keys.kind === 'storage' && typeof options.cacheBytes === 'number') throw fail('USAGE', 'a device with a storage key keeps everything it can: it has no cache')
   if (typeof options.cacheBytes === 'number') checkCacheBytes(options.cacheBytes)
   const dir = resolve(storeDir)
   if (existsSync(join(dir, 'keys'))) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
@@ -64,7 +67,8 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
     const device = createDevice()
     const db = Database.create(join(dir, 'index.db'))
     db.setMeta('drive', keys.driveId)
-    db.setMeta('joining', 1)
+    if (keys.canRead) db.setMeta('joining', 1)
+    else prepareStorage(db, device)
     if (options.cacheBytes) db.setMeta('cache_bytes', options.cacheBytes)
     db.setMeta('device_name', options.deviceName ?? process.env['NODE_ID'] ?? hostname())
     rememberPeers(db, options.peers ?? [])
@@ -75,6 +79,14 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
   } finally {
     lock.release()
   }
+}
+
+/** What opening a store takes for granted: the root's incarnation, and one of this device, which writes nothing. */
+function prepareStorage(db: Database, device: Device): void {
+  const insert = db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)')
+  insert.run(0, Buffer.alloc(16), Buffer.alloc(32))
+  insert.run(1, device.incarnation, device.publicKey)
+  db.setMeta('incarnation', 1)
 }
 
 export interface FinishOptions {

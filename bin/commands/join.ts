@@ -13,6 +13,7 @@ const MAX_KEY_CHARS = 1000
 const MEANING = {
   full: 'This device will read and write it, and enrols itself.',
   'read-only': 'The key is one for reading: nothing can be changed here.',
+  storage: 'The key is one for storage: this device keeps sealed data for the others, and reads none of it.',
 }
 
 export function define(command: Command): void {
@@ -21,7 +22,8 @@ export function define(command: Command): void {
 to read it from standard input, where no other user of this machine can see it. What is in the
 drive comes with the first \`dfs mount\` or \`dfs serve\`, while another of its devices runs; from
 then on this one is as good as any. With the key of \`dfs key --read-only\` it reads and never
-changes the drive.`)
+changes the drive; with that of \`dfs key --storage\` it keeps sealed data under \`dfs serve\`, for the
+others, and cannot be mounted.`)
     .addOption(peerOption())
     .addOption(cacheOption())
     .option('--passphrase', 'seal the key under a passphrase, asked for twice')
@@ -52,7 +54,8 @@ Examples:
       })
       if (options.json) return writeJson({ drive, store, keyKind: kind, peers: network.peers, hasPassphrase: passphrase !== undefined })
       context.say(`Joined the drive ${drive} in ${store}. ${MEANING[kind as keyof typeof MEANING]}`)
-      context.say('Next: dfs mount DIR, while another of its devices runs `dfs mount` or `dfs serve`')
+      if (kind === 'storage') context.say('Next: dfs serve, for as long as it shall keep and give')
+      else context.say('Next: dfs mount DIR, while another of its devices runs `dfs mount` or `dfs serve`')
     }))
 }
 

@@ -66,6 +66,12 @@ export class Log {
     this.#setHead.run(inc, next.seq, next.hash, next.first, next.bytes)
   }
 
+  /** The entries before `first` are not to be had: what is held ends, and the log goes on there. Follow with `keep` of that entry, in the same transaction. */
+  begin(inc: number, first: number, previous: Buffer): void {
+    this.#db.sql.prepare('DELETE FROM log WHERE inc = ?').run(inc)
+    this.#heads.set(inc, { seq: first - 1, hash: previous, first, bytes: 0 })
+  }
+
   /** The local index of an incarnation, made if it is new. */
   index(id: Buffer, device: Buffer): number {
     const known = this.#incarnations.findIndex((k) => k?.equals(id))

@@ -32,6 +32,12 @@ export function sealedLength(plainLength: number): number {
   return plainLength + Math.ceil(plainLength / PIECE) * TAG_BYTES
 }
 
+/** Of a sealed chunk of `sealed` bytes; undefined if none has so many. */
+export function plainLength(sealed: number): number | undefined {
+  const plain = sealed - Math.ceil(sealed / SEALED_PIECE) * TAG_BYTES
+  return plain >= 1 && plain <= MAX_CHUNK_BYTES && sealedLength(plain) === sealed ? plain : undefined
+}
+
 export interface PieceRange {
   firstPiece: number
   /** Inclusive. */

@@ -7,8 +7,11 @@
  */
 import type { NetworkStatus, PeerStatus } from '../api.js'
 import type { NetworkConfig } from '../config.js'
-import type { Drive, DriveNetwork } from '../drive.js'
+import type { Clock } from '../clock.js'
+import type { DriveNetwork } from '../drive.js'
 import { isDfsError } from '../errors.js'
+import type { Database } from '../store/database.js'
+import type { SwarmHost } from '../swarm/host.js'
 import { knownPeers, lastPort, noteSeen, rememberPeers, rememberPort } from '../swarm/known-peers.js'
 import type { NetStatus } from '../swarm/net/link.js'
 import { Swarm, type SwarmOptions } from '../swarm/swarm.js'
@@ -23,13 +26,20 @@ export interface StartOptions {
   anyPort?: boolean
 }
 
+/** A Drive, or a StoragePeer. */
+export interface Served extends SwarmHost {
+  readonly db: Database
+  readonly clock: Clock
+  network: DriveNetwork | null
+}
+
 export class ServedNetwork implements DriveNetwork {
-  readonly #drive: Drive
+  readonly #drive: Served
   readonly #swarm: Swarm
   readonly #config: NetworkConfig
   readonly #timer: NodeJS.Timeout
 
-  private constructor(drive: Drive, swarm: Swarm, config: NetworkConfig) {
+  private constructor(drive: Served, swarm: Swarm, config: NetworkConfig) {
     this.#drive = drive
     this.#swarm = swarm
     this.#config = config
@@ -40,7 +50,7 @@ export class ServedNetwork implements DriveNetwork {
    * From now on the drive takes part. Listens where `config` says, else where it did last, so that addresses stay good; if others
    * have that port by now, on any. USAGE if the port that was asked for cannot be had.
    */
-  static async start(drive: Drive, config: NetworkConfig, { onNotice, anyPort = false }: StartOptions): Promise<void> {
+  static async start(drive: Served, config: NetworkConfig, { onNotice, anyPort = false }: StartOptions): Promise<void> {
     const { db, journal } = drive
     if (rememberPeers(db, config.peers).length > 0) journal.touched()
     const open = async (port: number) => {

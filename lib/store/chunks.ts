@@ -160,6 +160,11 @@ export class ChunkTable {
     this.#insertInline.run(num, data)
   }
 
+  /** Its plaintext bytes, where they were not known (0): on a device that cannot read. */
+  setLength(num: number, len: number): void {
+    this.#db.sql.prepare('UPDATE chunk SET len = ? WHERE num = ?').run(len, num)
+  }
+
   remove(num: number): void {
     this.#remove.run(num)
     this.#removeInline.run(num)

@@ -165,6 +165,13 @@ export class ChunkSwarm implements ChunkSource, Holders {
     if (any) this.#do(this.#exchange.moreMissing(this.#now()))
   }
 
+  /** Entries of a log were kept that name these: as `changed`, where they cannot be read. */
+  named(inc: number, ids: Buffer[]): void {
+    const author = this.#drive.log.deviceOf(inc).toString('hex')
+    for (const id of ids) this.#holds(author, id)
+    this.#do(this.#exchange.moreMissing(this.#now()))
+  }
+
   message(peer: Peer, m: ChunkMessage | CustodyMessage | Status): void | Promise<void> {
     switch (m.type) {
       case 'wantChunks': case 'hurryChunks': case 'cancelChunks': this.#give(this.#server.message(peer, m)); return
@@ -394,7 +401,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
     const { space, files, store } = this.#drive
     let used = 0
     for (const bytes of store.usage().values()) used += bytes
-    return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: this.#drive.cache?.keepsEverything ?? true }
+    return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: this.#drive.cache?.keepsEverything ?? this.#drive.keepsEverything ?? true }
   }
 
   #now(): number { return this.#drive.timers.nowMs() }

@@ -56,7 +56,7 @@ const MAX_PASSED = 64
 export interface WantedChunk {
   /** 32 bytes. */
   id: Buffer
-  /** Length of the sealed bytes, if known (sealedLength of what the op says): saves room, and shows a lie at once. */
+  /** Length of the sealed bytes, if known, and not 0 (sealedLength of what the op says): saves room, and shows a lie at once. */
   sealedBytes?: number
   /** Of what `nextMissing` names: it is pinned. */
   isPinned?: boolean
@@ -351,8 +351,8 @@ export class ChunkExchange {
   // --- wants ---
 
   #add(chunk: WantedChunk, rank: Rank, deadlineMs: number): Want {
-    const room = Math.min(chunk.sealedBytes ?? MAX_SEALED_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES)
-    const want = this.#wants.add(chunk.id, rank, deadlineMs, room, chunk.sealedBytes !== undefined)
+    const room = Math.min(chunk.sealedBytes || MAX_SEALED_CHUNK_BYTES, MAX_SEALED_CHUNK_BYTES)
+    const want = this.#wants.add(chunk.id, rank, deadlineMs, room, Boolean(chunk.sealedBytes))
     for (const peer of this.#host.likelyHolders(chunk.id)) if (this.#peers.has(peer)) want.holders.add(peer)
     return want
   }

@@ -12,6 +12,7 @@ import type { Metadata } from '../metadata.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
 import type { SnapshotSource } from '../store/snapshot.js'
+import type { LogName } from './messages.js'
 
 export interface SwarmHost {
   readonly keys: DriveKeys
@@ -21,7 +22,8 @@ export interface SwarmHost {
   readonly log: Log
   readonly journal: Journal
   readonly members: Members
-  readonly inbox: Inbox
+  /** `onNamed`: chunks became known that entries name which cannot be read here. */
+  readonly inbox: Pick<Inbox, 'deliver' | 'onApplied'> & { onNamed?: (inc: number, ids: Buffer[]) => void }
   readonly chunks: ChunkTable
   readonly arrivals: Pick<Arrivals, 'keep'> & Partial<Pick<Arrivals, 'onKept'>>
   /** Absent: everything is kept. */
@@ -39,6 +41,10 @@ export interface SwarmHost {
   /** Others take part from now on. */
   share(): void
   snapshot(): Promise<SnapshotSource>
-  /** For when others hold more of our own log than we do, and for forks. */
-  readonly metadata: Pick<Metadata, 'hold' | 'resume' | 'renew' | 'forks'>
+  /** As Metadata has them: others hold more of our own log than we do. Absent: it writes none. */
+  readonly metadata?: Pick<Metadata, 'hold' | 'resume' | 'renew'>
+  /** Whether it holds, or means to hold, every chunk of the drive; absent: it does. */
+  readonly keepsEverything?: boolean
+  /** Nobody has entries of this log before `first`: it goes on there. Absent: a device that needs a snapshot then. */
+  beginLog?(log: LogName, first: number): void
 }

@@ -14,6 +14,7 @@ import { ChunkSwarm } from './chunk-swarm.js'
 import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
+import { LogStarts } from './log-starts.js'
 import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link } from './net/link.js'
 import { SnapshotSender } from './snapshot-sender.js'
@@ -35,8 +36,12 @@ export class Peers {
   readonly #peers = new Map<Peer, Connected>()
   readonly #snapshots: SnapshotSender
   readonly chunks: ChunkSwarm
+  /** Of a device that needs no snapshot. */
+  readonly #starts: LogStarts | undefined
   #durable: Map<number, number>
   readonly #stopTicking: () => void
+  /** As the others were told. */
+  #keepsEverything: boolean | undefined
   #isClosed = false
   /** Of our own log entries up to `seq` are on their way back. */
   #lost: { seq: number; stop: () => void } | null = null
@@ -60,7 +65,7 @@ export class Peers {
         return inc < 0 ? undefined : log.hashAt(inc, seq) ?? (log.head(inc).seq === seq ? log.head(inc).hash : undefined)
       },
       certificates: () => drive.members.certificates(),
-      forks: () => drive.metadata.forks.all().map((proof) => ({ type: 'forked', ...proof })),
+      forks: () => [],
       read: (name, from, to, limitBytes) => {
         const inc = this.#find(name)
         if (inc < 0 || from < log.head(inc).first) return []
@@ -78,6 +83,8 @@ export class Peers {
     drive.source.provider = this.chunks
     journal.onDurable = (heads) => this.#onDurable(heads)
     drive.inbox.onApplied = (arrived) => this.chunks.changed(arrived)
+    if (drive.inbox.onNamed) drive.inbox.onNamed = (inc, ids) => this.chunks.named(inc, ids)
+    this.#starts = drive.beginLog && new LogStarts()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
 
@@ -110,6 +117,7 @@ export class Peers {
     this.#lost?.stop()
     this.#drive.journal.onDurable = () => {}
     this.#drive.inbox.onApplied = () => {}
+    if (this.#drive.inbox.onNamed) this.#drive.inbox.onNamed = () => {}
     this.#drive.source.provider = null
     this.#snapshots.close()
     this.chunks.close()
@@ -125,6 +133,8 @@ export class Peers {
     if (this.#isClosed || !hello) return link.close('protocol')
     if (this.#peers.has(peer)) this.#down(peer)
     if (hello.certificate) this.#certificates([hello.certificate], peer)
+    // It asks for chunks by their id, and keeps the log for those who come later.
+    if (hello.kind === 'storage' && !this.#drive.journal.stopped) this.#drive.share()
     this.#peers.set(peer, { link, hello, certificate: this.#drive.members.get(link.peer) })
     link.onMessage = (bytes) => this.#onMessage(peer, link, bytes)
     link.onDrain = () => {
@@ -141,6 +151,7 @@ export class Peers {
 
   #down(peer: Peer): void {
     this.#peers.delete(peer)
+    this.#starts?.down(peer)
     this.#do(this.#sync.peerDown(this.#now(), peer))
     this.#snapshots.down(peer)
     this.chunks.peerDown(peer)
@@ -158,6 +169,7 @@ export class Peers {
     }
     switch (m.type) {
       case 'have': case 'wantEntries': case 'entries': case 'entryPart': case 'noEntries': case 'certificates': case 'forked':
+        if (m.type === 'have' && this.#peers.get(peer)!.certificate?.role === 'full') this.#starts?.heard(peer, m)
         this.#do(this.#sync.message(this.#now(), peer, m as SyncMessage))
         return
       case 'wantSnapshot': case 'snapshotCredit': case 'snapshotCancel':
@@ -181,8 +193,9 @@ export class Peers {
         case 'certificates': this.#certificates(e.certificates, e.peer); break
         case 'lying': this.#lying(e.peer, e.why); break
         case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
-        case 'ownAhead': this.#ownAhead(e.peer, e.seq); break
-        case 'needSnapshot': this.#needSnapshot(e.log); break
+        case 'ownAhead': if (this.#drive.metadata) this.#ownAhead(e.peer, e.seq); break
+        // Where there is no snapshot to take, #begin sees to it.
+        case 'needSnapshot': if (!this.#starts) this.#needSnapshot(e.log); break
         case 'receipt': break
       }
     }
@@ -215,6 +228,7 @@ export class Peers {
   /** Nothing is written until our entries up to `seq` are here, of which `peer` has said that it holds them. */
   #takeBack(seq: number, peer: Peer): void {
     const { metadata, timers, log, journal } = this.#drive
+    if (!metadata) return
     this.onNotice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
     metadata.hold()
     const before = log.head(journal.incarnation).seq
@@ -241,6 +255,7 @@ export class Peers {
     this.#lost?.stop()
     this.#lost = null
     const { device, metadata } = this.#drive
+    if (!metadata) return
     const incarnation = metadata.renew()
     this.#sync.setOwn({ incarnation, device: device.publicKey })
     this.onNotice('this device goes on as a new incarnation')
@@ -267,7 +282,6 @@ export class Peers {
 
   #suspect(peer: Peer, log: LogName, seq: number, headers: Buffer[]): void {
     const drive = this.#drive
-    if (drive.metadata.forks.has(log)) return
     const inc = this.#find(log)
     const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
     const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
@@ -279,14 +293,7 @@ export class Peers {
     }
     this.onNotice(`the device ${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
     const proof: Forked = { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }
-    // It outlives this session; and what is told to others is durable here.
-    drive.metadata.forks.add(proof)
-    drive.journal.touched()
-    drive.journal.settle().then(() => {
-      if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof))
-    }, () => { /* stopped; every caller learns from check() */ })
-    // Of our own, from before something was restored: what was written since is another's log from here on.
-    if (inc >= 0 && inc === drive.journal.incarnation) this.#renew()
+    this.#do(this.#sync.forked(this.#now(), proof))
   }
 
   #lying(peer: Peer, why: string): void {
@@ -343,9 +350,23 @@ export class Peers {
   #now(): number { return this.#drive.timers.nowMs() }
 
   #tick(): void {
+    this.#begin()
+    const { keepsEverything } = this.#drive
+    if (keepsEverything !== this.#keepsEverything) this.chunks.statusChanged()
+    this.#keepsEverything = keepsEverything
     this.#do(this.#sync.tick(this.#now()))
     this.chunks.tick()
     this.#pace()
+  }
+
+  /** Logs of which nobody has the next entry any more go on at the first that somebody has. */
+  #begin(): void {
+    const { log } = this.#drive
+    const seqOf = (name: LogName) => { const inc = this.#find(name); return inc < 0 ? 0 : log.head(inc).seq }
+    for (const start of this.#starts?.due(this.#now(), seqOf) ?? []) {
+      this.#drive.beginLog?.(start.log, start.first)
+      this.#do(this.#sync.skipTo(this.#now(), start.log, start.first))
+    }
   }
 
   /** While somebody listens, changes are made known at once. */

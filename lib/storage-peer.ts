@@ -1,0 +1,333 @@
+/**
+ * A device with the storage key: keeps the sealed entries and chunks of a drive,
+ * verifies both, gives them to the other devices, and can read neither.
+ *
+ *   log     entries as they came, each log from the first entry that others still
+ *           had; checked by what is in the clear (sealed-inbox.ts)
+ *   chunks  those that the headers of kept entries name; a row's content hash is
+ *           not known here, its length follows from the sealed bytes
+ *
+ * It has no tree and no order, takes no snapshot and gives none. Nothing is ever
+ * dropped: which chunks are dead is in the tree.
+ *
+ * Owns its store as a Drive does; `close` may be called twice.
+ */
+import { statSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnProgress, PeerStatus } from './api.js'
+import { SystemClock, systemTimers, type Clock } from './clock.js'
+import { listDevices } from './devices.js'
+import { Drive, openSegments, type DriveNetwork, type OpenOptions } from './drive.js'
+import { fail } from './errors.js'
+import { SourceSlot } from './file/fetch.js'
+import type { DriveKeys } from './keys/derive.js'
+import type { Device } from './keys/device.js'
+import { openKeyFile } from './keys/keyfile.js'
+import { encodeZ32 } from './keys/zbase32.js'
+import { entryHash } from './log/entry.js'
+import { Journal } from './log/journal.js'
+import { Log } from './log/log.js'
+import { Members } from './log/members.js'
+import { chunkId, plainLength, sealedLength } from './seal/chunk.js'
+import { verifyEntry } from './seal/entry.js'
+import { SealedInbox } from './sealed-inbox.js'
+import { Arrivals } from './store/arrivals.js'
+import { Checkpointer } from './store/checkpoint.js'
+import { ChunkTable, ELSEWHERE } from './store/chunks.js'
+import { Database } from './store/database.js'
+import { StoreLock } from './store/lock.js'
+import type { SegmentStore } from './store/segments.js'
+import type { SnapshotSource } from './store/snapshot.js'
+import { Space } from './store/space.js'
+import type { SwarmHost } from './swarm/host.js'
+import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
+import type { LogName } from './swarm/messages.js'
+import { parseAddress } from './swarm/net/address.js'
+import { StorageOnly, Unreadable, unreadable } from './unreadable.js'
+
+interface Parts { dir: string; lock: StoreLock; keys: DriveKeys; device: Device; db: Database; store: SegmentStore }
+
+/** Opens what is in `storeDir`, whichever it is. As Drive.open. */
+export async function openStore(storeDir: string, options: OpenOptions = {}): Promise<Drive | StoragePeer> {
+  try {
+    return await Drive.open(storeDir, options)
+  } catch (e) {
+    if (!(e instanceof StorageOnly)) throw e
+    return StoragePeer.open(storeDir, { unlocked: e.unlocked })
+  }
+}
+
+/** Learns a chunk's length from its verified bytes before it is kept. */
+class SealedArrivals extends Arrivals {
+  learn: (num: number, sealedBytes: number) => boolean = () => false
+
+  override keep(num: number, sealed: Buffer): Promise<boolean> {
+    return this.learn(num, sealed.length) ? super.keep(num, sealed) : Promise.resolve(false)
+  }
+}
+
+export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
+  readonly dir: string
+  readonly keys: DriveKeys
+  readonly device: Device
+  readonly db: Database
+  readonly store: SegmentStore
+  readonly clock: Clock = new SystemClock()
+  readonly timers = systemTimers
+  readonly space: Space
+  readonly chunks: ChunkTable
+  readonly log: Log
+  readonly journal: Journal
+  readonly members: Members
+  readonly inbox: SealedInbox
+  readonly arrivals: Arrivals
+  /** Nobody reads here. */
+  readonly source = new SourceSlot(null)
+  readonly files = { dirtyBytes: 0, isLive: false }
+  readonly #checkpointer: Checkpointer
+  readonly #lock: StoreLock
+  #closing: Promise<void> | null = null
+  /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
+  onStop: (e: Error) => void = () => {}
+  /** Set by whoever connects it to others; closed with it. */
+  network: DriveNetwork | null = null
+
+  /** Opens the store in `storeDir`, which joined with a storage key. As Drive.open; KEY_KIND if it holds another key. */
+  static async open(storeDir: string, options: Pick<OpenOptions, 'passphrase' | 'unlocked'> = {}): Promise<StoragePeer> {
+    const dir = resolve(storeDir)
+    if (!Drive.exists(dir)) throw fail('STORE_MISSING', `there is no drive in ${dir}; join one with dfs join KEY`)
+    Space.rescue(dir)
+    const lock = StoreLock.acquire(dir)
+    let db: Database | undefined
+    try {
+      const { keys, device } = options.unlocked ?? await openKeyFile(join(dir, 'keys'), options.passphrase ? { passphrase: options.passphrase } : {})
+      if (keys.canRead) throw fail('KEY_KIND', 'this store holds a key that reads the drive: it is no storage peer')
+      db = Database.open(join(dir, 'index.db'))
+      const drive = db.getMeta('drive') as Buffer | undefined
+      if (!drive?.equals(keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
+      return new StoragePeer({ dir, lock, keys, device, db, store: openSegments(dir, keys.driveId) })
+    } catch (e) {
+      db?.close()
+      lock.release()
+      throw e
+    }
+  }
+
+  /** As Drive.reopen. */
+  async reopen(): Promise<StoragePeer> {
+    await this.close().catch(() => { /* it had stopped: why is known */ })
+    Database.settle(join(this.dir, 'index.db'))
+    return StoragePeer.open(this.dir, { unlocked: { keys: this.keys, device: this.device } })
+  }
+
+  private constructor(p: Parts) {
+    super()
+    this.dir = p.dir
+    this.keys = p.keys
+    this.device = p.device
+    this.db = p.db
+    this.store = p.store
+    this.#lock = p.lock
+    this.space = new Space(p.dir)
+    const chunks = this.chunks = new ChunkTable(p.db)
+    chunks.indexIds()
+    const never = () => { throw unreadable() }
+    const sealer = { sealOps: never, openOps: never, sign: never, verify: verifyEntry }
+    this.log = new Log(p.db, sealer)
+    const journal = this.journal = new Journal({
+      db: p.db, rows: { dirtyCount: 0, flush: () => chunks.flush() }, log: this.log, sealer, clock: this.clock, timers: this.timers,
+      drive: p.keys.driveId, incarnation: p.db.getMeta('incarnation') as number,
+    })
+    journal.beforeCommit = () => this.space.beforeCommit()
+    journal.onStop = (e) => this.onStop(e)
+    p.store.onStop = (e) => journal.stop(e)
+    this.#checkpointer = new Checkpointer(p.db, journal)
+    this.members = new Members(p.db, p.keys.driveId, () => journal.touched('derived'))
+    this.inbox = new SealedInbox({ driveId: p.keys.driveId, log: this.log, journal, members: this.members, chunks, take: (bytes) => this.space.take(bytes, 0) })
+    const arrivals = this.arrivals = new SealedArrivals({
+      chunks, store: p.store, journal, timers: this.timers, guard: () => () => {}, take: (bytes) => this.space.take(bytes, 0),
+    })
+    arrivals.learn = (num, sealedBytes) => this.#learn(num, sealedBytes)
+    if (p.db.getMeta('finished') !== 1) {
+      p.db.setMeta('finished', 1)
+      journal.touched()
+    }
+    this.#forgetLost()
+  }
+
+  // --- for the swarm --------------------------------------------------------
+
+  get deviceName(): string { return (this.db.getMeta('device_name') as string | undefined) ?? '' }
+
+  /** Of what was dropped before it joined it does not know the chunks. */
+  get keepsEverything(): boolean {
+    const incs = [...this.log.heads().keys()]
+    return incs.length > 0 && incs.every((inc) => this.log.head(inc).first === 1)
+  }
+
+  beginLog(name: LogName, first: number): void { this.inbox.begin(name, first) }
+
+  share(): void { /* it has no writes of its own */ }
+
+  snapshot(): Promise<SnapshotSource> { return Promise.reject(unreadable()) }
+
+  /** False: no chunk has so many sealed bytes, and nobody can read it. */
+  #learn(num: number, sealedBytes: number): boolean {
+    if (this.journal.stopped || !this.chunks.get(num)) return false
+    const length = plainLength(sealedBytes)
+    if (length === undefined) this.chunks.remove(num)
+    else this.chunks.setLength(num, length)
+    this.journal.touched()
+    return length !== undefined
+  }
+
+  /** What the disk has lost (a cut tail, a segment that is gone) is fetched again. */
+  #forgetLost(): void {
+    const sizes = this.store.usage()
+    const ends = this.db.sql.prepare('SELECT seg, max(off + len) AS end FROM chunk WHERE seg > 0 GROUP BY seg').all() as { seg: number; end: number }[]
+    const lost = this.db.sql.prepare(`UPDATE chunk SET seg = ${ELSEWHERE}, off = 0 WHERE seg = ? AND off + len > ?`)
+    for (const { seg, end } of ends) {
+      const size = sizes.get(seg) ?? 0
+      if (end <= size) continue
+      lost.run(seg, size)
+      this.journal.touched()
+    }
+  }
+
+  // --- the API ----------------------------------------------------------------
+
+  async sync(): Promise<void> { await this.journal.durable() }
+
+  async status(): Promise<DriveStatus> {
+    this.journal.check()
+    const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
+    const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
+    const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE}`) as [number, number]
+    const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
+    let segments = 0
+    for (const bytes of this.store.usage().values()) segments += bytes
+    const log = { entries: 0, bytes: 0, seq: 0 }
+    for (const inc of this.log.heads().keys()) {
+      const head = this.log.head(inc)
+      log.entries += head.seq - head.first + 1
+      log.bytes += head.bytes
+    }
+    return {
+      pid: process.pid,
+      drive: this.keys.driveName,
+      name: '',
+      device: encodeZ32(this.device.publicKey),
+      deviceName: this.deviceName,
+      store: this.dir,
+      order: '',
+      keyKind: this.keys.kind,
+      mountpoints: [],
+      peers: this.network?.peers() ?? [],
+      knownPeers: knownPeers(this.db),
+      network: (await this.network?.status()) ?? null,
+      files: 0,
+      logicalBytes: 0,
+      chunks: { here, hereBytes, owed, owedBytes, inline: 0, inlineBytes: 0 },
+      cache: { limitBytes: null, usedBytes: segments, pins: 0 },
+      disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(0) },
+      dirtyBytes: 0,
+      log,
+      rssBytes: process.memoryUsage.rss(),
+    }
+  }
+
+  async peers(): Promise<PeerStatus[]> { return this.network?.peers() ?? [] }
+
+  async addPeers(addresses: string[]): Promise<void> {
+    for (const address of addresses) parseAddress(address)
+    if (rememberPeers(this.db, addresses).length > 0) this.journal.touched()
+    this.network?.dial(addresses)
+  }
+
+  async forgetPeer(address: string): Promise<boolean> {
+    const known = forgetPeer(this.db, address)
+    if (known) this.journal.touched()
+    return known
+  }
+
+  async devices(): Promise<DeviceStatus[]> { return listDevices(this, await this.peers()) }
+
+  async setCache(bytes: number | null): Promise<void> {
+    if (bytes !== null) throw fail('USAGE', 'a device with a storage key keeps everything it can: it has no cache')
+  }
+
+  async key(kind: 'full' | 'read-only' | 'storage'): Promise<string> { return this.keys.capability(kind) }
+
+  /** Entries: chain and signatures. Chunks: that their bytes are there, with `data` that they are what the id names; `repair` has those fetched again that are not. */
+  async fsck({ data = false, repair = false }: { data?: boolean; repair?: boolean } = {}, onProgress?: OnProgress): Promise<FsckReport> {
+    const report: FsckReport = { inodes: 0, dentries: 0, extents: 0, chunks: 0, entries: 0, bytesRead: 0, problems: [] }
+    for (const inc of this.log.heads().keys()) await this.#checkLog(inc, report)
+    const total = (this.db.sql.prepare('SELECT count(*) AS n FROM chunk WHERE seg > 0').get() as { n: number }).n
+    const next = this.db.sql.prepare('SELECT num, seg, off, len, id FROM chunk WHERE seg > 0 AND num > ? ORDER BY num LIMIT 64')
+    type Row = { num: number; seg: number; off: number; len: number; id: Buffer }
+    for (let rows = next.all(0) as Row[]; rows.length > 0; rows = next.all(rows[rows.length - 1]!.num) as Row[]) {
+      for (const row of rows) {
+        report.chunks++
+        const problem = await this.#checkChunk(row, data, report)
+        if (!problem) continue
+        if (repair) {
+          this.chunks.move(row.num, ELSEWHERE, 0)
+          this.journal.touched()
+          problem.mended = true
+        }
+        report.problems.push(problem)
+      }
+      onProgress?.({ phase: 'chunks', done: report.chunks, total, unit: 'chunks' })
+      // Others have their turn.
+      await new Promise<void>((go) => this.timers.soon(go))
+    }
+    if (repair) await this.sync()
+    return report
+  }
+
+  async #checkLog(inc: number, report: FsckReport): Promise<void> {
+    const head = this.log.head(inc)
+    const device = this.log.deviceOf(inc)
+    for (let seq = head.first; seq <= head.seq;) {
+      const entries = this.log.stored(inc, seq, 1 << 20)
+      const isWrong = entries.some(({ signed }, i) => !this.log.isSignedBy(signed, device) || !this.log.hashAt(inc, seq + i)?.equals(entryHash(signed)))
+      if (entries.length === 0 || isWrong) {
+        report.problems.push({ kind: 'log-chain', detail: `the log of ${encodeZ32(device)} is damaged from entry ${seq} on`, mended: false })
+        return
+      }
+      seq += entries.length
+      report.entries += entries.length
+      await new Promise<void>((go) => this.timers.soon(go))
+    }
+  }
+
+  async #checkChunk({ num, seg, off, len, id }: { num: number; seg: number; off: number; len: number; id: Buffer }, data: boolean, report: FsckReport): Promise<FsckProblem | undefined> {
+    const length = sealedLength(len)
+    const detail = `chunk ${num} in segment ${seg}`
+    if (!this.store.holds(seg, off, length)) return { kind: 'chunk-missing', detail, mended: false }
+    if (!data) return undefined
+    report.bytesRead += length
+    const sealed = await this.store.read(seg, off, length).catch(() => undefined)
+    return sealed && chunkId(sealed).equals(id) ? undefined : { kind: 'chunk-damaged', detail, mended: false }
+  }
+
+  /** Makes everything durable, and gives the store back. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  async #close(): Promise<void> {
+    let error: unknown
+    const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
+    await step(() => this.network?.close())
+    await step(() => this.arrivals.close())
+    if (!this.journal.stopped) await step(() => this.journal.durable())
+    await step(() => this.#checkpointer.close())
+    await step(() => this.journal.close())
+    await step(() => this.store.close())
+    await step(() => this.db.close())
+    this.space.close()
+    this.#lock.release()
+    if (error) throw error
+  }
+}
