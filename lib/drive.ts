@@ -294,7 +294,7 @@ export class Drive extends PathApi {
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.inbox = new Inbox({
-      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers,
+      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers, isForked: (inc) => this.metadata.isForked(inc),
       mayWrite: (device) => this.members.get(device)?.role === 'full',
     })
     this.cache = new Cache({

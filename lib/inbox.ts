@@ -40,6 +40,8 @@ export interface InboxParts {
   files: Pick<Files, 'dirtyBytes' | 'find' | 'flush' | 'flushSmall'>
   posix: Pick<Posix, 'tellChanges'>
   timers: Timers
+  /** Nothing more is taken of this log (a local index), so that nobody can be made to wait for it. */
+  isForked(inc: number): boolean
   /** Whether this device may write. */
   mayWrite(device: Buffer): boolean
 }
@@ -170,7 +172,7 @@ export class Inbox {
       for (const b of this.#batches) {
         for (let w = b.entries[0]; w; w = b.entries[0]) {
           const { inc, seq, context } = w.arrived
-          if (has(inc) !== seq - 1 || context.some(([i, s]) => has(i) < s)) break
+          if (has(inc) !== seq - 1 || context.some(([i, s]) => has(i) < s && !this.#p.isForked(i))) break
           if (slice.length > 0 && ops + w.arrived.ops.length > this.#sliceOps) return slice
           slice.push(w)
           b.entries.shift()

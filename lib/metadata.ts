@@ -13,6 +13,7 @@ import { certify } from './keys/certificate.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import { newIncarnation, type Device } from './keys/device.js'
+import { Forks } from './log/forks.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { Members } from './log/members.js'
@@ -58,6 +59,7 @@ export class Metadata {
   readonly journal: Journal
   readonly engine: CausalEngine
   readonly members: Members
+  readonly forks: Forks
   readonly #p: MetadataParts
   #settling: (() => void) | null = null
   /** Taken back while part of our log is missing. */
@@ -76,6 +78,7 @@ export class Metadata {
       verify: verifyEntry,
     }
     const rows = new Rows(db, p.chunks)
+    this.forks = new Forks(db)
     this.log = new Log(db, sealer)
     this.tree = new Tree({ rows, sealer: p.sealer, incarnationId: (i) => this.log.incarnationId(i) })
     const journal = this.journal = new Journal({
@@ -108,6 +111,11 @@ export class Metadata {
 
   /** Whether others take part. */
   get isShared(): boolean { return this.engine.revises }
+
+  /** Whether the device has written two histories of the log with this local index. */
+  isForked(inc: number): boolean {
+    return this.forks.has({ incarnation: this.log.incarnationId(inc), device: this.log.deviceOf(inc) })
+  }
 
   /** Once, when what a crash has left is put right: goes on as what the index says it is. */
   start(): void {

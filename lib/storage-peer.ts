@@ -25,6 +25,7 @@ import type { Device } from './keys/device.js'
 import { openKeyFile } from './keys/keyfile.js'
 import { encodeZ32 } from './keys/zbase32.js'
 import { entryHash } from './log/entry.js'
+import { Forks } from './log/forks.js'
 import { Journal } from './log/journal.js'
 import { Log } from './log/log.js'
 import { Members } from './log/members.js'
@@ -83,6 +84,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly arrivals: Arrivals
   /** Nobody reads here. */
   readonly source = new SourceSlot(null)
+  readonly metadata: { readonly forks: Forks }
   readonly files = { dirtyBytes: 0, isLive: false }
   readonly #checkpointer: Checkpointer
   readonly #lock: StoreLock
@@ -131,6 +133,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.space = new Space(p.dir)
     const chunks = this.chunks = new ChunkTable(p.db)
     chunks.indexIds()
+    this.metadata = { forks: new Forks(p.db) }
     const never = () => { throw unreadable() }
     const sealer = { sealOps: never, openOps: never, sign: never, verify: verifyEntry }
     this.log = new Log(p.db, sealer)

@@ -41,8 +41,8 @@ export interface SwarmHost {
   /** Others take part from now on. */
   share(): void
   snapshot(): Promise<SnapshotSource>
-  /** As Metadata has them: others hold more of our own log than we do. Absent: it writes none. */
-  readonly metadata?: Pick<Metadata, 'hold' | 'resume' | 'renew'>
+  /** For when others hold more of our own log than we do (absent: it writes none), and for forks. */
+  readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'hold' | 'resume' | 'renew'>>
   /** Whether it holds, or means to hold, every chunk of the drive; absent: it does. */
   readonly keepsEverything?: boolean
   /** Nobody has entries of this log before `first`: it goes on there. Absent: a device that needs a snapshot then. */

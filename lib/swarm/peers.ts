@@ -65,7 +65,7 @@ export class Peers {
         return inc < 0 ? undefined : log.hashAt(inc, seq) ?? (log.head(inc).seq === seq ? log.head(inc).hash : undefined)
       },
       certificates: () => drive.members.certificates(),
-      forks: () => [],
+      forks: () => drive.metadata.forks.all().map((proof) => ({ type: 'forked', ...proof })),
       read: (name, from, to, limitBytes) => {
         const inc = this.#find(name)
         if (inc < 0 || from < log.head(inc).first) return []
@@ -193,7 +193,7 @@ export class Peers {
         case 'certificates': this.#certificates(e.certificates, e.peer); break
         case 'lying': this.#lying(e.peer, e.why); break
         case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
-        case 'ownAhead': if (this.#drive.metadata) this.#ownAhead(e.peer, e.seq); break
+        case 'ownAhead': if (this.#drive.metadata.renew) this.#ownAhead(e.peer, e.seq); break
         // Where there is no snapshot to take, #begin sees to it.
         case 'needSnapshot': if (!this.#starts) this.#needSnapshot(e.log); break
         case 'receipt': break
@@ -228,9 +228,8 @@ export class Peers {
   /** Nothing is written until our entries up to `seq` are here, of which `peer` has said that it holds them. */
   #takeBack(seq: number, peer: Peer): void {
     const { metadata, timers, log, journal } = this.#drive
-    if (!metadata) return
     this.onNotice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
-    metadata.hold()
+    metadata.hold?.()
     const before = log.head(journal.incarnation).seq
     const stop = timers.after(TAKE_BACK_MS, () => {
       this.#mistaken.add(peer)
@@ -238,7 +237,7 @@ export class Peers {
       if (log.head(journal.incarnation).seq > before) return this.#renew()
       this.#lost = null
       this.onNotice('the lost entries did not come: going on without them')
-      metadata.resume()
+      metadata.resume?.()
     })
     this.#lost = { seq, stop }
   }
@@ -255,8 +254,8 @@ export class Peers {
     this.#lost?.stop()
     this.#lost = null
     const { device, metadata } = this.#drive
-    if (!metadata) return
-    const incarnation = metadata.renew()
+    const incarnation = metadata.renew?.()
+    if (!incarnation) return
     this.#sync.setOwn({ incarnation, device: device.publicKey })
     this.onNotice('this device goes on as a new incarnation')
   }
@@ -282,6 +281,7 @@ export class Peers {
 
   #suspect(peer: Peer, log: LogName, seq: number, headers: Buffer[]): void {
     const drive = this.#drive
+    if (drive.metadata.forks.has(log)) return
     const inc = this.#find(log)
     const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
     const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
@@ -293,7 +293,14 @@ export class Peers {
     }
     this.onNotice(`the device ${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
     const proof: Forked = { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }
-    this.#do(this.#sync.forked(this.#now(), proof))
+    // It outlives this session; and what is told to others is durable here.
+    drive.metadata.forks.add(proof)
+    drive.journal.touched()
+    drive.journal.settle().then(() => {
+      if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof))
+    }, () => { /* stopped; every caller learns from check() */ })
+    // Of our own, from before something was restored: what was written since is another's log from here on.
+    if (inc >= 0 && inc === drive.journal.incarnation) this.#renew()
   }
 
   #lying(peer: Peer, why: string): void {

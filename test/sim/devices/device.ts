@@ -144,7 +144,7 @@ export class SimDevice {
     }
     const files = { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
     const inbox = new Inbox({
-      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, timers,
+      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, timers, isForked: (inc) => metadata.isForked(inc),
       mayWrite: (device) => members.get(device)?.role === 'full',
     })
     const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
