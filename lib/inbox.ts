@@ -107,8 +107,8 @@ export class Inbox {
         break
       }
       if (!header.previous.equals(previous)) {
-        // Ours or theirs: two entries of one seq have the one before in common no more.
-        then = 'forked'
+        // Ours or theirs: two entries of one seq have the one before in common no more. Nothing is before the first.
+        then = seq === 0 ? 'invalid' : 'forked'
         break
       }
       inc = log.find(header.incarnation)

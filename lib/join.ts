@@ -308,6 +308,7 @@ export class SnapshotIntake {
         case 'snapshotEnd':
           if (!this.#sink) return
           if (!this.#hash.digestBuffer().equals(m.hash)) return this.#failed('what came is not what it sent')
+          SnapshotSink.check(this.#db)
           this.#db.sql.exec('COMMIT')
           this.#settle.resolve()
           return
@@ -316,6 +317,8 @@ export class SnapshotIntake {
       }
     } catch (e) {
       if (isDfsError(e)) return this.#failed(e.message)
+      // What the tables do not take.
+      if (/^SQLITE_(CONSTRAINT|MISMATCH|TOOBIG)/.test(String((e as { code?: unknown }).code))) return this.#failed('a snapshot of what no drive holds')
       this.#settle.reject(e as Error)
     }
   }

@@ -10,16 +10,23 @@
 import type Sqlite from 'better-sqlite3'
 import { fail } from '../errors.js'
 import { Reader, Writer } from '../log/codec.js'
+import { S_IFDIR, S_IFMT } from '../log/mode.js'
 import { ELSEWHERE } from './chunks.js'
 import type { Database } from './database.js'
 
 /** Inode flag: never had a name (tree/inode.ts). */
 const NEVER_LINKED = 1
+/** tree/inode.ts. */
+const ROOT = 1
 const HIDDEN = `(SELECT ino FROM orphan WHERE op = 0)`
 
 interface Table { name: string; columns: string[]; query: string }
 
 const LOG_FROM = `(SELECT min(p.seq) FROM placed p WHERE p.inc = l.inc)`
+
+/** Settings of the drive, not of a device. */
+const META = new Set(['base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
+const META_LIST = [...META].map((key) => `'${key}'`).join(',')
 
 /** By their number on the wire: never reorder. */
 export const TABLES: Table[] = [
@@ -48,10 +55,11 @@ export const TABLES: Table[] = [
     query: `SELECT l.inc,l.seq,l.hash,ifnull(${LOG_FROM}, l.seq + 1),(SELECT ifnull(sum(length(g.header) + length(g.ops)),0) FROM log g WHERE g.inc = l.inc AND g.seq >= ${LOG_FROM.replaceAll('l.inc', 'g.inc')}) FROM log_head l`,
   },
   { name: 'device', columns: ['key', 'certificate'], query: 'SELECT key,certificate FROM device' },
-  { name: 'meta', columns: ['key', 'value'], query: "SELECT key,value FROM meta WHERE key IN ('base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid')" },
+  { name: 'meta', columns: ['key', 'value'], query: `SELECT key,value FROM meta WHERE key IN (${META_LIST})` },
 ]
 
 const ROWS_BYTES = 256 << 10
+
 
 /** A consistent read of the index as it was committed when this was made. Close it. */
 export class SnapshotSource {
@@ -101,7 +109,15 @@ export class SnapshotSink {
 
   /** Empties the tables: what an earlier attempt has left. */
   static clear(db: Database): void {
-    for (const t of TABLES) if (t.name !== 'meta') db.sql.exec(`DELETE FROM ${t.name}`)
+    for (const t of TABLES) db.sql.exec(t.name === 'meta' ? `DELETE FROM meta WHERE key IN (${META_LIST})` : `DELETE FROM ${t.name}`)
+  }
+
+  /**
+   * EIO unless what was taken in can be the index of a drive. Nonsense is recognized, a lie that hangs together is not: whoever holds the
+   * full key can write what he likes.
+   */
+  static check(db: Database): void {
+    for (const [what, query] of NONSENSE) if (db.sql.prepare(query).get()) throw fail('EIO', `a snapshot ${what}`)
   }
 
   /** EIO for what is no rows of that table. */
@@ -120,7 +136,20 @@ export class SnapshotSink {
   }
 }
 
-const META = new Set(['base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
+/** Each finds a row where something is wrong. */
+const NONSENSE: [what: string, query: string][] = [
+  ['without an order', "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM meta WHERE key = 'order' AND typeof(value) = 'text')"],
+  ['of a drive that is not shared', "SELECT 1 WHERE (SELECT count(*) FROM meta WHERE (key = 'shared' AND value = 1) OR (key = 'base_key' AND typeof(value) IN ('integer', 'real'))) < 2"],
+  ['with settings of another kind', "SELECT 1 FROM meta WHERE key IN ('creator_uid', 'creator_gid') AND typeof(value) NOT IN ('integer', 'real') OR key = 'name' AND typeof(value) != 'text'"],
+  ['whose logs have no names', "SELECT 1 FROM incarnation WHERE typeof(id) != 'blob' OR length(id) != 16 OR typeof(device) != 'blob' OR length(device) != 32"],
+  ['without a root', `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM inode WHERE ino = ${ROOT} AND mode & ${S_IFMT} = ${S_IFDIR}) OR NOT EXISTS (SELECT 1 FROM incarnation WHERE idx = 0 AND id = zeroblob(16))`],
+  ['with numbers that are none', "SELECT 1 FROM inode WHERE typeof(mode) != 'integer' OR typeof(size) != 'integer' OR size < 0 OR typeof(mtime) != 'integer'"],
+  ['with names of nothing', "SELECT 1 FROM dentry d WHERE typeof(name) != 'blob' OR typeof(key) != 'blob' OR NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = d.ino)"],
+  ['with content of nothing', "SELECT 1 FROM extent e WHERE NOT EXISTS (SELECT 1 FROM chunk c WHERE c.num = e.chunk) OR NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = e.ino)"],
+  ['with chunks that are none', "SELECT 1 FROM chunk WHERE typeof(id) != 'blob' OR length(id) != 32 OR typeof(h) != 'blob' OR length(h) != 32 OR typeof(len) != 'integer' OR len < 1"],
+  ['with logs that are none', "SELECT 1 FROM log_head l WHERE typeof(seq) != 'integer' OR typeof(hash) != 'blob' OR length(hash) != 32 OR NOT EXISTS (SELECT 1 FROM incarnation i WHERE i.idx = l.inc)"],
+]
+
 
 function putValue(w: Writer, v: unknown): void {
   if (v === null) w.byte(0)

@@ -22,6 +22,7 @@ import { chunkHead } from './wire.js'
 
 /** Newest chunks of which it is remembered who has them: who made them, and who said so. */
 const MAX_KNOWN = 65_536
+const KNOWN_SLACK = 4096
 /** Devices that are remembered to have one chunk: more are not needed to get it. */
 const MAX_KNOWN_HOLDERS = 4
 /** Chunks that became durable here and are told to others at the next tick; what is more they find out when they ask. */
@@ -257,7 +258,12 @@ export class ChunkSwarm implements ChunkSource, Holders {
     if (holders.includes(peer)) return
     this.#known.delete(key)
     this.#known.set(key, [...holders.slice(1 - MAX_KNOWN_HOLDERS), peer])
-    if (this.#known.size > MAX_KNOWN) this.#known.delete(this.#known.keys().next().value!)
+    // Many at a time: a Map walks over what was deleted at its front.
+    if (this.#known.size <= MAX_KNOWN + KNOWN_SLACK) return
+    for (const old of this.#known.keys()) {
+      if (this.#known.size <= MAX_KNOWN) break
+      this.#known.delete(old)
+    }
   }
 
   #lacks(peer: Peer, id: Buffer): void {

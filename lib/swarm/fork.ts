@@ -19,7 +19,8 @@ export function isForkProof(log: LogName, one: Buffer, other: Buffer, isSigned: 
   return isSplit && isSigned(one, log.device) && isSigned(other, log.device)
 }
 
-function headerOf(signed: Buffer): EntryHeader | undefined {
+/** Undefined for what is no header. */
+export function headerOf(signed: Buffer): EntryHeader | undefined {
   try {
     return decodeHeader(signed.subarray(0, Math.max(0, signed.length - SIGNATURE_BYTES)))
   } catch (e) {

@@ -5,10 +5,11 @@
  */
 import { Asking, REQUEST_BYTES } from './asking.js'
 import { LogGaps, type Claim } from './log-gaps.js'
+import { headerOf } from './fork.js'
 import { entryHash } from '../log/entry.js'
 import {
   MAX_ENTRY_BYTES, MAX_PEER_LOGS, entryBytes, logKey,
-  type Entries, type EntryPart, type HeldLog, type LogName, type NoEntries, type Peer, type SignedEntry,
+  type Entries, type EntryPart, type Forked, type HeldLog, type LogName, type NoEntries, type Peer, type SignedEntry,
 } from './messages.js'
 import type { SyncEffect, Verdict } from './sync.js'
 
@@ -111,8 +112,7 @@ export class Intake {
   }
 
   #isBehind(log: LogGaps): boolean {
-    if (log.isForked) return false
-    for (const claim of log.claims.values()) if (claim.seq > log.delivered) return true
+    for (const claim of log.claims.values()) if (log.taken(claim) > log.delivered) return true
     return false
   }
 
@@ -120,7 +120,7 @@ export class Intake {
   #claimsChanged(log: LogGaps, only?: Peer): void {
     for (const [peer, claim] of log.claims) {
       if (only !== undefined && peer !== only) continue
-      const isUseful = !log.isForked && claim.seq > log.delivered && claim.refusedUntilMs <= this.nowMs && !this.isLiar(peer, log.name)
+      const isUseful = log.taken(claim) > log.delivered && claim.refusedUntilMs <= this.nowMs && !this.isLiar(peer, log.name)
       if (isUseful) this.#of(peer).useful.add(log.key)
       else this.#of(peer).useful.delete(log.key)
     }
@@ -131,7 +131,7 @@ export class Intake {
     const next = log.delivered + 1
     let best: [Peer, Claim] | undefined
     for (const [peer, claim] of log.claims) {
-      if (log.isForked || this.isLiar(peer, log.name) || claim.seq < next) continue
+      if (this.isLiar(peer, log.name) || log.taken(claim) < next) continue
       if (claim.first <= next) return
       if (!best || claim.seq > best[1].seq) best = [peer, claim]
     }
@@ -213,7 +213,18 @@ export class Intake {
 
   /** Entries came: asked for, or not (pushed, or too late). */
   #take(peer: Peer, log: LogGaps, from: number, entries: SignedEntry[], isUnasked: boolean): void {
-    if (log.isForked || this.isLiar(peer, log.name)) return
+    if (this.isLiar(peer, log.name)) return
+    if (log.isForked) {
+      entries = entries.slice(0, Math.max(0, log.commonSeq - from + 1))
+      const end = entries[log.commonSeq - from]
+      // Of the other history: let somebody else be asked.
+      if (end && log.commonHash && !entryHash(end.signed).equals(log.commonHash)) {
+        const claim = log.claims.get(peer)
+        if (claim) claim.refusedUntilMs = this.nowMs + REFUSED_MS
+        entries = entries.slice(0, -1)
+      }
+      if (entries.length === 0) return
+    }
     const last = from + entries.length - 1
     // The newest of those that we have: the chain vouches for the ones before it.
     const known = Math.min(last, log.durable)
@@ -245,7 +256,7 @@ export class Intake {
     if (verdict.then === undefined) return
     log.delivered = Math.max(log.durable, verdict.accepted)
     if (verdict.then === 'invalid') this.lies(batch.peer, log.name, `entry ${verdict.accepted + 1} is not valid`)
-    else if (verdict.then === 'forked') this.quarantine(log)
+    else if (verdict.then === 'forked') this.quarantine(log, verdict.accepted)
     else {
       this.#gotBytes -= log.drop()
       log.retryAtMs = this.nowMs + RETRY_MS
@@ -342,11 +353,22 @@ export class Intake {
     return this.#liars.get(peer)?.has(logKey(name)) ?? false
   }
 
-  quarantine(log: LogGaps): void {
-    log.isForked = true
+  /** Nothing behind `commonSeq` any more. */
+  quarantine(log: LogGaps, commonSeq: number, commonHash?: Buffer): void {
+    if (log.commonSeq <= commonSeq) return
+    log.commonSeq = commonSeq
+    log.commonHash = commonHash
     this.#gotBytes -= log.drop()
     this.#asking.drop((r) => r.log === log)
     for (const state of this.#peers.values()) state.useful.delete(log.key)
+    this.#claimsChanged(log)
+  }
+
+  /** As a proof says. */
+  prove({ one, other, ...name }: Forked): void {
+    const log = this.log(name)
+    const [a, b] = [headerOf(one), headerOf(other)]
+    this.quarantine(log, b ? b.seq - 1 : log.delivered, a?.seq === b?.seq ? undefined : entryHash(one))
   }
 
   // --- filling gaps ---
@@ -371,11 +393,11 @@ export class Intake {
     for (const key of useful) {
       const log = this.#logs.get(key)
       const claim = log?.claims.get(peer)
-      if (!log || !claim || claim.seq <= log.delivered) {
+      if (!log || !claim || log.taken(claim) <= log.delivered) {
         useful.delete(key)
         continue
       }
-      const run = log.retryAtMs > this.nowMs ? undefined : log.missing(claim.first, claim.seq)
+      const run = log.retryAtMs > this.nowMs ? undefined : log.missing(claim.first, log.taken(claim))
       if (!run) continue
       const isFirst = run.from === log.delivered + 1
       // What others must precede is of no use while nobody has those.
@@ -413,7 +435,7 @@ export class Intake {
         this.#arrived.delete(log)
         continue
       }
-      if (log.checking || log.isForked || log.retryAtMs > this.nowMs) continue
+      if (log.checking || log.retryAtMs > this.nowMs) continue
       const batch = log.takeNext()
       if (!batch) continue
       log.checking = batch

@@ -36,8 +36,13 @@ export class LogGaps {
   durable: number
   /** Last entry that was handed to the host. */
   delivered: number
-  /** A proof of a fork is known: nothing is added any more. */
-  isForked = false
+  /**
+   * A fork is known: nothing is added behind this entry, the last that the two histories have in common. Up to there all
+   * take it as before: what others wrote upon it must find its place everywhere.
+   */
+  commonSeq = Infinity
+  /** The entry that others have taken at the end of it, where the proof names it. */
+  commonHash: Buffer | undefined
   /** The host has this batch. */
   checking: Got | undefined
   /** The host cannot judge the next entries yet (no certificate): tried again then. */
@@ -55,6 +60,11 @@ export class LogGaps {
     this.durable = durable
     this.delivered = durable
   }
+
+  get isForked(): boolean { return this.commonSeq !== Infinity }
+
+  /** Of what somebody holds, as far as it is taken. */
+  taken(claim: Claim): number { return Math.min(claim.seq, this.commonSeq) }
 
   get isIdle(): boolean {
     return this.durable === 0 && this.delivered === 0 && this.claims.size === 0 && this.asked.length === 0 && this.got.length === 0 && !this.checking && !this.isForked

@@ -27,6 +27,12 @@ const TICK_MS = 200
 const TAKE_BACK_MS = 10_000
 /** Entries of our own that are pushed at a time. */
 const MAX_PUSHED = 64
+/** Who lied is not let in for so long, twice as long the next time, at most this long. */
+const FIRST_CUT_OFF_MS = 2000
+const MAX_CUT_OFF_MS = 3_600_000
+/** So many of them are remembered. */
+const MAX_LIARS = 1024
+const FALSE_CERTIFICATE = 'it sent a certificate that the drive has not signed'
 
 interface Connected { link: Link; hello: Hello; certificate: Certificate | undefined }
 
@@ -34,6 +40,8 @@ export class Peers {
   readonly #drive: SwarmHost
   readonly #sync: LogSync
   readonly #peers = new Map<Peer, Connected>()
+  /** Who was cut off, the last one last. */
+  readonly #liars = new Map<Peer, { times: number; untilMs: number }>()
   readonly #snapshots: SnapshotSender
   readonly chunks: ChunkSwarm
   /** Of a device that needs no snapshot. */
@@ -73,7 +81,7 @@ export class Peers {
       },
       queuedBytes: (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0,
     }, own())
-    this.#snapshots = new SnapshotSender(drive, (peer, m) => this.#send(peer, m, 'bulk'))
+    this.#snapshots = new SnapshotSender(drive, (peer, m) => this.#send(peer, m, 'bulk'), (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0)
     this.chunks = new ChunkSwarm(drive, {
       send: (peer, m, priority) => this.#send(peer, m, priority),
       sendFile: (peer, head, file) => this.#peers.get(peer)?.link.sendFile(head, file),
@@ -131,7 +139,12 @@ export class Peers {
     const peer = link.peer.toString('hex')
     const hello = readHello(link.hello)
     if (this.#isClosed || !hello) return link.close('protocol')
+    if ((this.#liars.get(peer)?.untilMs ?? 0) > this.#now()) return link.close('lying')
     if (this.#peers.has(peer)) this.#down(peer)
+    if (hello.certificate && !this.#drive.members.isValid(hello.certificate)) {
+      this.#cutOff(peer, undefined, FALSE_CERTIFICATE)
+      return link.close('lying')
+    }
     if (hello.certificate) this.#certificates([hello.certificate], peer)
     // It asks for chunks by their id, and keeps the log for those who come later.
     if (hello.kind === 'storage' && !this.#drive.journal.stopped) this.#drive.share()
@@ -210,6 +223,7 @@ export class Peers {
     if (this.#isClosed) return
     this.#tookBack(log)
     this.#do(this.#sync.verdict(this.#now(), log, verdict))
+    if (verdict.then === 'forked') this.#forked(log, verdict.accepted, entries[verdict.accepted - from + 1]!.signed)
     // Whoever waits for our receipt need not wait for the next change here.
     if (verdict.accepted >= from && !this.#drive.journal.stopped) this.#drive.journal.settle().catch(() => { /* stopped; every caller learns from check() */ })
   }
@@ -271,7 +285,7 @@ export class Peers {
     const { members } = this.#drive
     const fresh = certificates.filter((c) => members.add(c))
     if (fresh.length === 0) {
-      if (certificates.some((c) => !members.isValid(c))) this.#lying(from, 'it sent a certificate that the drive has not signed')
+      if (certificates.some((c) => !members.isValid(c))) this.#lying(from, FALSE_CERTIFICATE)
       return
     }
     this.#drive.share()
@@ -279,9 +293,28 @@ export class Peers {
     this.#do(this.#sync.certified(this.#now(), fresh, from))
   }
 
+  /** An entry came that does not go with those that are here. Who gave it may be honest: it passes on what it has. */
+  #forked(log: LogName, accepted: number, signed: Buffer): void {
+    const { log: held, metadata } = this.#drive
+    if (metadata.forks.has(log)) return
+    const inc = this.#find(log)
+    const isSigned = (header: Buffer, device: Buffer) => held.isSignedBy(header, device)
+    const ours = inc < 0 ? [] : [accepted, accepted + 1].flatMap((seq) => held.stored(inc, seq, 1).slice(0, 1))
+    const one = ours.find((o) => isForkProof(log, o.signed, signed, isSigned))?.signed
+    // Without proof (the entry is here no more) others are not told.
+    if (one) this.#proven(log, { type: 'forked', ...log, one, other: signed }, accepted + 1)
+    else this.#tellFork(log, accepted + 1)
+  }
+
+  #tellFork(log: LogName, seq: number): void {
+    const name = this.#drive.members.get(log.device)?.name
+    this.onNotice(`the device ${name === undefined ? '' : `${name}, `}${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
+  }
+
   #suspect(peer: Peer, log: LogName, seq: number, headers: Buffer[]): void {
     const drive = this.#drive
-    if (drive.metadata.forks.has(log)) return
+    // Of whom may not write nothing is taken anyway, and nothing kept.
+    if (drive.metadata.forks.has(log) || !drive.members.get(log.device)) return
     const inc = this.#find(log)
     const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
     const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
@@ -291,8 +324,14 @@ export class Peers {
       this.#do(this.#sync.lied(this.#now(), peer, log, 'it accused a device of a fork and proved none'))
       return
     }
-    this.onNotice(`the device ${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
-    const proof: Forked = { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }
+    this.#proven(log, { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }, seq)
+  }
+
+  #proven(log: LogName, proof: Forked, seq: number): void {
+    const drive = this.#drive
+    this.#tellFork(log, seq)
+    // Others may have taken something of it and name it, though nothing of it comes here.
+    const inc = drive.log.index(log.incarnation, log.device)
     // It outlives this session; and what is told to others is durable here.
     drive.metadata.forks.add(proof)
     drive.journal.touched()
@@ -300,15 +339,24 @@ export class Peers {
       if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof))
     }, () => { /* stopped; every caller learns from check() */ })
     // Of our own, from before something was restored: what was written since is another's log from here on.
-    if (inc >= 0 && inc === drive.journal.incarnation) this.#renew()
+    if (inc === drive.journal.incarnation) this.#renew()
   }
 
   #lying(peer: Peer, why: string): void {
     const connected = this.#peers.get(peer)
     if (!connected) return
-    this.onNotice(`the peer ${connected.certificate?.name ?? peer.slice(0, 16)} was cut off: ${why}`)
+    this.#cutOff(peer, connected.certificate?.name, why)
     connected.link.close('lying')
     this.#down(peer)
+  }
+
+  /** For a while, which is longer each time: it may as well have been a fault, of its or of ours. */
+  #cutOff(peer: Peer, name: string | undefined, why: string): void {
+    this.onNotice(`the peer ${name ?? peer.slice(0, 16)} was cut off: ${why}`)
+    const times = this.#liars.get(peer)?.times ?? 0
+    this.#liars.delete(peer)
+    if (this.#liars.size >= MAX_LIARS) this.#liars.delete(this.#liars.keys().next().value!)
+    this.#liars.set(peer, { times: times + 1, untilMs: this.#now() + Math.min(MAX_CUT_OFF_MS, FIRST_CUT_OFF_MS * 2 ** times) })
   }
 
   // --- what became durable ------------------------------------------------

@@ -10,6 +10,10 @@ import { MAX_SNAPSHOT_CREDIT_BYTES, type Message, type Peer, type SnapshotCancel
 
 /** Snapshots under way: each holds a read of the index open, so that its write-ahead log grows. */
 const MAX_SENDING = 4
+/** Who asks again sooner is told to wait: each beginning is a read of the index, and an honest one does not. */
+const AGAIN_MS = 500
+/** Nothing more is read for a link that holds so much: credit says what the peer will take, not what the link has. */
+const FULL_LINK_BYTES = 4 * 1024 * 1024
 /** Rows are read for so long before others have their turn. */
 const SLICE_MS = 8
 
@@ -27,10 +31,13 @@ export class SnapshotSender {
   readonly #sending = new Map<Peer, Sending>()
   /** The last request of each peer. */
   readonly #asked = new Map<Peer, object>()
+  readonly #begunMs = new Map<Peer, number>()
+  readonly #queuedBytes: (peer: Peer) => number
 
-  constructor(drive: SwarmHost, send: (peer: Peer, m: Message) => void) {
+  constructor(drive: SwarmHost, send: (peer: Peer, m: Message) => void, queuedBytes: (peer: Peer) => number) {
     this.#drive = drive
     this.#send = send
+    this.#queuedBytes = queuedBytes
   }
 
   message(peer: Peer, m: WantSnapshot | SnapshotCredit | SnapshotCancel, kind: KeyKind): void {
@@ -42,10 +49,14 @@ export class SnapshotSender {
       this.#run(peer, s)
       return
     }
-    this.down(peer)
     // Whoever may not read has no use for rows.
     if (kind === 'storage') return this.#send(peer, { type: 'snapshotRefused', reason: 'none' })
-    if (this.#sending.size >= MAX_SENDING) return this.#send(peer, { type: 'snapshotRefused', reason: 'busy' })
+    const nowMs = this.#drive.timers.nowMs()
+    for (const [one, ms] of this.#begunMs) if (nowMs - ms >= AGAIN_MS) this.#begunMs.delete(one)
+    if (this.#begunMs.has(peer)) return this.#send(peer, { type: 'snapshotRefused', reason: 'busy' })
+    this.down(peer)
+    if (this.#asked.size >= MAX_SENDING) return this.#send(peer, { type: 'snapshotRefused', reason: 'busy' })
+    this.#begunMs.set(peer, nowMs)
     void this.#start(peer, m.creditBytes)
   }
 
@@ -56,6 +67,7 @@ export class SnapshotSender {
     try {
       source = await this.#drive.snapshot()
     } catch {
+      this.#asked.delete(peer)
       return this.#send(peer, { type: 'snapshotRefused', reason: 'failed' })
     }
     if (this.#asked.get(peer) !== asked) return source.close()
@@ -90,7 +102,7 @@ export class SnapshotSender {
       if (this.#sending.get(peer) !== s) return
       const until = this.#drive.timers.nowMs() + SLICE_MS
       try {
-        while (s.creditBytes > 0 && this.#drive.timers.nowMs() < until) {
+        while (s.creditBytes > 0 && this.#queuedBytes(peer) < FULL_LINK_BYTES && this.#drive.timers.nowMs() < until) {
           const next = s.rows.next()
           if (next.done) {
             this.#send(peer, { type: 'snapshotEnd', hash: s.hash.digestBuffer() })
@@ -112,7 +124,7 @@ export class SnapshotSender {
         this.down(peer)
         return
       }
-      if (s.creditBytes > 0) this.#drive.timers.soon(slice)
+      if (s.creditBytes > 0 && this.#queuedBytes(peer) < FULL_LINK_BYTES) this.#drive.timers.soon(slice)
       else s.isRunning = false
     }
     this.#drive.timers.soon(slice)

@@ -92,7 +92,7 @@ export class LogSync {
     this.#intake = new Intake((log, seq) => store.hashOf(log, seq), (effect) => this.#out.push(effect))
     this.#own = logKey(own)
     for (const held of store.held()) this.#intake.settle(held)
-    for (const proof of store.forks()) this.#intake.quarantine(this.#intake.log(proof))
+    for (const proof of store.forks()) this.#intake.prove(proof)
   }
 
   // --- events; each gives what is to be done now, in this order ---
@@ -181,7 +181,7 @@ export class LogSync {
   /** A verified proof of a fork: nothing is added to the log any more, everybody is told. */
   forked(nowMs: number, proof: Forked): SyncEffect[] {
     this.#intake.nowMs = nowMs
-    this.#intake.quarantine(this.#intake.log(proof))
+    this.#intake.prove(proof)
     for (const peer of this.#peers.keys()) this.#sendFork(peer, proof)
     return this.#end()
   }
@@ -239,8 +239,9 @@ export class LogSync {
     let toPeer = 0, fromPeer = 0
     for (const log of this.#intake.all()) {
       const seq = log.claims.get(peer)?.seq ?? 0
-      if (seq > log.durable) fromPeer += seq - log.durable
-      else toPeer += log.durable - seq
+      const taken = Math.min(seq, log.commonSeq)
+      if (taken > log.durable) fromPeer += taken - log.durable
+      else toPeer += Math.max(0, log.durable - seq)
     }
     return { toPeer, fromPeer }
   }

@@ -4,6 +4,10 @@
  * through the mapping, through read(2), and by `mmap check` in a later mount.
  *
  *   mmap write FILE PAGES SEED     mmap check FILE PAGES SEED
+ *
+ * And one that watches a byte of a mapping, printing it each time it is another:
+ *
+ *   mmap watch FILE OFFSET
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -50,7 +54,20 @@ static int check(const char *path, int mapped) {
   return 0;
 }
 
+static int watch(const char *path, long offset) {
+  int fd = open(path, O_RDONLY);
+  if (fd < 0) die(path);
+  volatile const char *map = mmap(0, offset + 1, PROT_READ, MAP_SHARED, fd, 0);
+  if (map == MAP_FAILED) die("mmap");
+  for (char last = 0;; usleep(10000)) {
+    char now = map[offset];
+    if (now != last && write(1, &now, 1) != 1) return 1;
+    last = now;
+  }
+}
+
 int main(int argc, char **argv) {
+  if (argc == 4 && strcmp(argv[1], "watch") == 0) return watch(argv[2], atol(argv[3]));
   if (argc != 5) return 2;
   pages = atol(argv[3]);
   seed = atoi(argv[4]);
