@@ -8,6 +8,7 @@
  */
 import type { Notifier } from '../operations.js'
 import { Notify, OUT_HEADER, putU64 } from './protocol.js'
+import { Repeats } from './repeats.js'
 
 /** The part of the addon's session that is needed; tests bring their own. */
 export interface NotifyQueue {
@@ -20,6 +21,7 @@ const RETRY_MS = 5
 export class KernelNotifier implements Notifier {
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
+  readonly #repeats = new Repeats((ino) => this.#invalidate(ino, -1, 0))
   #timer: NodeJS.Timeout | undefined
   #closed = false
 
@@ -29,6 +31,11 @@ export class KernelNotifier implements Notifier {
 
   /** See Notifier. For a directory, offset 0 drops the kernel's listing of it. */
   invalInode(ino: number, offset: number, length: number): void {
+    this.#invalidate(ino, offset, length)
+    if (!this.#closed) this.#repeats.note(ino)
+  }
+
+  #invalidate(ino: number, offset: number, length: number): void {
     this.#send(ino, `i${ino}`, invalInode(ino, offset, length), () => invalInode(ino, 0, 0))
   }
 
@@ -54,6 +61,7 @@ export class KernelNotifier implements Notifier {
 
   close(): void {
     this.#closed = true
+    this.#repeats.close()
     this.#waiting.clear()
     clearTimeout(this.#timer)
   }
@@ -63,6 +71,8 @@ export class KernelNotifier implements Notifier {
     const key = (ino ^ Math.floor(ino / 0x1_0000_0000)) >>> 0
     if (this.#waiting.size === 0 && this.#queue.notify(key, message) >= 0) return
     const known = this.#waiting.get(identity)
+    // Behind what came since: a listing is dropped after the name that changed in it, whose lock waits for who is reading it.
+    this.#waiting.delete(identity)
     this.#waiting.set(identity, { key, message: known && covering ? covering() : message })
     this.#timer ??= setTimeout(() => this.#retry(), RETRY_MS)
   }

@@ -47,6 +47,41 @@ test('cached data, sizes, names, missing names and listings are believed until t
   await t.exception(fs.stat(join(dir, 'later')), /ENOENT/)
 })
 
+test('an invalidation that overtakes the reply to a look-up, or to a change of attributes, is not lost', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  const names = Array.from({ length: 300 }, (_, i) => `f${i}`)
+  const inos = names.map((name) => memfs.put(1, name, Buffer.from('a')))
+  // Changed as soon as the reply is written, while the program that asked wakes up.
+  const later = (name: string, content: string) => setImmediate(() => mount.notifier.invalInode(memfs.put(1, name, Buffer.from(content)), 0, 0))
+  const { lookup, setattr } = memfs
+  memfs.lookup = (parent, name) => {
+    const found = lookup.call(memfs, parent, name)
+    if (typeof found !== 'object' || found instanceof Promise) return found
+    later(name.toString(), 'aa')
+    return { ...found }
+  }
+  memfs.setattr = (ino, set) => {
+    const changed = setattr.call(memfs, ino, set)
+    if (typeof changed !== 'object' || changed instanceof Promise) return changed
+    later(names[inos.indexOf(ino)]!, 'aaa')
+    return { ...changed }
+  }
+  const isSoon = async (size: number) => {
+    let wrong = names
+    for (let n = 0; n < 100 && wrong.length > 0; n++) {
+      await sleep(50)
+      const sizes = await Promise.all(wrong.map(async (name) => (await fs.stat(join(dir, name))).size))
+      wrong = wrong.filter((_, i) => sizes[i] !== size)
+    }
+    return wrong.length
+  }
+  await shell('cd "$1"; seq -f f%.0f 0 299 | xargs stat -c %s > /dev/null', dir)
+  t.is(await isSoon(2), 0, 'a look-up')
+  memfs.lookup = lookup
+  await shell('cd "$1"; seq -f f%.0f 0 299 | xargs chmod 600', dir)
+  t.is(await isSoon(3), 0, 'a change of attributes')
+})
+
 test('an invalidation that waits for a read holds up neither the read nor other inodes', async t => {
   const { dir, memfs, mount } = await withMemMount(t)
   const ino = memfs.put(1, 'waits', Buffer.alloc(8192, 1))
