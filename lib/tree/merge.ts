@@ -90,7 +90,7 @@ export class Merge {
   }
 
   link(op: LinkOp, id: number): Outcome {
-    const inode = this.#rows.get(op.ino)
+    const inode = this.#rows.get(op.ino) ?? this.#lateCopy(op.ino, id, op.time, false)
     if (!inode) return GONE
     if (inode.isDir) return 'EPERM'
     const parent = this.#dir(op.parent, id, op.time)
@@ -138,7 +138,7 @@ export class Merge {
   }
 
   rename(op: RenameOp, id: number, view: View): Outcome {
-    const inode = this.#rows.get(op.ino)
+    const inode = this.#rows.get(op.ino) ?? (op.exchange ? undefined : this.#lateCopy(op.ino, id, op.time, false))
     const goal = this.#rows.get(op.newParent)
     if (!inode || !goal) return GONE
     if (!goal.isDir) return 'ENOTDIR'
@@ -188,43 +188,53 @@ export class Merge {
 
   content(op: ContentOp, id: number, chunkNumber: (ref: ChunkRef) => number, view: View): Outcome {
     for (const p of op.pieces) if (p.off + p.len > op.size) return 'EINVAL'
-    const inode = this.#rows.get(op.ino) ?? this.#insteadOf(op, id)
+    const inode = this.#rows.get(op.ino) ?? (op.unnamed ? undefined : this.#lateCopy(op.ino, id, op.ctime, true))
     if (!inode) return GONE
     if (!inode.isFile) return 'EINVAL'
     // Who took its last name had seen what it holds: that need not be kept.
     const wasGone = inode.nlink === 0
     if (wasGone && !op.unnamed) this.#resurrect(inode, id, op.ctime)
     if (op.base !== inode.version) this.#fork(inode, op, id, view, wasGone)
-    const outcome = this.#tree.content(inode.ino === op.ino ? op : { ...op, ino: inode.ino }, id, chunkNumber)
+    const outcome = this.#tree.content(op, id, chunkNumber)
     if (outcome === '' && inode.nlink > 0) this.#drop(inode, id, op.ctime)
     return outcome
   }
 
   /**
-   * For what was written to a copy that does not stand aside in this order: the
-   * file that it was a copy of, which went on from the same content or still has
-   * it; where that is not known, a file to hold what was written.
+   * A copy that this order does not make, for what was done to it: beside the
+   * file that it was a copy of, as that was then. What was written to it must not
+   * go to the file itself: who removes that, or writes over it, believes this here.
+   * Where it is not known what it was, it begins empty. `isNamed`: it gets a name.
    */
-  #insteadOf(op: ContentOp, id: number): Inode | undefined {
-    if (op.ino % INO_HIGH < COPY_INO || op.unnamed) return undefined
-    let of = op.ino
-    while (of % INO_HIGH >= COPY_INO && !this.#rows.get(of)) {
-      of = this.written(of - COPY_INO)
-      if (of === 0) break
-    }
+  #lateCopy(ino: number, id: number, time: Time, isNamed: boolean): Inode | undefined {
+    const version = ino - COPY_INO
+    if (ino % INO_HIGH < COPY_INO) return undefined
+    const of = this.written(version)
     const original = of === 0 ? undefined : this.#rows.get(of)
-    if (original?.isFile) return original
-    const root = this.#rows.get(ROOT_INO)!
-    const inode = this.#rows.add(op.ino)
-    inode.mode = S_IFREG | 0o600
-    inode.uid = root.uid
-    inode.gid = root.gid
-    inode.atime = op.mtime.sec
-    inode.atimeNs = op.mtime.nsec
-    const plain = Buffer.from('recovered')
-    this.#name(inode, root, this.#at(root, plain) ? this.#conflictName(root, plain, Math.floor(id / INO_HIGH), op.mtime) : plain, id, op.ctime)
-    stamp(root, op.ctime)
-    return inode
+    const before = original?.isFile ? this.#versionOf(original, version) : undefined
+    const like = before ? original! : this.#rows.get(ROOT_INO)!
+    const copy = this.#rows.add(ino)
+    copy.mode = before ? like.mode : S_IFREG | 0o600
+    copy.uid = like.uid
+    copy.gid = like.gid
+    copy.atime = copy.mtime = time.sec
+    copy.atimeNs = copy.mtimeNs = time.nsec
+    if (before) {
+      copy.size = before.size
+      copy.version = version
+      for (const e of before.extents) this.#rows.addExtent(copy, e.off, e.len, e.chunk, e.coff)
+    }
+    const place = before && original!.nlink > 0 ? this.#rows.findName(original!.parent, original!.ino) : undefined
+    const dir = place && this.#rows.get(place.parent)
+    if (!isNamed || !place || !dir) {
+      this.#rows.addOrphan(ino, before ? this.#rows.orphan(of) : undefined)
+      return copy
+    }
+    // Where it is hangs on the original: that is in the undo record, so that nothing passes this by that moves it.
+    this.#rows.touch(original!)
+    this.#name(copy, dir, this.#conflictName(dir, this.#sealer.openName(place.key, place.name), authorOf(copy), time), id, time)
+    this.#rows.setConflict(ino, { of: original!.ino, op: id })
+    return copy
   }
 
   // --- names --------------------------------------------------------------

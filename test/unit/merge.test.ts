@@ -578,6 +578,59 @@ test('what is written to a copy is kept when an older op shows that none was nee
   for (const fill of [3, 4]) t.ok(found.includes(fill), `${fill} in ${found}`)
 })
 
+/** B has seen a copy of A's version; then comes a write of C upon that version, older than B's, with which there is no such copy. */
+function withoutCopy(t: Assert, body: (b: TestDevice, copy: number, ino: number) => void): { d: TestDevice; ino: number; copy: number; found: number[] } {
+  const w = new World(t)
+  const ino = w.a.make('f')
+  w.a.write(ino, 1, 0, 300)
+  w.part(w.b)
+  const c = new TestDevice(5, 1000)
+  t.teardown(() => c.close())
+  w.a.write(ino, 2)
+  c.pull(w.a)
+  c.clockMs = 6000
+  c.write(ino, 3, 0, 100)
+  w.b.write(ino, 4)
+  w.b.pull(w.a)
+  const copy = w.b.child(conflict('f', 1))
+  t.alike(fills(w.b, copy), [2, 1])
+  body(w.b, copy, ino)
+  for (const d of [w.a, w.b]) d.pull(c)
+  exchangeAll([...w.all, c])
+  const d = w.meet()
+  return { d, ino, copy, found: d.names().flatMap((n) => fills(d, d.child(n))) }
+}
+
+test('what is written to a copy that a later order does not make stays when its writer removes the file', (t) => {
+  const { d, ino, copy, found } = withoutCopy(t, (b, copy) => {
+    t.is(b.write(copy, 5, 200), '')
+    t.is(b.unlink('f'), '')
+  })
+  t.is(d.t.tree.get(ino)!.nlink, 0)
+  t.alike(fills(d, copy), [2, 1, 5], 'upon the version that the copy held')
+  t.ok(found.includes(3), 'what came late stands aside too')
+})
+
+test('a copy that a later order does not make is where it was moved, and what is linked to it', (t) => {
+  const { d, ino, copy } = withoutCopy(t, (b, copy) => {
+    t.is(b.rename(conflict('f', 1), 'mine'), '')
+    t.is(b.submit({ type: 'link', ino: copy, parent: ROOT_INO, name: Buffer.from('too'), time: { sec: 9, nsec: 0 } }), '')
+  })
+  t.is(d.child('mine'), copy)
+  t.is(d.child('too'), copy)
+  t.is(d.t.tree.get(copy)!.nlink, 2)
+  t.is(d.child('f'), ino)
+  t.alike(fills(d, copy), [2, 1])
+})
+
+test('a link to a copy that a later order does not make', (t) => {
+  const { d, copy } = withoutCopy(t, (b, copy) => {
+    t.is(b.submit({ type: 'link', ino: copy, parent: ROOT_INO, name: Buffer.from('too'), time: { sec: 9, nsec: 0 } }), '')
+  })
+  t.is(d.child('too'), copy)
+  t.alike(fills(d, copy), [2, 1])
+})
+
 test('what is written to an inode that only a copy can have goes to a file of its own', (t) => {
   const w = new World(t)
   const copy = copyOf(2 * INO_HIGH + 77)
