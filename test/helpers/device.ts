@@ -10,6 +10,7 @@ import { CausalEngine, type Arrived } from '../../lib/order/causal/engine.js'
 import type { Outcome } from '../../lib/tree/tree.js'
 import { copyOf } from '../../lib/tree/merge.js'
 import { ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../../lib/tree/inode.js'
+import { crowd } from './crowd.js'
 import { random, TestTree } from './tree.js'
 
 export interface LoggedEntry extends Arrived { applied?: boolean }
@@ -184,7 +185,7 @@ export class Programs {
   #fill = 100
 
   /** `distinct`: no two writes are alike, so that it can be seen whether one was lost. */
-  constructor(seed: number, readonly distinct = false) {
+  constructor(seed: number, readonly distinct = false, readonly crowded = false) {
     this.#rand = random(seed)
   }
 
@@ -197,6 +198,14 @@ export class Programs {
     const all = t.db.sql.prepare('SELECT ino, mode & 0xf000 AS type FROM inode WHERE nlink > 0 ORDER BY ino').all() as { ino: number; type: number }[]
     const dirs = all.filter((i) => i.type === S_IFDIR).map((i) => i.ino)
     const files = all.filter((i) => i.type === S_IFREG).map((i) => i.ino)
+    if (this.crowded && this.below(10) < 7) {
+      crowd(this, {
+        tree: t.tree, known: all, now: () => ({ sec: Math.floor(d.clockMs / 1000), nsec: 0 }), newIno: () => d.newIno(), submit: (op) => d.submit(op),
+        write: (ino, isCommon) => { d.write(ino, this.distinct ? this.#fill++ : isCommon ? 1 : this.below(12), isCommon ? 0 : this.below(400), isCommon ? 100 : 1 + this.below(200)) },
+      })
+      d.clockMs += this.below(50)
+      return
+    }
     const parent = this.pick(dirs)
     const name = this.pick(['a', 'b', 'c', 'd.txt'])
     const there = d.lookup(parent, Buffer.from(name))

@@ -15,6 +15,8 @@ export interface Course {
   settles: boolean
   /** No two writes are alike, and none may be lost. */
   distinct: boolean
+  /** Programs get in each other's way more than they would. */
+  crowded?: boolean
 }
 
 /** What a seed stands for where nothing else is said. */
@@ -49,7 +51,7 @@ export function compareAll(devices: TestDevice[]): void {
 
 /** Throws with the seed's trouble. */
 export function runCourse(seed: number, c: Course): void {
-  const p = new Programs(seed, c.distinct)
+  const p = new Programs(seed, c.distinct, c.crowded)
   const devices = Array.from({ length: c.devices }, (_, i) => new TestDevice(i + 1, 1000 + p.below(5000)))
   // Some apply in place what they can: the same comes of it.
   for (const d of devices) d.engine.appliesInPlace = d.inc % 2 === 1

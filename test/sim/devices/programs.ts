@@ -1,6 +1,7 @@
 /** What programs on a device might do, drawn from the world's seed. */
 import { INO_HIGH, type ContentOp } from '../../../lib/log/ops.js'
 import { ROOT_INO, S_IFDIR, S_IFLNK, S_IFREG } from '../../../lib/tree/inode.js'
+import { crowd } from '../../helpers/crowd.js'
 import { CHUNK_BYTES, type SimDevice } from './device.js'
 import type { World } from './world.js'
 
@@ -29,6 +30,11 @@ export class Programs {
     const known = all.map((i) => ({ ...i, id: d.globalId(i.ino) })).sort((a, b) => (a.id < b.id ? -1 : 1))
     const dirs = known.filter((i) => i.type === S_IFDIR).map((i) => i.ino)
     const files = known.filter((i) => i.type === S_IFREG).map((i) => i.ino)
+    if (this.#world.isCrowded && this.#world.chance(0.7)) {
+      return crowd(this.#world, {
+        tree, known, now: () => d.clock.now(), newIno: () => d.newIno(), submit: (op) => d.submit(op), write: (ino, isCommon) => this.write(d, ino, isCommon),
+      })
+    }
     const parent = this.#pick(dirs)
     const name = this.#pick(NAMES)
     const time = d.clock.now()
@@ -70,11 +76,11 @@ export class Programs {
     }
   }
 
-  /** Content that is written nowhere else, into the index or into a segment. */
-  write(d: SimDevice, ino: number): void {
-    const content = `${d.name} ${++this.#writes}`
-    const off = this.#world.below(4) * 100
-    const length = 1 + this.#world.below(CHUNK_BYTES)
+  /** Content that is written nowhere else, or `isCommon`, into the index or into a segment. */
+  write(d: SimDevice, ino: number, isCommon = false): void {
+    const content = isCommon ? `common ${this.#world.below(2)}` : `${d.name} ${++this.#writes}`
+    const off = isCommon ? 0 : this.#world.below(4) * 100
+    const length = isCommon ? CHUNK_BYTES : 1 + this.#world.below(CHUNK_BYTES)
     const cut = this.#world.chance(0.2) ? this.#world.below(400) : Infinity
     if (this.#world.chance(0.5)) this.#put(d, ino, d.chunk(content), off, length, cut)
     else {

@@ -10,6 +10,7 @@ import { World } from './world.js'
 
 export interface Options {
   isVerbose?: boolean
+  isCrowded?: boolean
   /** Breaks a device once it is up: to see that it is noticed. */
   sabotage?: (d: SimDevice) => void
 }
@@ -23,6 +24,7 @@ const STATE_MS = 95_000
 export async function run(seed: number, options: Options = {}): Promise<Result> {
   const world = new World(seed)
   world.isVerbose = options.isVerbose ?? false
+  world.isCrowded = options.isCrowded ?? false
   world.onBoot = options.sabotage ?? (() => {})
   try {
     return await runIn(world)

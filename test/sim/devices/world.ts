@@ -38,6 +38,8 @@ export class World {
   /** Devices whose messages are changed on the way out; not looked at afterwards. */
   readonly liars = new Map<SimDevice, Liar>()
   isVerbose = false
+  /** Programs get in each other's way more than they would. */
+  isCrowded = false
   /** Called when a device is up and holds the drive. */
   onBoot: (d: SimDevice) => void = () => {}
   events = 0
