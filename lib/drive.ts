@@ -50,9 +50,9 @@ import { Checkpointer } from './store/checkpoint.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Database } from './store/database.js'
 import { Collector } from './gc.js'
+import type { SnapshotGift } from './snapshot.js'
 import { StoreLock } from './store/lock.js'
 import { SegmentStore } from './store/segments.js'
-import type { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
@@ -329,7 +329,7 @@ export class Drive extends PathApi {
   share(): void { this.metadata.share() }
 
   /** As Metadata.snapshot. */
-  snapshot(): Promise<SnapshotSource> { return this.metadata.snapshot() }
+  snapshot(withChunks: boolean): Promise<SnapshotGift> { return this.metadata.snapshot(withChunks) }
 
   /** An op of our own that the index has lost. */
   #redo(op: Op, id: number): Outcome {

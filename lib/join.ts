@@ -2,8 +2,9 @@
  * Joining a drive that others have:
  *
  *   prepared   the store holds the key, an identity, and an empty index
- *   joined     the metadata of a device that may write was taken in; from here
- *              on it is a store like any other
+ *   joined     the metadata of a device that may write was taken in, from itself
+ *              or from one that keeps it for others; from here on it is a store
+ *              like any other
  *
  * With a storage key nothing is taken in: the store is ready as soon as it is
  * prepared, and what is sealed comes as to any other device (storage-peer.ts).
@@ -11,7 +12,6 @@
  * `prepareJoin` needs no network; `finishJoin` asks until somebody answers. One
  * that was interrupted begins anew.
  */
-import blake from '@napi-rs/blake-hash'
 import { existsSync, mkdirSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -23,23 +23,25 @@ import { certify, readCertificate } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
 import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile } from './keys/keyfile.js'
+import { readHead } from './log/snapshot-head.js'
+import { SnapshotSealer } from './seal/snapshot.js'
+import { readMeta, SnapshotReader, type SnapshotMeta } from './snapshot.js'
 import { clearUnfinished } from './drive.js'
 import { Database } from './store/database.js'
 import { StoreLock } from './store/lock.js'
 import { SnapshotSink } from './store/snapshot.js'
 import { readHello, writeHello } from './swarm/hello.js'
 import { knownPeers, rememberPeers } from './swarm/known-peers.js'
-import type { Message } from './swarm/messages.js'
+import type { Message, PieceKind } from './swarm/messages.js'
 import type { Link, NetOptions } from './swarm/net/link.js'
 import { Net } from './swarm/net/net.js'
+import { SnapshotTaker, type SnapshotFailure, type TakeEffect } from './swarm/snapshot.js'
 import { decode, encode } from './swarm/wire.js'
 
-/** Rows under way. */
-const CREDIT_BYTES = 8 << 20
 /** Committed in between, so that the write-ahead log stays small. */
 const COMMIT_BYTES = 64 << 20
-/** A peer that says nothing for so long is left for another. */
-const SILENT_MS = 15_000
+/** With a device that keeps snapshots within reach, so long is waited for one that writes: its own is newer. */
+const KEEPERS_AFTER_MS = 2000
 
 /** Without a device that gives the metadata for so long, who waits is told; again after so long each time. */
 const WAITING_MS = [2000, 60_000] as const
@@ -115,7 +117,7 @@ export async function finishJoin(storeDir: string, options: FinishOptions): Prom
     rememberPeers(db, options.network.peers ?? [])
     net = new Net({ ...options.network, peers: knownPeers(db), device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, hello: () => writeHello({ kind: keys.kind, name, certificate }) })
     await net.ready()
-    const intake = new SnapshotIntake(db, net, keys.driveId, systemTimers, options)
+    const intake = new SnapshotIntake(db, net, keys, systemTimers, options)
     const stopTelling = options.onNotice ? tellWaiting(intake, net, options.onNotice) : () => {}
     try {
       await intake.run()
@@ -169,28 +171,33 @@ export async function becomeMember(db: Database, device: Pick<Device, 'publicKey
 /** What an intake sees of the network: a Net, or a simulator's. */
 export interface Linked { onLink: (link: Link) => void; readonly links: readonly Link[] }
 
+/** Who may give: a device that writes, whom the link vouches for; or one that keeps, whom nobody need believe. */
+type Giver = 'full' | 'storage'
+
 /** One snapshot, from whoever gives it. */
 export class SnapshotIntake {
   readonly #db: Database
   readonly #net: Linked
-  readonly #driveId: Buffer
+  readonly #keys: DriveKeys
   readonly #timers: Timers
   readonly #options: Pick<FinishOptions, 'signal' | 'onNotice' | 'onProgress'>
-  readonly #links = new Set<Link>()
+  readonly #links = new Map<Link, Giver>()
+  readonly #taker = new SnapshotTaker()
   /** Who was asked, and has not failed. */
   #from: Link | null = null
-  #sink: SnapshotSink | null = null
-  #hash = new blake.Blake3Hasher()
+  #meta: SnapshotMeta | null = null
+  #reader: SnapshotReader | null = null
   #bytes = 0
   #uncommitted = 0
   #total = 0
-  #heardMs = 0
+  /** Devices that keep are not asked before: one that writes may yet come. */
+  #keepersFromMs = Infinity
   #settle!: { resolve: () => void; reject: (e: Error) => void }
 
-  constructor(db: Database, net: Linked, driveId: Buffer, timers: Timers, options: Pick<FinishOptions, 'signal' | 'onNotice' | 'onProgress'>) {
+  constructor(db: Database, net: Linked, keys: DriveKeys, timers: Timers, options: Pick<FinishOptions, 'signal' | 'onNotice' | 'onProgress'>) {
     this.#db = db
     this.#net = net
-    this.#driveId = driveId
+    this.#keys = keys
     this.#timers = timers
     this.#options = options
   }
@@ -207,7 +214,8 @@ export class SnapshotIntake {
     let stopTimer = () => {}
     const watch = () => {
       stopTimer = this.#timers.after(1000, watch)
-      if (this.#from && this.#timers.nowMs() - this.#heardMs > SILENT_MS) this.#failed('it says nothing any more')
+      this.#do(this.#taker.tick(this.#timers.nowMs()))
+      this.#next()
     }
     watch()
     this.#net.onLink = (link) => this.#up(link)
@@ -217,7 +225,7 @@ export class SnapshotIntake {
       stopTimer()
       signal?.removeEventListener('abort', onAbort)
       this.#net.onLink = () => {}
-      for (const link of this.#links) {
+      for (const link of this.#links.keys()) {
         link.onMessage = () => {}
         link.onClose = () => {}
       }
@@ -226,18 +234,17 @@ export class SnapshotIntake {
   }
 
   #up(link: Link): void {
-    const hello = readHello(link.hello)
-    const certificate = hello?.certificate && readCertificate(hello.certificate, this.#driveId)
-    // Rows are not signed: only who has shown that he may write is believed, not who says so.
-    const mayGive = certificate?.role === 'full' && certificate.device.equals(link.peer)
-    if (!mayGive) return
-    this.#links.add(link)
+    const giver = this.#giverOf(link)
+    if (!giver) return
+    this.#links.set(link, giver)
+    if (giver === 'storage') this.#keepersFromMs = Math.min(this.#keepersFromMs, this.#timers.nowMs() + KEEPERS_AFTER_MS)
     link.onClose = (reason) => {
       this.#links.delete(link)
       if (this.#from !== link) return
       // A better link to the same device takes its place.
       if (reason === 'replaced') {
         this.#from = null
+        this.#taker.cancel()
         this.#next()
       } else this.#failed(`the connection ended: ${reason}`)
     }
@@ -245,24 +252,35 @@ export class SnapshotIntake {
     this.#next()
   }
 
+  /** What is made while it is given is signed at its end: who has shown that he may write is believed until then. */
+  #giverOf(link: Link): Giver | undefined {
+    const hello = readHello(link.hello)
+    const certificate = hello?.certificate && readCertificate(hello.certificate, this.#keys.driveId)
+    if (certificate?.role === 'full' && certificate.device.equals(link.peer)) return 'full'
+    return hello?.kind === 'storage' ? 'storage' : undefined
+  }
+
   #next(): void {
     if (this.#from) return
-    const [link] = this.#links
-    if (!link) return
+    const isNow = this.#timers.nowMs() >= this.#keepersFromMs
+    const [link] = [...this.#links.keys()].sort((a, b) => rank(this.#links.get(a)!) - rank(this.#links.get(b)!))
+    if (!link || (this.#links.get(link) === 'storage' && !isNow)) return
     this.#from = link
-    this.#heardMs = this.#timers.nowMs()
-    link.send(encode({ type: 'wantSnapshot', creditBytes: CREDIT_BYTES }), 'now')
+    this.#meta = this.#reader = null
+    this.#do(this.#taker.take(this.#timers.nowMs(), peerOf(link)))
   }
 
   #failed(why: string): void {
     const link = this.#from
+    for (const e of this.#taker.cancel()) if (e.type === 'send') link?.send(encode(e.message), e.priority)
     this.#from = null
     this.#options.onNotice?.(`a device that was asked for the drive's metadata failed (${why}); asking again`)
-    if (link) {
+    const giver = link && this.#links.get(link)
+    if (link && giver) {
       // To the end of the line.
       this.#links.delete(link)
       this.#timers.after(1000, () => {
-        if (this.#net.links.includes(link)) this.#links.add(link)
+        if (this.#net.links.includes(link)) this.#links.set(link, giver)
         this.#next()
       })
     }
@@ -273,53 +291,74 @@ export class SnapshotIntake {
     if (link !== this.#from) return
     let m: Message
     try { m = decode(bytes) } catch { return this.#failed('it sent what no dfs writes') }
-    this.#heardMs = this.#timers.nowMs()
-    try {
-      switch (m.type) {
-        case 'snapshotBegin':
-          if (this.#db.sql.inTransaction) this.#db.sql.exec('ROLLBACK')
-          this.#db.sql.exec('BEGIN')
-          SnapshotSink.clear(this.#db)
-          this.#sink = new SnapshotSink(this.#db)
-          this.#hash.reset()
-          this.#bytes = this.#uncommitted = 0
-          this.#total = m.totalBytes
-          return
-        case 'snapshotRows': {
-          if (!this.#sink) return
-          this.#sink.take(m.table, m.rows)
-          const head = Buffer.alloc(5)
-          head[0] = m.table
-          head.writeUInt32LE(m.rows.length, 1)
-          this.#hash.update(head)
-          this.#hash.update(m.rows)
-          this.#bytes += m.rows.length
-          this.#uncommitted += m.rows.length
-          if (this.#uncommitted > COMMIT_BYTES) {
-            this.#db.sql.exec('COMMIT')
-            this.#db.sql.pragma('wal_checkpoint(PASSIVE)')
-            this.#db.sql.exec('BEGIN')
-            this.#uncommitted = 0
-          }
-          this.#options.onProgress?.({ phase: 'metadata', done: this.#bytes, total: Math.max(this.#total, this.#bytes), unit: 'bytes' })
-          link.send(encode({ type: 'snapshotCredit', creditBytes: m.rows.length }), 'now')
-          return
-        }
-        case 'snapshotEnd':
-          if (!this.#sink) return
-          if (!this.#hash.digestBuffer().equals(m.hash)) return this.#failed('what came is not what it sent')
-          SnapshotSink.check(this.#db)
-          this.#db.sql.exec('COMMIT')
-          this.#settle.resolve()
-          return
-        case 'snapshotRefused': return this.#failed(m.reason)
-        default:
-      }
-    } catch (e) {
-      if (isDfsError(e)) return this.#failed(e.message)
-      // What the tables do not take.
-      if (/^SQLITE_(CONSTRAINT|MISMATCH|TOOBIG)/.test(String((e as { code?: unknown }).code))) return this.#failed('a snapshot of what no drive holds')
-      this.#settle.reject(e as Error)
+    if (m.type === 'snapshotBegin' || m.type === 'snapshotPiece' || m.type === 'snapshotEnd' || m.type === 'snapshotRefused') {
+      this.#do(this.#taker.message(this.#timers.nowMs(), peerOf(link), m))
     }
   }
+
+  #do(effects: TakeEffect[]): void {
+    for (const e of effects) {
+      // What was asked before is of no interest any more.
+      if (!this.#from) return
+      try {
+        switch (e.type) {
+          case 'send': this.#from.send(encode(e.message), e.priority); break
+          case 'begin': this.#begin(readMeta(e.meta, this.#keys.driveId), e.totalBytes); break
+          case 'piece': this.#piece(e.kind, e.bytes); break
+          case 'complete': this.#complete(e.hash, e.head); break
+          case 'failed': this.#failed(WHY[e.why]); break
+        }
+      } catch (error) {
+        if (isDfsError(error)) this.#failed(error.message)
+        // What the tables do not take.
+        else if (/^SQLITE_(CONSTRAINT|MISMATCH|TOOBIG)/.test(String((error as { code?: unknown }).code))) this.#failed('a snapshot of what no drive holds')
+        else this.#settle.reject(error as Error)
+      }
+    }
+  }
+
+  #begin(meta: SnapshotMeta, totalBytes: number): void {
+    if (!meta.head && this.#links.get(this.#from!) !== 'full') throw fail('EIO', 'a snapshot that no device of the drive has signed')
+    if (this.#db.sql.inTransaction) this.#db.sql.exec('ROLLBACK')
+    this.#db.sql.exec('BEGIN')
+    SnapshotSink.clear(this.#db)
+    this.#meta = meta
+    this.#reader = new SnapshotReader(new SnapshotSealer(this.#keys), new SnapshotSink(this.#db), meta.id)
+    this.#bytes = this.#uncommitted = 0
+    this.#total = meta.head?.totalBytes ?? totalBytes
+  }
+
+  #piece(kind: PieceKind, bytes: Buffer): void {
+    this.#bytes += bytes.length
+    if (this.#meta?.head && this.#bytes > this.#meta.head.totalBytes) throw fail('EIO', 'a snapshot that is longer than it says')
+    if (kind === 'rows') {
+      this.#reader!.take(bytes)
+      this.#uncommitted += bytes.length
+    }
+    if (this.#uncommitted > COMMIT_BYTES) {
+      this.#db.sql.exec('COMMIT')
+      this.#db.sql.pragma('wal_checkpoint(PASSIVE)')
+      this.#db.sql.exec('BEGIN')
+      this.#uncommitted = 0
+    }
+    this.#options.onProgress?.({ phase: 'metadata', done: this.#bytes, total: Math.max(this.#total, this.#bytes), unit: 'bytes' })
+    this.#do(this.#taker.worked(this.#timers.nowMs(), bytes.length))
+  }
+
+  #complete(hash: Buffer, signed: Buffer): void {
+    this.#reader!.end()
+    const head = this.#meta!.head ?? readHead(signed, this.#keys.driveId)
+    if (!head?.id.equals(this.#meta!.id) || !head.hash.equals(hash)) throw fail('EIO', 'a snapshot that no device of the drive has signed')
+    SnapshotSink.check(this.#db)
+    this.#db.sql.exec('COMMIT')
+    this.#settle.resolve()
+  }
 }
+
+const WHY: Record<SnapshotFailure, string> = {
+  busy: 'it gives to others', none: 'it has none', failed: 'it cannot read it', stalled: 'it says nothing any more', disconnected: 'the connection ended', lying: 'what came is not what it sent',
+}
+
+function rank(giver: Giver): number { return giver === 'full' ? 0 : 1 }
+
+function peerOf(link: Link): string { return link.peer.toString('hex') }

@@ -8,19 +8,25 @@
  * Has no disk, network or clock but those it is given: a drive puts it over a
  * store, a simulator over a fake one.
  */
+import sodium from 'sodium-native'
 import type { Clock, Timers } from './clock.js'
+import { fail } from './errors.js'
 import { certify } from './keys/certificate.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import { newIncarnation, type Device } from './keys/device.js'
+import { decodeHeader } from './log/entry.js'
 import { Forks } from './log/forks.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { Members } from './log/members.js'
 import { INO_HIGH, type ChunkRef, type Op } from './log/ops.js'
 import { PlacedTable } from './log/placed.js'
+import { writeHead, type SnapshotLog } from './log/snapshot-head.js'
 import type { CausalEngine, CausalHost } from './order/causal/engine.js'
-import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
+import { EntrySealer, SIGNATURE_BYTES, signEntry, verifyEntry } from './seal/entry.js'
+import { SNAPSHOT_ID_BYTES, SnapshotSealer } from './seal/snapshot.js'
+import { FreshSnapshot, type SnapshotGift } from './snapshot.js'
 import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { SnapshotSource } from './store/snapshot.js'
@@ -263,18 +269,46 @@ export class Metadata {
     return local.num
   }
 
-  /** All metadata as it is now, in one consistent read, for a device that joins; durable here before it leaves. Close it. */
-  async snapshot(): Promise<SnapshotSource> {
+  /**
+   * All metadata as it is now, in one consistent read, for a device that joins or (`withChunks`) keeps it; durable here
+   * before it leaves. Close it. KEY_KIND on a device that may not write.
+   */
+  async snapshot(withChunks = false): Promise<SnapshotGift> {
+    const { keys, device, db, clock } = this.#p
+    if (!keys.canWrite) throw fail('KEY_KIND', 'a snapshot is made by a device that may write')
     this.share()
     this.journal.commit()
-    const source = new SnapshotSource(this.#p.db.reader())
+    const source = new SnapshotSource(db.reader())
     try {
+      const id = Buffer.alloc(SNAPSHOT_ID_BYTES)
+      sodium.randombytes_buf(id)
+      const clockMs = Math.floor(clock.nowMs())
+      const logs = this.#snapshotLogs()
       await this.journal.settle()
-      return source
+      return new FreshSnapshot({
+        id, source, sealer: new SnapshotSealer(keys), withChunks,
+        sign: (made) => writeHead(keys.driveId, this.members.bytesOf(device.publicKey)!, { id, clockMs, ...made, logs }, device.secretKey),
+      })
     } catch (e) {
       source.close()
       throw e
     }
+  }
+
+  /** The logs as they are now. */
+  #snapshotLogs(): SnapshotLog[] {
+    const { log, engine } = this
+    return [...log.heads().keys()].flatMap((inc) => {
+      const { seq, hash } = log.head(inc)
+      if (seq === 0) return []
+      const final = engine.finalSeq(inc)
+      const [next] = final < seq ? log.stored(inc, final + 1, 1) : []
+      const header = next && decodeHeader(next.signed.subarray(0, next.signed.length - SIGNATURE_BYTES))
+      return [{
+        incarnation: log.incarnationId(inc), device: log.deviceOf(inc), seq, hash,
+        final, finalHash: header?.previous ?? hash, nextOp: header?.firstOp ?? engine.nextOp(inc),
+      }]
+    })
   }
 
   /** Ends what runs by itself. May be called twice. */

@@ -32,13 +32,13 @@ import { Members } from './log/members.js'
 import { chunkId, plainLength, sealedLength } from './seal/chunk.js'
 import { verifyEntry } from './seal/entry.js'
 import { SealedInbox } from './sealed-inbox.js'
+import type { SnapshotGift } from './snapshot.js'
 import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Database } from './store/database.js'
 import { StoreLock } from './store/lock.js'
 import type { SegmentStore } from './store/segments.js'
-import type { SnapshotSource } from './store/snapshot.js'
 import { Space } from './store/space.js'
 import type { SwarmHost } from './swarm/host.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
@@ -172,7 +172,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
 
   share(): void { /* it has no writes of its own */ }
 
-  snapshot(): Promise<SnapshotSource> { return Promise.reject(unreadable()) }
+  snapshot(): Promise<SnapshotGift> { return Promise.reject(unreadable()) }
 
   /** False: no chunk has so many sealed bytes, and nobody can read it. */
   #learn(num: number, sealedBytes: number): boolean {

@@ -3,7 +3,7 @@
  *
  *   root ─┬─ authority key pair (Ed25519; the public half is the drive's id)
  *         └─ read secret ─┬─ content, content hash   (per epoch)
- *                         ├─ name, name hash, value, value hash, log
+ *                         ├─ name, name hash, value, value hash, log, snapshot
  *                         └─ storage secret ── topic, proof
  *
  * Derivation: crypto_kdf (BLAKE2b with the subkey id as salt and the context as
@@ -41,6 +41,7 @@ export class DriveKeys {
   readonly valueKey?: Buffer
   readonly valueHashKey?: Buffer
   readonly logKey?: Buffer
+  readonly snapshotKey?: Buffer
   /** 32 bytes each, with every kind of key. */
   readonly storageSecret: Buffer
   /** Announced on the DHT; a hash, so it gives nothing away but itself. */
@@ -66,6 +67,7 @@ export class DriveKeys {
       this.valueKey = subkey(secrets.read, 'dfsvalue')
       this.valueHashKey = subkey(secrets.read, 'dfsvhash')
       this.logKey = subkey(secrets.read, 'dfs-logs')
+      this.snapshotKey = subkey(secrets.read, 'dfs-snap')
     }
     this.storageSecret = secrets.storage
     this.topic = subkey(secrets.storage, 'dfstopic')

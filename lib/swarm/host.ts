@@ -9,9 +9,9 @@ import type { Journal } from '../log/journal.js'
 import type { Log } from '../log/log.js'
 import type { Members } from '../log/members.js'
 import type { Metadata } from '../metadata.js'
+import type { SnapshotGift } from '../snapshot.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
-import type { SnapshotSource } from '../store/snapshot.js'
 import type { LogName } from './messages.js'
 
 export interface SwarmHost {
@@ -40,7 +40,8 @@ export interface SwarmHost {
   readonly space: { freeBytes(dirtyBytes: number): number }
   /** Others take part from now on. */
   share(): void
-  snapshot(): Promise<SnapshotSource>
+  /** For a device that joins, or (`withChunks`) for one that keeps it for others. KEY_KIND, ENOENT: there is none. */
+  snapshot(withChunks: boolean): Promise<SnapshotGift>
   /** For when others hold more of our own log than we do (absent: it writes none), and for forks. */
   readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'hold' | 'resume' | 'renew'>>
   /** Whether it holds, or means to hold, every chunk of the drive; absent: it does. */

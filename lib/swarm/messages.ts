@@ -78,10 +78,10 @@ export const MAX_FORKED_HEADER_BYTES = 768 * 1024
 export const MAX_CERTIFICATE_BYTES = 4096
 /** Certificates in one message: 1 MiB at most. More go into further messages. */
 export const MAX_CERTIFICATES = 256
-/** What describes a snapshot: heads of up to MAX_PEER_LOGS logs, 88 bytes each, and signatures. */
+/** What describes a snapshot: up to MAX_PEER_LOGS logs, 139 bytes each, a certificate and a signature. */
 export const MAX_SNAPSHOT_META_BYTES = 1024 * 1024
-/** Rows in one message: long enough to be efficient, short enough that it is sent in some milliseconds. */
-export const MAX_SNAPSHOT_ROWS_BYTES = 512 * 1024
+/** A piece of a snapshot: long enough to be efficient, short enough that it is sent in some milliseconds. */
+export const MAX_SNAPSHOT_PIECE_BYTES = 512 * 1024
 /** Credit that can be outstanding: a sender never has more than this under way. */
 export const MAX_SNAPSHOT_CREDIT_BYTES = 16 * 1024 * 1024
 /** Ids in one message: 32 KiB. */
@@ -154,20 +154,24 @@ export interface Forked extends LogName { type: 'forked'; one: Buffer; other: Bu
 
 // --- snapshots: lib/swarm/snapshot.ts ---
 
-/** Asks for a snapshot; the sender of it may send `creditBytes` of rows. A second one starts anew. */
+/** Asks for a snapshot; the sender of it may send `creditBytes` of pieces. A second one starts anew. */
 export interface WantSnapshot { type: 'wantSnapshot'; creditBytes: number }
-/** `meta` says what the snapshot is (stable point, heads, signature): opaque here. `totalBytes` of rows, about, for showing progress. */
+/** `meta`: SnapshotMeta of lib/snapshot.ts, opaque here. `totalBytes` of pieces, about, for showing progress. */
 export interface SnapshotBegin { type: 'snapshotBegin'; meta: Buffer; totalBytes: number }
-/** Some rows of one table, in the order of a consistent read. */
-export interface SnapshotRows { type: 'snapshotRows'; table: number; rows: Buffer }
+/** The next piece. */
+export interface SnapshotPiece { type: 'snapshotPiece'; kind: PieceKind; bytes: Buffer }
 /** More may be sent: the receiver has worked off so much. */
 export interface SnapshotCredit { type: 'snapshotCredit'; creditBytes: number }
-/** All rows were sent. `hash`: BLAKE3 over table u8 || length u32 le || rows of each message. */
-export interface SnapshotEnd { type: 'snapshotEnd'; hash: Buffer }
+/** All pieces were sent. `hash`: BLAKE3 over kind u8 || length u32 le || bytes of each. `head`: the signed head (lib/log/snapshot-head.ts), or nothing if `meta` had it. */
+export interface SnapshotEnd { type: 'snapshotEnd'; hash: Buffer; head: Buffer }
 /** From the sender of the snapshot: it will not, or cannot go on. */
 export interface SnapshotRefused { type: 'snapshotRefused'; reason: SnapshotRefusal }
 /** From the receiver: it wants no more of it. */
 export interface SnapshotCancel { type: 'snapshotCancel' }
+
+/** 'rows': sealed. 'chunks': ids and lengths of all chunks in it, in the clear, for who keeps it without reading it. */
+export type PieceKind = 'rows' | 'chunks'
+export const PIECE_KINDS: readonly PieceKind[] = ['rows', 'chunks']
 
 /** 'busy': ask later. 'none': there is none. 'failed': begin anew. */
 export type SnapshotRefusal = 'busy' | 'none' | 'failed'
@@ -222,7 +226,7 @@ export type ByeReason = 'leaving' | 'duplicate' | 'busy' | 'protocol' | 'lying' 
 export const BYE_REASONS: readonly ByeReason[] = ['leaving', 'duplicate', 'busy', 'protocol', 'lying', 'removed']
 
 export type SyncMessage = Have | WantEntries | Entries | EntryPart | NoEntries | Certificates | Forked
-export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotRows | SnapshotCredit | SnapshotEnd | SnapshotRefused | SnapshotCancel
+export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotPiece | SnapshotCredit | SnapshotEnd | SnapshotRefused | SnapshotCancel
 export type ChunkMessage = WantChunks | HurryChunks | Chunk | NoChunks | CancelChunks
 export type CustodyMessage = HaveChunks | AskChunks | Challenge | Proof
 export type PeerMessage = Status | Bye

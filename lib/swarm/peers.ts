@@ -81,7 +81,10 @@ export class Peers {
       },
       queuedBytes: (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0,
     }, own())
-    this.#snapshots = new SnapshotSender(drive, (peer, m) => this.#send(peer, m, 'bulk'), (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0)
+    this.#snapshots = new SnapshotSender(drive, {
+      send: (peer, m, priority) => this.#send(peer, m, priority),
+      queuedBytes: (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0,
+    })
     this.chunks = new ChunkSwarm(drive, {
       send: (peer, m, priority) => this.#send(peer, m, priority),
       sendFile: (peer, head, file) => this.#peers.get(peer)?.link.sendFile(head, file),
@@ -410,6 +413,7 @@ export class Peers {
     if (keepsEverything !== this.#keepsEverything) this.chunks.statusChanged()
     this.#keepsEverything = keepsEverything
     this.#do(this.#sync.tick(this.#now()))
+    this.#snapshots.tick()
     this.chunks.tick()
     this.#pace()
   }

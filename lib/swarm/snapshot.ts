@@ -1,28 +1,32 @@
 /**
- * Moving a snapshot: rows of a consistent read on one device, streamed to
- * another. Two step machines; what the rows and `meta` mean is the host's.
+ * Moving a snapshot: pieces, streamed from one device to another. Two step
+ * machines; what pieces, `meta` and `head` mean is the host's (lib/snapshot.ts).
  *
  * The receiver gives credit for so many bytes and more as it works them off, so
  * neither side holds more than that. There is no resuming: what was interrupted
- * begins anew, perhaps at another peer, for a later snapshot has other rows.
+ * begins anew, perhaps at another peer, for a later snapshot has other pieces.
  *
- * Invariants: never more rows under way than credit; one read at a time of each
- * snapshot that is given; `complete` only after all rows, with the hash that the
+ * Invariants: never more bytes under way than credit; one read at a time of each
+ * snapshot that is given; `complete` only after all pieces, with the hash that the
  * giver named over just these.
  */
 import blake from '@napi-rs/blake-hash'
 import {
-  MAX_SNAPSHOT_CREDIT_BYTES, MAX_SNAPSHOT_META_BYTES, MAX_SNAPSHOT_ROWS_BYTES,
-  type Peer, type SnapshotBegin, type SnapshotCancel, type SnapshotCredit, type SnapshotEnd, type SnapshotMessage, type SnapshotRefusal,
-  type SnapshotRefused, type SnapshotRows, type WantSnapshot,
+  MAX_SNAPSHOT_CREDIT_BYTES, MAX_SNAPSHOT_META_BYTES, MAX_SNAPSHOT_PIECE_BYTES, PIECE_KINDS,
+  type Peer, type PieceKind, type SnapshotBegin, type SnapshotCancel, type SnapshotCredit, type SnapshotEnd, type SnapshotMessage, type SnapshotRefusal,
+  type SnapshotPiece, type SnapshotRefused, type WantSnapshot,
 } from './messages.js'
 import type { Priority } from './net/link.js'
 
 /** Given at the same time: each holds a read transaction open, which keeps the index's log from starting over. */
-export const MAX_GIVEN = 2
-/** Without any progress: a read transaction is not kept for a peer that has gone to sleep, nor is a giver waited for. */
+export const MAX_GIVEN = 4
+/** Who asks again sooner is told to wait: each beginning is a read of the index, and an honest one does not. */
+export const AGAIN_MS = 500
+/** Without any progress: a read transaction is not kept for a peer that has gone to sleep. */
 const STALLED_MS = 60_000
-/** Of rows under way: 100 MB/s over a round trip of 40 ms. */
+/** A giver that says nothing for so long is left for another. */
+const SILENT_MS = 15_000
+/** Of pieces under way: 100 MB/s over a round trip of 40 ms. */
 const CREDIT_BYTES = 4 * 1024 * 1024
 
 type Send = { type: 'send'; peer: Peer; message: SnapshotMessage; priority: Priority }
@@ -31,34 +35,29 @@ export type GiveEffect =
   | Send
   /** Begin a consistent read; then call `opened` or `failed`. */
   | { type: 'open'; token: number; peer: Peer }
-  /** Read on, at most `limitBytes` of rows of one table; then call `rows`, `ended` or `failed`. */
-  | { type: 'read'; token: number; limitBytes: number }
+  /** Read on; then call `piece`, `ended` or `failed`. */
+  | { type: 'read'; token: number; peer: Peer }
   /** The read is over, finished or not. Nothing more is called with this token. */
   | { type: 'close'; token: number }
 
-interface Given { token: number; creditBytes: number; hash: RowsHash; state: 'opening' | 'reading' | 'waiting'; progressMs: number }
+interface Given { token: number; creditBytes: number; hash: PiecesHash; state: 'opening' | 'reading' | 'waiting'; progressMs: number }
 
 /** Gives snapshots to peers. */
 export class SnapshotGiver {
   readonly #given = new Map<Peer, Given>()
+  readonly #begunMs = new Map<Peer, number>()
   #nextToken = 1
   #out: GiveEffect[] = []
 
   message(nowMs: number, peer: Peer, m: WantSnapshot | SnapshotCredit | SnapshotCancel): GiveEffect[] {
     const given = this.#given.get(peer)
     if (m.type === 'wantSnapshot') {
-      if (given) this.#close(peer, given)
-      if (this.#given.size >= MAX_GIVEN) this.#refuse(peer, 'busy')
-      else {
-        const token = this.#nextToken++
-        this.#given.set(peer, { token, creditBytes: m.creditBytes, hash: new RowsHash(), state: 'opening', progressMs: nowMs })
-        this.#out.push({ type: 'open', token, peer })
-      }
+      this.#want(nowMs, peer, m, given)
     } else if (given && m.type === 'snapshotCancel') this.#close(peer, given)
     else if (given && m.type === 'snapshotCredit') {
       given.creditBytes = Math.min(MAX_SNAPSHOT_CREDIT_BYTES, given.creditBytes + m.creditBytes)
       given.progressMs = nowMs
-      if (given.state === 'waiting') this.#read(given)
+      if (given.state === 'waiting') this.#read(peer, given)
     }
     return this.#end()
   }
@@ -69,32 +68,45 @@ export class SnapshotGiver {
     return this.#end()
   }
 
+  #want(nowMs: number, peer: Peer, m: WantSnapshot, given: Given | undefined): void {
+    for (const [one, ms] of this.#begunMs) if (nowMs - ms >= AGAIN_MS) this.#begunMs.delete(one)
+    if (this.#begunMs.has(peer)) return this.#refuse(peer, 'busy')
+    if (given) this.#close(peer, given)
+    if (this.#given.size >= MAX_GIVEN) return this.#refuse(peer, 'busy')
+    this.#begunMs.set(peer, nowMs)
+    const token = this.#nextToken++
+    this.#given.set(peer, { token, creditBytes: Math.min(MAX_SNAPSHOT_CREDIT_BYTES, m.creditBytes), hash: new PiecesHash(), state: 'opening', progressMs: nowMs })
+    this.#out.push({ type: 'open', token, peer })
+  }
+
   opened(nowMs: number, token: number, meta: Buffer, totalBytes: number): GiveEffect[] {
     const [peer, given] = this.#find(token)
     if (!given) return this.#end()
     if (meta.length > MAX_SNAPSHOT_META_BYTES) throw new Error('invariant: the description of a snapshot is too long')
     given.progressMs = nowMs
     this.#send(peer, { type: 'snapshotBegin', meta, totalBytes })
-    this.#read(given)
+    this.#read(peer, given)
     return this.#end()
   }
 
-  rows(nowMs: number, token: number, table: number, rows: Buffer): GiveEffect[] {
+  piece(nowMs: number, token: number, kind: PieceKind, bytes: Buffer): GiveEffect[] {
     const [peer, given] = this.#find(token)
     if (!given) return this.#end()
-    if (rows.length === 0 || rows.length > Math.min(given.creditBytes, MAX_SNAPSHOT_ROWS_BYTES)) throw new Error('invariant: more rows than were asked for')
-    given.creditBytes -= rows.length
+    if (bytes.length === 0 || bytes.length > Math.min(given.creditBytes, MAX_SNAPSHOT_PIECE_BYTES)) throw new Error('invariant: a piece that is empty or too long')
+    given.creditBytes -= bytes.length
     given.progressMs = nowMs
-    given.hash.add(table, rows)
-    this.#send(peer, { type: 'snapshotRows', table, rows })
-    this.#read(given)
+    given.hash.add(kind, bytes)
+    this.#send(peer, { type: 'snapshotPiece', kind, bytes })
+    this.#read(peer, given)
     return this.#end()
   }
 
-  ended(token: number): GiveEffect[] {
+  /** There are no more pieces. `headOf`: makes the head, from the hash of all. */
+  ended(token: number, headOf: (hash: Buffer) => Buffer): GiveEffect[] {
     const [peer, given] = this.#find(token)
     if (!given) return this.#end()
-    this.#send(peer, { type: 'snapshotEnd', hash: given.hash.digest() })
+    const hash = given.hash.digest()
+    this.#send(peer, { type: 'snapshotEnd', hash, head: headOf(hash) })
     this.#close(peer, given)
     return this.#end()
   }
@@ -112,7 +124,8 @@ export class SnapshotGiver {
   /** Every second or so. */
   tick(nowMs: number): GiveEffect[] {
     for (const [peer, given] of [...this.#given]) {
-      if (given.state !== 'waiting' || nowMs - given.progressMs < STALLED_MS) continue
+      // Reading, too: the link may take nothing.
+      if (given.state === 'opening' || nowMs - given.progressMs < STALLED_MS) continue
       this.#refuse(peer, 'failed')
       this.#close(peer, given)
     }
@@ -124,12 +137,12 @@ export class SnapshotGiver {
     return ['', undefined]
   }
 
-  #read(given: Given): void {
-    // A row of some length must fit: small remains of credit are not used up.
-    if (given.creditBytes < MAX_SNAPSHOT_ROWS_BYTES) given.state = 'waiting'
+  #read(peer: Peer, given: Given): void {
+    // The longest piece must fit: small remains of credit are not used up.
+    if (given.creditBytes < MAX_SNAPSHOT_PIECE_BYTES) given.state = 'waiting'
     else {
       given.state = 'reading'
-      this.#out.push({ type: 'read', token: given.token, limitBytes: MAX_SNAPSHOT_ROWS_BYTES })
+      this.#out.push({ type: 'read', token: given.token, peer })
     }
   }
 
@@ -153,22 +166,24 @@ export class SnapshotGiver {
   }
 }
 
+export type SnapshotFailure = SnapshotRefusal | 'stalled' | 'disconnected' | 'lying'
+
 export type TakeEffect =
   | Send
-  /** Its description: check it before anything else is used. */
-  | { type: 'begin'; meta: Buffer; totalBytes: number }
-  /** Keep them apart until `complete`; call `worked` when they are out of memory. */
-  | { type: 'rows'; table: number; rows: Buffer }
-  /** All rows came. Whether they are those that the signed description means is for the host to check. */
-  | { type: 'complete' }
+  /** What it is: check it before anything else is used. */
+  | { type: 'begin'; peer: Peer; meta: Buffer; totalBytes: number }
+  /** Keep it apart until `complete`; call `worked` when it is out of memory. */
+  | { type: 'piece'; kind: PieceKind; bytes: Buffer }
+  /** All pieces came, with this hash. Whether they are those that a signed head means is for the host to check. */
+  | { type: 'complete'; peer: Peer; hash: Buffer; head: Buffer }
   /** Throw away what came; begin anew with `take`. 'lying': the peer broke the protocol, close the link. */
-  | { type: 'failed'; peer: Peer; why: SnapshotRefusal | 'stalled' | 'disconnected' | 'lying' }
+  | { type: 'failed'; peer: Peer; why: SnapshotFailure }
 
 /** Takes one snapshot at a time from a peer. */
 export class SnapshotTaker {
   #peer: Peer | undefined
   #state: 'asked' | 'begun' = 'asked'
-  #hash = new RowsHash()
+  #hash = new PiecesHash()
   /** Given to the peer and not used by it. */
   #creditBytes = 0
   /** Worked off and not given again. */
@@ -184,7 +199,7 @@ export class SnapshotTaker {
     if (this.#peer !== undefined) this.#send({ type: 'snapshotCancel' })
     this.#peer = peer
     this.#state = 'asked'
-    this.#hash = new RowsHash()
+    this.#hash = new PiecesHash()
     this.#creditBytes = CREDIT_BYTES
     this.#workedBytes = 0
     this.#progressMs = nowMs
@@ -203,7 +218,7 @@ export class SnapshotTaker {
     return this.#end()
   }
 
-  message(nowMs: number, peer: Peer, m: SnapshotBegin | SnapshotRows | SnapshotEnd | SnapshotRefused): TakeEffect[] {
+  message(nowMs: number, peer: Peer, m: SnapshotBegin | SnapshotPiece | SnapshotEnd | SnapshotRefused): TakeEffect[] {
     if (peer !== this.#peer) {
       // What was cancelled may still come; what was begun for nobody is cancelled.
       if (m.type === 'snapshotBegin') this.#out.push({ type: 'send', peer, message: { type: 'snapshotCancel' }, priority: 'now' })
@@ -214,24 +229,36 @@ export class SnapshotTaker {
     else if (m.type === 'snapshotBegin') {
       // Again: the rest of one that was cancelled came before the answer.
       this.#state = 'begun'
-      this.#hash = new RowsHash()
-      this.#out.push({ type: 'begin', meta: m.meta, totalBytes: m.totalBytes })
+      this.#hash = new PiecesHash()
+      this.#out.push({ type: 'begin', peer, meta: m.meta, totalBytes: m.totalBytes })
     } else if (this.#state === 'asked') { /* the rest of one that was cancelled */ }
-    else if (m.type === 'snapshotRows') {
-      if (m.rows.length > this.#creditBytes) this.#fail('lying')
+    else if (m.type === 'snapshotPiece') {
+      if (m.bytes.length > this.#creditBytes) this.#fail('lying')
       else {
-        this.#creditBytes -= m.rows.length
-        this.#hash.add(m.table, m.rows)
-        this.#out.push({ type: 'rows', table: m.table, rows: m.rows })
+        this.#creditBytes -= m.bytes.length
+        this.#hash.add(m.kind, m.bytes)
+        this.#out.push({ type: 'piece', kind: m.kind, bytes: m.bytes })
       }
-    } else if (m.hash.equals(this.#hash.digest())) {
-      this.#peer = undefined
-      this.#out.push({ type: 'complete' })
-    } else this.#fail('lying')
+    } else {
+      const hash = this.#hash.digest()
+      if (m.hash.equals(hash)) {
+        this.#peer = undefined
+        this.#out.push({ type: 'complete', peer, hash, head: m.head })
+      } else this.#fail('lying')
+    }
     return this.#end()
   }
 
-  /** So many bytes of rows are out of memory. */
+  /** What comes is not what it should be: the host will have no more of it. */
+  refuse(): TakeEffect[] {
+    if (this.#peer !== undefined) {
+      this.#send({ type: 'snapshotCancel' })
+      this.#fail('lying')
+    }
+    return this.#end()
+  }
+
+  /** So many bytes of pieces are out of memory. */
   worked(nowMs: number, bytes: number): TakeEffect[] {
     if (this.#peer === undefined) return this.#end()
     this.#workedBytes += bytes
@@ -246,11 +273,11 @@ export class SnapshotTaker {
 
   /** Every second or so. */
   tick(nowMs: number): TakeEffect[] {
-    if (this.#peer !== undefined && nowMs - this.#progressMs >= STALLED_MS) this.#fail('stalled')
+    if (this.#peer !== undefined && nowMs - this.#progressMs >= SILENT_MS) this.#fail('stalled')
     return this.#end()
   }
 
-  #fail(why: SnapshotRefusal | 'stalled' | 'disconnected' | 'lying'): void {
+  #fail(why: SnapshotFailure): void {
     const peer = this.#peer!
     if (why === 'stalled') this.#send({ type: 'snapshotCancel' })
     this.#peer = undefined
@@ -268,16 +295,16 @@ export class SnapshotTaker {
   }
 }
 
-/** BLAKE3 over table u8 || length u32 le || rows of each message. */
-class RowsHash {
+/** BLAKE3 over kind u8 || length u32 le || bytes of each piece. */
+export class PiecesHash {
   readonly #hasher = new blake.Blake3Hasher()
 
-  add(table: number, rows: Buffer): void {
+  add(kind: PieceKind, bytes: Buffer): void {
     const head = Buffer.alloc(5)
-    head[0] = table
-    head.writeUInt32LE(rows.length, 1)
+    head[0] = PIECE_KINDS.indexOf(kind)
+    head.writeUInt32LE(bytes.length, 1)
     this.#hasher.update(head)
-    this.#hasher.update(rows)
+    this.#hasher.update(bytes)
   }
 
   digest(): Buffer {

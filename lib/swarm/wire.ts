@@ -13,15 +13,15 @@ import { Reader, Writer } from '../log/codec.js'
 import {
   BYE_REASONS, DEVICE_BYTES, HASH_BYTES, ID_BYTES, INCARNATION_BYTES, MAX_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_ENTRIES,
   MAX_ENTRIES_BYTES, MAX_ENTRY_BYTES, MAX_FORKED_HEADER_BYTES, MAX_HAVE_LOGS, MAX_IDS, MAX_PART_BYTES, MAX_SEALED_CHUNK_BYTES, MAX_SEALED_OPS_BYTES,
-  MAX_SIGNED_HEADER_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, MAX_SNAPSHOT_META_BYTES, MAX_SNAPSHOT_ROWS_BYTES, MIN_SEALED_CHUNK_BYTES,
-  MIN_SEALED_OPS_BYTES, MIN_SIGNED_HEADER_BYTES, NONCE_BYTES, SNAPSHOT_REFUSALS, URGENCIES, entryBytes,
+  MAX_SIGNED_HEADER_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, MAX_SNAPSHOT_META_BYTES, MAX_SNAPSHOT_PIECE_BYTES, MIN_SEALED_CHUNK_BYTES,
+  MIN_SEALED_OPS_BYTES, MIN_SIGNED_HEADER_BYTES, NONCE_BYTES, PIECE_KINDS, SNAPSHOT_REFUSALS, URGENCIES, entryBytes,
   type HeldLog, type LogName, type Message, type SignedEntry,
 } from './messages.js'
 
 /** Numbers are never given out again. 32 and above are for what comes later (order engines). */
 const TYPES = {
   have: 1, wantEntries: 2, entries: 3, noEntries: 4, certificates: 5, forked: 6, entryPart: 7,
-  wantSnapshot: 8, snapshotBegin: 9, snapshotRows: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
+  wantSnapshot: 8, snapshotBegin: 9, snapshotPiece: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
   wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
   haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
   status: 24, bye: 25, hurryChunks: 26,
@@ -80,8 +80,8 @@ export function encode(m: Message): Buffer {
     case 'forked': writeName(w, m); w.bytes(m.one); w.bytes(m.other); break
     case 'wantSnapshot': case 'snapshotCredit': w.uint(m.creditBytes); break
     case 'snapshotBegin': w.bytes(m.meta); w.uint(m.totalBytes); break
-    case 'snapshotRows': w.byte(m.table); w.bytes(m.rows); break
-    case 'snapshotEnd': w.fixed(m.hash); break
+    case 'snapshotPiece': w.byte(PIECE_KINDS.indexOf(m.kind)); w.bytes(m.bytes); break
+    case 'snapshotEnd': w.fixed(m.hash); w.bytes(m.head); break
     case 'snapshotRefused': w.byte(SNAPSHOT_REFUSALS.indexOf(m.reason)); break
     case 'snapshotCancel': break
     case 'wantChunks': case 'hurryChunks': w.byte(URGENCIES.indexOf(m.urgency)); writeIds(w, m.ids); break
@@ -146,8 +146,8 @@ function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
     }
     case 'wantSnapshot': case 'snapshotCredit': return { type, creditBytes: r.within(1, MAX_SNAPSHOT_CREDIT_BYTES) }
     case 'snapshotBegin': return { type, meta: r.string(0, MAX_SNAPSHOT_META_BYTES), totalBytes: r.uint() }
-    case 'snapshotRows': return { type, table: r.byte(), rows: r.string(1, MAX_SNAPSHOT_ROWS_BYTES) }
-    case 'snapshotEnd': return { type, hash: r.fixed(HASH_BYTES) }
+    case 'snapshotPiece': return { type, kind: r.oneOf(PIECE_KINDS), bytes: r.string(1, MAX_SNAPSHOT_PIECE_BYTES) }
+    case 'snapshotEnd': return { type, hash: r.fixed(HASH_BYTES), head: r.string(0, MAX_SNAPSHOT_META_BYTES) }
     case 'snapshotRefused': return { type, reason: r.oneOf(SNAPSHOT_REFUSALS) }
     case 'snapshotCancel': return { type }
     case 'wantChunks': case 'hurryChunks': return { type, urgency: r.oneOf(URGENCIES), ids: readIds(r) }
@@ -201,7 +201,8 @@ function sizeHint(m: Message): number {
     case 'certificates': return m.certificates.reduce((n, c) => n + c.length + 8, 16)
     case 'forked': return m.one.length + m.other.length + 80
     case 'snapshotBegin': return m.meta.length + 32
-    case 'snapshotRows': return m.rows.length + 32
+    case 'snapshotPiece': return m.bytes.length + 32
+    case 'snapshotEnd': return m.head.length + 64
     case 'wantChunks': case 'hurryChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return 16 + m.ids.length * ID_BYTES
     default: return 128
   }

@@ -11,11 +11,15 @@ import { createDevice, type Device } from '../../lib/keys/device.js'
 import { Writer } from '../../lib/log/codec.js'
 import { decodeHeader, encodeHeader, entryAad, entryHash, hashOf, type EntryHeader } from '../../lib/log/entry.js'
 import { encodeOp, type Op } from '../../lib/log/ops.js'
+import { writeHead } from '../../lib/log/snapshot-head.js'
 import { EntrySealer, SIGNATURE_BYTES, signEntry } from '../../lib/seal/entry.js'
+import { SnapshotSealer } from '../../lib/seal/snapshot.js'
+import { metaOfFresh } from '../../lib/snapshot.js'
 import { writeHello } from '../../lib/swarm/hello.js'
 import type { Entries, Have, HeldLog, Message, SignedEntry } from '../../lib/swarm/messages.js'
 import type { Link } from '../../lib/swarm/net/link.js'
 import { Net } from '../../lib/swarm/net/net.js'
+import { PiecesHash } from '../../lib/swarm/snapshot.js'
 import { decode, encode } from '../../lib/swarm/wire.js'
 
 const LIMIT_MS = 30_000
@@ -145,3 +149,30 @@ export const chunksOf = ({ signed }: SignedEntry): Buffer[] => decodeHeader(sign
 
 export const ZERO = Buffer.alloc(32)
 export const ids = (n: number): Buffer[] => Array.from({ length: n }, () => randomBytes(32))
+
+/** How a snapshot is not what it should be. */
+export interface SnapshotLie {
+  seal?: (plain: Buffer, id: Buffer, n: number, sealer: SnapshotSealer) => Buffer
+  head?: (head: Buffer) => Buffer
+  role?: 'full' | 'read-only'
+  id?: Buffer
+  meta?: (id: Buffer) => Buffer
+}
+
+/** As a device that writes would give it, of whatever rows, but for what `how` says. */
+export function sendSnapshot(x: Liar, parts: [table: number, rows: Buffer][], how: SnapshotLie = {}): void {
+  const id = randomBytes(16)
+  const sealer = new SnapshotSealer(x.keys)
+  const hash = new PiecesHash()
+  x.send({ type: 'snapshotBegin', meta: how.meta?.(id) ?? metaOfFresh(id), totalBytes: 1 }, 'bulk')
+  for (const [n, [table, rows]] of parts.entries()) {
+    const plain = Buffer.concat([Buffer.of(table, 0), rows])
+    const bytes = how.seal?.(plain, id, n, sealer) ?? sealer.seal(id, n, plain)
+    hash.add('rows', bytes)
+    x.send({ type: 'snapshotPiece', kind: 'rows', bytes }, 'bulk')
+  }
+  const digest = hash.digest()
+  const certificate = certify(x.keys, { device: x.device.publicKey, role: how.role ?? 'full', name: x.name })
+  const head = writeHead(x.keys.driveId, certificate, { id: how.id ?? id, clockMs: 1, pieces: parts.length, totalBytes: 1, hash: digest, logs: [] }, x.device.secretKey)
+  x.send({ type: 'snapshotEnd', hash: digest, head: how.head?.(head) ?? head }, 'bulk')
+}

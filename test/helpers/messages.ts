@@ -1,7 +1,7 @@
 /** Arbitrary messages of the swarm, for fast-check. */
 import fc from 'fast-check'
 import {
-  BYE_REASONS, MAX_ENTRY_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, SNAPSHOT_REFUSALS, URGENCIES, type Message,
+  BYE_REASONS, MAX_ENTRY_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, PIECE_KINDS, SNAPSHOT_REFUSALS, URGENCIES, type Message,
 } from '../../lib/swarm/messages.js'
 
 export const bytes = (min: number, max: number) => fc.uint8Array({ minLength: min, maxLength: max }).map((b) => Buffer.from(b))
@@ -27,8 +27,8 @@ export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: type('forked'), ...name, one: bytes(65, 200), other: bytes(65, 200) }),
   fc.record({ type: fc.constantFrom('wantSnapshot' as const, 'snapshotCredit' as const), creditBytes: fc.integer({ min: 1, max: MAX_SNAPSHOT_CREDIT_BYTES }) }),
   fc.record({ type: type('snapshotBegin'), meta: bytes(0, 200), totalBytes: uint }),
-  fc.record({ type: type('snapshotRows'), table: fc.nat(255), rows: bytes(1, 300) }),
-  fc.record({ type: type('snapshotEnd'), hash: bytes(32, 32) }),
+  fc.record({ type: type('snapshotPiece'), kind: fc.constantFrom(...PIECE_KINDS), bytes: bytes(1, 300) }),
+  fc.record({ type: type('snapshotEnd'), hash: bytes(32, 32), head: bytes(0, 200) }),
   fc.record({ type: type('snapshotRefused'), reason: fc.constantFrom(...SNAPSHOT_REFUSALS) }),
   fc.record({ type: type('snapshotCancel') }),
   fc.record({ type: type('wantChunks'), urgency: fc.constantFrom(...URGENCIES), ids }),

@@ -11,10 +11,10 @@ import { certify } from '../../lib/keys/certificate.js'
 import { DriveKeys } from '../../lib/keys/derive.js'
 import { Writer } from '../../lib/log/codec.js'
 import { INO_HIGH, type Op } from '../../lib/log/ops.js'
+import { metaOfFresh, metaOfKept } from '../../lib/snapshot.js'
 import { TABLES } from '../../lib/store/snapshot.js'
 import { encode } from '../../lib/swarm/wire.js'
-import blake from '@napi-rs/blake-hash'
-import { chunksOf, ids, Liar, ZERO, type LiarOptions } from '../helpers/liar.js'
+import { chunksOf, ids, Liar, sendSnapshot, ZERO, type LiarOptions, type SnapshotLie } from '../helpers/liar.js'
 import { closeMembers, Member, until } from '../helpers/member.js'
 import { isAlive, memoryOf } from '../helpers/mount.js'
 import { freePort } from '../bench/sync-pairs.js'
@@ -125,9 +125,9 @@ const LIES: Lie[] = [
   {
     what: 'a snapshot that nobody asked for',
     tell: async (x) => {
-      x.send({ type: 'snapshotBegin', meta: Buffer.of(1), totalBytes: 2 ** 50 })
-      await x.flood(40, () => encode({ type: 'snapshotRows', table: 1, rows: randomBytes(500_000) }))
-      x.send({ type: 'snapshotEnd', hash: randomBytes(32) })
+      x.send({ type: 'snapshotBegin', meta: metaOfFresh(randomBytes(16)), totalBytes: 2 ** 50 })
+      await x.flood(40, () => encode({ type: 'snapshotPiece', kind: 'rows', bytes: randomBytes(500_000) }))
+      x.send({ type: 'snapshotEnd', hash: randomBytes(32), head: Buffer.alloc(0) })
     },
   },
   { what: 'a certificate that nobody has signed', cut: /certificate that the drive has not signed/, tell: (x) => x.send({ type: 'certificates', certificates: [randomBytes(200)] }) },
@@ -297,17 +297,6 @@ test('wrong chunks: the liar is cut off, the reader gets the right ones', LONG, 
 test('joining: a snapshot of nonsense is not taken, whatever it is made of', LONG, async (t) => {
   const { a, key, scratch } = await pair(t)
   await writeFile(a.at('true'), 'as it is')
-  const hashOf = (parts: [table: number, rows: Buffer][]) => {
-    const hash = new blake.Blake3Hasher() as unknown as { update(b: Buffer): unknown; digestBuffer(): Buffer }
-    for (const [table, rows] of parts) {
-      const head = Buffer.alloc(5)
-      head[0] = table
-      head.writeUInt32LE(rows.length, 1)
-      hash.update(head)
-      hash.update(rows)
-    }
-    return hash.digestBuffer()
-  }
   const nulls = (table: number) => Buffer.alloc(TABLES[table]!.columns.length)
   const numbers = (table: number) => {
     const w = new Writer(200)
@@ -327,15 +316,29 @@ test('joining: a snapshot of nonsense is not taken, whatever it is made of', LON
       return w.take()
     })()]]],
   ]
+  const root: [number, Buffer][] = [nonsense[5]![1][0]!]
+  /** What is wrong with how it is sent. */
+  const ways: [what: string, change: SnapshotLie][] = [
+    ['as it is', {}],
+    ['not sealed', { seal: (plain) => plain }],
+    ['sealed as other pieces', { seal: (plain, id, n, sealer) => sealer.seal(id, n + 1, plain) }],
+    ['of another snapshot', { seal: (plain, _, n, sealer) => sealer.seal(randomBytes(16), n, plain) }],
+    ['signed by nobody', { head: (head) => Buffer.concat([head.subarray(0, -64), randomBytes(64)]) }],
+    ['without a head', { head: () => Buffer.alloc(0) }],
+    ['signed by a reader', { role: 'read-only' }],
+    ['with the head of another', { id: randomBytes(16) }],
+    ['begun as nothing', { meta: () => Buffer.of(7) }],
+    ['with a head of garbage', { meta: () => metaOfKept(randomBytes(300)) }],
+    ['rows without an end', { seal: (plain, id, n, sealer) => { plain[1] = 1; return sealer.seal(id, n, plain) } }],
+  ]
+  const lies: [[number, Buffer][], SnapshotLie][] = [...nonsense.map(([, parts]): [[number, Buffer][], SnapshotLie] => [parts, {}]), ...ways.map(([, how]): [[number, Buffer][], SnapshotLie] => [root, how])]
   let given = 0
   const liar = await Liar.meet(t, key, undefined, 'nonsense', {
     port: await freePort(),
     answer: (m, x) => {
       if (m.type !== 'wantSnapshot') return false
-      const [, parts] = nonsense[given++ % nonsense.length]!
-      x.send({ type: 'snapshotBegin', meta: Buffer.of(1), totalBytes: 1 }, 'bulk')
-      for (const [table, rows] of parts) x.send({ type: 'snapshotRows', table, rows }, 'bulk')
-      x.send({ type: 'snapshotEnd', hash: hashOf(parts) }, 'bulk')
+      const [parts, how] = lies[given++ % lies.length]!
+      sendSnapshot(x, parts, how)
       return true
     },
   })
@@ -345,7 +348,7 @@ test('joining: a snapshot of nonsense is not taken, whatever it is made of', LON
   await c.join(key, '--peer', liar.address, '--peer', `127.0.0.1:${port}`)
   const mounted = c.mount()
   mounted.catch(() => {})
-  await liar.until('is asked again after each', () => given > nonsense.length)
+  await liar.until('is asked again after each', () => given > lies.length)
   const way = createServer((from) => {
     const to = connect(Number(a.address.split(':')[1]), '127.0.0.1')
     from.on('error', () => to.destroy()).on('close', () => to.destroy())

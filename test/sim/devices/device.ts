@@ -150,7 +150,7 @@ export class SimDevice {
     const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
     const host: SwarmHost = {
       keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null }, files,
-      space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: () => metadata.snapshot(), metadata,
+      space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: (withChunks) => metadata.snapshot(withChunks), metadata,
     }
     const peers = new Peers(host)
     peers.onNotice = (text) => {
@@ -188,7 +188,7 @@ export class SimDevice {
     db.setMeta('device_name', this.name)
     const linked: Joining['linked'] = { onLink: () => {}, links: [] }
     this.state = { is: 'joining', at: { timers, db, linked } }
-    const intake = new SnapshotIntake(db, linked, this.keys.driveId, timers, {})
+    const intake = new SnapshotIntake(db, linked, this.keys, timers, {})
     const certificate = certify(this.keys, { device: this.publicKey, role: 'full', name: this.name })
     intake.run().then(() => becomeMember(db, this.device, certificate)).then(() => {
       if (this.state.is !== 'joining' || this.state.at.db !== db) return
