@@ -134,25 +134,30 @@ export class Inbox {
   kick(): void { this.#work() }
 
   #work(): void {
-    this.#working ??= this.#run().finally(() => { this.#working = null })
+    this.#working ??= this.#run()
     this.#working.catch((e: Error) => { if (!this.#p.journal.stopped) this.#p.journal.stop(e) })
   }
 
   async #run(): Promise<void> {
-    // A turn for others who have something that belongs with it.
-    await this.#turn()
-    while (!this.#p.journal.stopped) {
-      const slice = this.#next()
-      if (slice.length === 0) return
-      await this.#flush(slice)
-      if (this.#p.journal.stopped) return
-      this.#apply(slice)
-      for (const b of [...this.#batches]) {
-        if (b.entries.length > 0) continue
-        this.#batches.splice(this.#batches.indexOf(b), 1)
-        b.done(0)
-      }
+    try {
+      // A turn for others who have something that belongs with it.
       await this.#turn()
+      while (!this.#p.journal.stopped) {
+        const slice = this.#next()
+        if (slice.length === 0) return
+        await this.#flush(slice)
+        if (this.#p.journal.stopped) return
+        this.#apply(slice)
+        for (const b of [...this.#batches]) {
+          if (b.entries.length > 0) continue
+          this.#batches.splice(this.#batches.indexOf(b), 1)
+          b.done(0)
+        }
+        await this.#turn()
+      }
+    } finally {
+      // With nothing in between: what is delivered from here on begins anew.
+      this.#working = null
     }
   }
 

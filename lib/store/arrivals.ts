@@ -50,12 +50,14 @@ export class Arrivals {
     this.#waitingBytes += sealed.length
     return new Promise<boolean>((done) => {
       this.#waiting.push({ num, sealed, done })
-      this.#working ??= this.#run().finally(() => { this.#working = null })
+      this.#working ??= this.#run()
     })
   }
 
   async #run(): Promise<void> {
     const batches = new Set<Promise<void>>()
+    // After the caller has taken note of this run.
+    await null
     while (this.#waiting.length > 0 || batches.size > 0) {
       if (this.#waiting.length === 0 || batches.size >= MAX_BATCHES) {
         await Promise.race(batches)
@@ -69,6 +71,8 @@ export class Arrivals {
       const batch = this.#batch(this.#waiting.splice(0, n), bytes).finally(() => batches.delete(batch))
       batches.add(batch)
     }
+    // With nothing in between: what comes from here on begins anew.
+    this.#working = null
   }
 
   async #batch(batch: Waiting[], bytes: number): Promise<void> {

@@ -51,6 +51,9 @@ export class ChunkSwarm implements ChunkSource, Holders {
   readonly #peers = new Set<Peer>()
   #kept: number[] = []
   #wanting: (WantedChunk & { urgency: Urgency })[] = []
+  /** What the exchange wants done, and whether it is being done. */
+  readonly #effects: ExchangeEffect[] = []
+  #isActing = false
   /** Of what is named as missing: damaged, pinned, the rest from `#cursor` on. */
   #stage = 0
   #cursor = 0
@@ -191,7 +194,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
 
   /** A chunk could not be sent from its segment: it has moved, or is damaged. */
   fileError(peer: Peer, head: Buffer, _error: Error): void {
-    void this.#serveBytes(peer, head.subarray(1, 33), 'bulk')
+    void this.#sendAgain(peer, head.subarray(1, 33))
   }
 
   close(): void {
@@ -302,18 +305,28 @@ export class ChunkSwarm implements ChunkSource, Holders {
     }
   }
 
+  /** In order, also when one effect leads to another event: a want must not overtake what takes it back. */
   #do(effects: ExchangeEffect[]): void {
-    for (const e of effects) {
-      switch (e.type) {
-        case 'send': this.#links.send(e.peer, e.message, e.priority); break
-        case 'verify': this.#do(this.#exchange.verified(this.#now(), e.token, chunkId(e.sealed).equals(e.id))); break
-        case 'arrived':
-          this.#confirmer.gave(e.peer, e.id)
-          this.#arrived(e.id, e.sealed)
-          break
-        case 'failed': this.#failed(e.id, e.why); break
-        case 'lying': if (e.isAvoided) this.#links.lying(e.peer, e.why); break
-      }
+    this.#effects.push(...effects)
+    if (this.#isActing) return
+    this.#isActing = true
+    try {
+      for (let e = this.#effects.shift(); e; e = this.#effects.shift()) this.#act(e)
+    } finally {
+      this.#isActing = false
+    }
+  }
+
+  #act(e: ExchangeEffect): void {
+    switch (e.type) {
+      case 'send': this.#links.send(e.peer, e.message, e.priority); break
+      case 'verify': this.#do(this.#exchange.verified(this.#now(), e.token, chunkId(e.sealed).equals(e.id))); break
+      case 'arrived':
+        this.#confirmer.gave(e.peer, e.id)
+        this.#arrived(e.id, e.sealed)
+        break
+      case 'failed': this.#failed(e.id, e.why); break
+      case 'lying': if (e.isAvoided) this.#links.lying(e.peer, e.why); break
     }
   }
 
@@ -358,9 +371,10 @@ export class ChunkSwarm implements ChunkSource, Holders {
       return
     }
     const length = sealedLength(row.len)
-    if (this.#server.isWanted(peer, id)) this.#links.sendFile(peer, chunkHead(id), { path: store.pathOf(row.seg), offset: row.off, length })
-    // Counted where it waits: in the link.
-    this.#drive.timers.soon(() => { if (!this.#isClosed) this.#give(this.#server.served(peer, id, length)) })
+    // Counted where it waits: in the link. It may be there before this turn is over, and be wanted again.
+    this.#links.sendFile(peer, chunkHead(id), { path: store.pathOf(row.seg), offset: row.off, length })
+    this.#server.sent(peer, id, length)
+    this.#drive.timers.soon(() => { if (!this.#isClosed) this.#give(this.#server.drained(peer)) })
   }
 
   async #serveBytes(peer: Peer, id: Buffer, priority: 'now' | 'bulk'): Promise<void> {
@@ -371,24 +385,29 @@ export class ChunkSwarm implements ChunkSource, Holders {
     this.#give(this.#server.served(peer, id, sealed === undefined ? 0 : isSent ? sealed.length : -1))
   }
 
+  /** The server has counted it as sent already: what becomes of it the peer hears in any case. */
+  async #sendAgain(peer: Peer, id: Buffer): Promise<void> {
+    const sealed = await this.#read(id)
+    if (this.#isClosed) return
+    if (sealed) this.#links.send(peer, { type: 'chunk', id, sealed }, 'bulk')
+    else this.#links.send(peer, { type: 'noChunks', ids: [id] }, 'now')
+  }
+
   /** The sealed bytes, right to the bit; undefined: not here, or damaged. */
   async #read(id: Buffer): Promise<Buffer | undefined> {
     const { chunks, store } = this.#drive
     const num = chunks.findById(id)
     const row = num > 0 ? chunks.get(num) : undefined
     if (!row || row.seg === ELSEWHERE) return undefined
-    try {
-      const sealed = row.seg === 0 ? chunks.inlineData(num) : await store.read(row.seg, row.off, sealedLength(row.len))
-      if (sealed && chunkId(sealed).equals(id)) return sealed
-    } catch {
-      // Moved by compaction, or gone.
-      if (chunks.get(num)?.off !== row.off) return undefined
-    }
+    let sealed: Buffer | undefined
+    try { sealed = row.seg === 0 ? chunks.inlineData(num) : await store.read(row.seg, row.off, sealedLength(row.len)) } catch { /* moved by compaction, or damaged */ }
+    if (sealed && chunkId(sealed).equals(id)) return sealed
+    const now = chunks.get(num)
+    if (!now) return undefined
+    if (now.seg !== row.seg || now.off !== row.off) return this.#read(id)
     // Somebody else may have it, and mend this one.
-    if (chunks.get(num)?.seg === row.seg) {
-      chunks.bad.add(num)
-      this.moreMissing()
-    }
+    chunks.bad.add(num)
+    this.moreMissing()
     return undefined
   }
 

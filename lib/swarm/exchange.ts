@@ -445,7 +445,10 @@ export class ChunkExchange {
       return
     }
     this.#wants.move(want, 'parked')
-    for (const [peer, ms] of want.notBefore) if (this.#peers.has(peer)) this.#unparkAtMs = Math.min(this.#unparkAtMs, ms)
+    for (const [peer, holder] of this.#peers) {
+      const mayAskMs = Math.max(holder.avoidUntilMs, want.notBefore.get(peer) ?? 0)
+      if (mayAskMs > this.#nowMs) this.#unparkAtMs = Math.min(this.#unparkAtMs, mayAskMs)
+    }
   }
 
   #ask(want: Want, peer: Peer): void {

@@ -14,8 +14,11 @@ export const MAX_WINDOW_BYTES = 8 * 1024 * 1024
 const IDLE_SHARE = 0.5
 /** Shorter times say more of the jitter than of the speed. */
 const SAMPLE_MS = 20
-/** Cancelled chunks that may still arrive. Past this the oldest is forgotten, and would count as unasked. */
-const MAX_CANCELLED = 1024
+/**
+ * Cancelled chunks that may still arrive: as many as may be wanted at a time (MAX_WANTS, MAX_BACKGROUND), for a peer that rested may have been
+ * asked for all of them. Past this the oldest is forgotten, and would count as unasked.
+ */
+const MAX_CANCELLED = 16_384
 /** Chunks a minute that nobody asked for: some may be late answers; more are a flood. */
 const MAX_UNASKED = 64
 

@@ -33,7 +33,7 @@ export interface ServeHost {
 }
 
 export type ServeEffect =
-  /** Read the chunk and give it to the link (wire.ts: encode, or chunkHead for sendFile); then call `served`. */
+  /** Read the chunk and give it to the link (wire.ts: encode), then call `served`; or give it to the link as a file (chunkHead), and call `sent`. */
   | { type: 'serve'; peer: Peer; id: Buffer; priority: Priority }
   | { type: 'send'; peer: Peer; message: NoChunks; priority: Priority }
 
@@ -116,19 +116,28 @@ export class ChunkServer {
 
   /** The end of a `serve`: so many bytes were given to the link; 0: the chunk is not here, or cannot be read. Not if it was no longer wanted: then -1. */
   served(peer: Peer, id: Buffer, bytes: number): ServeEffect[] {
+    this.#served(peer, id, bytes)
+    return this.#end()
+  }
+
+  /** As `served`, in the same step as the `serve`: who wants the chunk from now on wants it again. What is next is said at `drained`. */
+  sent(peer: Peer, id: Buffer, bytes: number): void {
+    this.#served(peer, id, bytes)
+  }
+
+  #served(peer: Peer, id: Buffer, bytes: number): void {
     const client = this.#clients.get(peer)
     const key = keyOf(id)
     // The peer may have gone, and be back.
-    if (!client?.reading.has(key)) return this.#end()
+    if (!client?.reading.has(key)) return
     const isWanted = client.reading.get(key)!
     client.reading.delete(key)
     this.#reads--
     client.turnBytes += Math.max(0, bytes) - CHUNK_AVERAGE_BYTES
     if (bytes === 0 && isWanted) client.refused.push(id)
-    return this.#end()
   }
 
-  /** The link to a peer has room again. */
+  /** The link to a peer has room again, or something was sent. */
   drained(_peer: Peer): ServeEffect[] {
     return this.#end()
   }

@@ -141,6 +141,14 @@ export class ChunkNode {
     switch (e.type) {
       case 'send': this.#send(e.peer, e.message, e.priority); break
       case 'serve':
+        // As a file: the link reads it.
+        if (e.priority === 'bulk' && this.net.between(0, 1) < 0.5) {
+          const file = this.chunks.get(keyOf(e.id))
+          const bytes = file ? this.#send(e.peer, { type: 'chunk', id: e.id, sealed: file }, e.priority) : 0
+          if (!file) return this.do(this.server.served(e.peer, e.id, bytes))
+          this.server.sent(e.peer, e.id, bytes)
+          return this.#later([0, 1], () => this.do(this.server.drained(e.peer)))
+        }
         this.#later(this.diskMs, () => {
           const sealed = this.chunks.get(keyOf(e.id))
           let bytes = 0

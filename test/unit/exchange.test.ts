@@ -113,3 +113,39 @@ test('what is hurried goes first if it waits, and is not sent again if it is on 
   t.alike(served(server.message('p', { type: 'hurryChunks', urgency: 'reader', ids: [all[0]!] })), [], 'it was sent')
   t.is(server.state('p').queued, 3)
 })
+
+test('what was given to the link as a file and is wanted again is sent again', (t) => {
+  const server = new ChunkServer({ queuedBytes: () => 0 })
+  server.peerUp('p')
+  t.alike(kinds(server.message('p', { type: 'wantChunks', urgency: 'background', ids: [id] })), ['serve'])
+  server.sent('p', id, 1000)
+  // The peer has it, does not keep it, and wants it once more before this side turns to what is next.
+  t.alike(kinds(server.message('p', { type: 'wantChunks', urgency: 'reader', ids: [id] })), ['serve'])
+  t.alike(kinds(server.drained('p')), [])
+})
+
+test('a peer that rested is asked again when it may be, whatever else was waited for', (t) => {
+  const x = new ChunkExchange(host)
+  const [one, two] = ids(2) as [Buffer, Buffer]
+  x.peerUp(0, 'silent', true)
+  t.alike(kinds(x.want(0, { id: one }, 'reader', Infinity)), ['send'])
+  t.alike(kinds(x.tick(30_001)), ['send'], 'it has said nothing for 30 s: the request is taken back')
+  x.peerUp(30_002, 'other', true)
+  x.message(30_003, 'other', { type: 'noChunks', ids: [one] })
+  x.want(30_004, { id: two }, 'reader', Infinity)
+  x.message(30_005, 'other', { type: 'noChunks', ids: [two] })
+  x.peerDown(30_006, 'other')
+  x.tick(35_100)
+  const asked = x.tick(60_100).flatMap((e) => (e.type === 'send' && e.message.type === 'wantChunks' ? e.message.ids : []))
+  t.alike(asked, [one, two])
+})
+
+test('late answers to a long list of requests that were taken back are no flood', (t) => {
+  const x = new ChunkExchange(host)
+  x.peerUp(0, 'p', true)
+  const all = ids(5000)
+  x.wantAll(0, all.map((chunk) => ({ id: chunk, sealedBytes: 100, urgency: 'ahead' })), Infinity)
+  x.tick(30_001)
+  const lies = all.flatMap((chunk) => x.message(30_002, 'p', { type: 'chunk', id: chunk, sealed: Buffer.alloc(100) })).filter((e) => e.type === 'lying')
+  t.alike(lies, [])
+})
