@@ -138,7 +138,7 @@ export interface NetworkStatus {
   dht: { isOn: boolean; isOnline: boolean; nodes: number; port: number; bootstrap: string[] | null }
   lan: { isOn: boolean }
   /** Addresses that are tried: given ones, told by peers, found on the local network. */
-  dials: { address: string; from: 'given' | 'peer' | 'lan'; state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | null }[]
+  dials: { address: string; from: 'given' | 'kept' | 'peer' | 'lan'; state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | null }[]
   /** Connections refused since the start, by reason. */
   refused: Record<string, number>
 }

@@ -128,3 +128,15 @@ export const MAX_DHT_HANDSHAKES_PER_S = 10
 export const MAX_DHT_HANDSHAKES = 64
 /** Addresses that are tried, beside the given ones. */
 export const MAX_LEARNED_ADDRESSES = 512
+/** Format. Devices of whose addresses one packet tells: 20 KiB at most. */
+export const MAX_TOLD_RECORDS = 32
+/** Devices of whose addresses a peer may tell at once: a whole large drive; and then each second: they seldom change. */
+export const TOLD_RECORDS_AT_ONCE = 256
+export const TOLD_RECORDS_PER_S = 0.5
+/** Dials to one host (one /64 of IPv6) that only hearsay names, at once and each second: ten devices on one machine, no flood. */
+export const HEARSAY_DIALS_AT_ONCE = 16
+export const HEARSAY_DIALS_PER_S = 0.1
+/** Devices whose addresses are kept for the next start, of each the first so many, for so long. */
+export const MAX_KEPT_DEVICES = 64
+export const MAX_KEPT_ADDRESSES = 4
+export const KEPT_ADDRESSES_MS = 30 * 24 * 3_600_000

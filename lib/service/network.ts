@@ -12,7 +12,7 @@ import type { DriveNetwork } from '../drive.js'
 import { isDfsError } from '../errors.js'
 import type { Database } from '../store/database.js'
 import type { SwarmHost } from '../swarm/host.js'
-import { knownPeers, lastPort, noteSeen, rememberPeers, rememberPort } from '../swarm/known-peers.js'
+import { keepAddresses, keptAddresses, knownPeers, lastPort, noteSeen, rememberPeers, rememberPort } from '../swarm/known-peers.js'
 import type { NetStatus } from '../swarm/net/link.js'
 import { Swarm, type SwarmOptions } from '../swarm/swarm.js'
 
@@ -51,11 +51,14 @@ export class ServedNetwork implements DriveNetwork {
    * have that port by now, on any. USAGE if the port that was asked for cannot be had.
    */
   static async start(drive: Served, config: NetworkConfig, { onNotice, anyPort = false }: StartOptions): Promise<void> {
-    const { db, journal } = drive
+    const { db, journal, clock } = drive
     if (rememberPeers(db, config.peers).length > 0) journal.touched()
     const open = async (port: number) => {
-      const swarm = new Swarm(drive, { ...swarmOptions(config), port, peers: knownPeers(db) })
+      const swarm = new Swarm(drive, { ...swarmOptions(config), port, peers: knownPeers(db), kept: keptAddresses(db, clock.nowMs()) })
       swarm.onNotice = onNotice
+      swarm.onReached = (device, addresses) => {
+        if (!journal.stopped && keepAddresses(db, device, addresses, clock.nowMs())) journal.touched('derived')
+      }
       try {
         await swarm.ready()
         return swarm

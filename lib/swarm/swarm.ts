@@ -11,20 +11,25 @@ import type { NetOptions } from './net/link.js'
 import { Net } from './net/net.js'
 import { Peers } from './peers.js'
 
-export type SwarmOptions = Pick<NetOptions, 'port' | 'host' | 'peers' | 'bootstrap' | 'tcp' | 'dht' | 'mdns'>
+export type SwarmOptions = Pick<NetOptions, 'port' | 'host' | 'peers' | 'kept' | 'bootstrap' | 'tcp' | 'dht' | 'mdns'>
 
 export class Swarm {
   readonly net: Net
   readonly #peers: Peers
   /** What a person should know: a lying peer, a fork. */
   onNotice: (text: string) => void = () => {}
+  /** A device (its public key in hex) is linked, and where it may be reached another time. */
+  onReached: (device: string, addresses: string[]) => void = () => {}
 
   constructor(drive: SwarmHost, options: SwarmOptions = {}) {
     const { keys, device } = drive
     const peers = this.#peers = new Peers(drive)
     peers.onNotice = (text) => this.onNotice(text)
     this.net = new Net({ ...options, device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, hello: () => peers.hello() })
-    this.net.onLink = (link) => peers.up(link)
+    this.net.onLink = (link) => {
+      peers.up(link)
+      this.onReached(link.peer.toString('hex'), link.reachedAt)
+    }
     this.net.onFault = (e) => this.onNotice(`the network's thread failed and starts again: ${e.message}`)
   }
 

@@ -120,6 +120,19 @@ test('addresses are passed on: who knows one device gets to know its other addre
   t.pass()
 })
 
+test('who knows one device gets to know the others, also one that comes later', LONG, async (t) => {
+  const here = await place(t, 'tcp')
+  const a = await here.node()
+  const others = [await here.node({ peers: [addressOf(a)] }), await here.node({ peers: [addressOf(a)] })]
+  others.push(await here.node({ peers: [addressOf(a)] }))
+  for (const one of others) for (const other of others) if (one !== other) await one.linked(other)
+  await a.net.close()
+  const [b, c] = others as [Node, Node]
+  ;(await b.linked(c)).link.close('for a moment')
+  await Promise.all([b.until(() => b.open.some(({ link }) => link.peer.equals(c.device.publicKey))), c.until(() => c.open.some(({ link }) => link.peer.equals(b.device.publicKey)))])
+  t.pass('without the one that brought them together')
+})
+
 test('devices on one network find each other by multicast', LONG, async (t) => {
   const here = await place(t, 'tcp')
   const other = await place(t, 'tcp')

@@ -2,13 +2,14 @@
 import test from 'brittle'
 import fc from 'fast-check'
 import { randomBytes } from 'node:crypto'
-import { MAX_MESSAGE_BYTES, PACKET_BYTES } from '../../lib/limits.js'
+import { MAX_ADDRESS_CHARS, MAX_MESSAGE_BYTES, MAX_TOLD_ADDRESSES, MAX_TOLD_RECORDS, PACKET_BYTES } from '../../lib/limits.js'
 import { isDfsError } from '../../lib/errors.js'
 import { formatAddress, mayDial, networkOf, parseAddress } from '../../lib/swarm/net/address.js'
 import { Fifo } from '../../lib/swarm/net/fifo.js'
 import { FrameGuard } from '../../lib/swarm/net/guard.js'
 import { checkProof, decodeGreeting, encodeGreeting, proofPacket } from '../../lib/swarm/net/handshake.js'
 import { answer, hear, question } from '../../lib/swarm/net/mdns-packet.js'
+import { decodeRecords, encodeRecords } from '../../lib/swarm/net/record.js'
 import { Assembly, KIND, MAX_FRAME_BYTES, numbered, readBye, readCredit, readNumber } from '../../lib/swarm/net/packet.js'
 
 const RUNS = { numRuns: 2000 }
@@ -33,6 +34,16 @@ test('a greeting comes out as it went in', (t) => {
   t.pass()
 })
 
+test('what is told of addresses comes out as it went in, and fits a frame', (t) => {
+  const record = fc.record({ device: bytes(32, 32), port: fc.nat(65535), hosts: fc.array(fc.oneof(fc.ipV4(), fc.ipV6()), { maxLength: MAX_TOLD_ADDRESSES + 1 }) })
+  fc.assert(fc.property(fc.array(record, { maxLength: MAX_TOLD_RECORDS }), (records) => {
+    const packet = encodeRecords(records)
+    return packet.length + 17 <= MAX_FRAME_BYTES.open && JSON.stringify(decodeRecords(packet)) === JSON.stringify(records)
+  }), { numRuns: 300 })
+  const most = { device: randomBytes(32), port: 65535, hosts: Array<string>(MAX_TOLD_ADDRESSES + 1).fill('x'.repeat(MAX_ADDRESS_CHARS)) }
+  t.ok(encodeRecords(Array(MAX_TOLD_RECORDS).fill(most)).length + 17 <= MAX_FRAME_BYTES.open)
+})
+
 test('decoders take any bytes and refuse what is malformed', (t) => {
   const valid = encodeGreeting({ instance: randomBytes(16), ended: randomBytes(8), port: 1, hosts: ['10.0.0.1'], hello: randomBytes(40) })
   const changed = fc.tuple(fc.nat(valid.length - 1), fc.nat(255), fc.nat(valid.length)).map(([at, value, length]) => {
@@ -40,7 +51,7 @@ test('decoders take any bytes and refuse what is malformed', (t) => {
     packet[at] = value
     return packet.subarray(0, length)
   })
-  fc.assert(fc.property(fc.oneof(bytes(200, 1), changed), (packet) => [decodeGreeting, readCredit, readNumber, readBye].every((decode) => isRefusedOrTaken(() => decode(packet)))), RUNS)
+  fc.assert(fc.property(fc.oneof(bytes(200, 1), changed), (packet) => [decodeGreeting, decodeRecords, readCredit, readNumber, readBye].every((decode) => isRefusedOrTaken(() => decode(packet)))), RUNS)
   t.ok(/^[ -~]*$/.test(readBye(Buffer.concat([Buffer.of(KIND.bye), randomBytes(500)]))), 'what a peer says may be printed')
 })
 
@@ -148,9 +159,10 @@ test('addresses', async (t) => {
   t.is(networkOf('2001:db8:1:2:3:4:5:6'), networkOf('2001:db8:1:2::1'))
   t.is(networkOf('2001:0db8:1:2::1'), networkOf('2001:db8:1:2::'))
   t.not(networkOf('2001:db8:1:2::1'), networkOf('2001:db8:1:3::1'))
-  for (const host of ['localhost', 'evil.example', '0.0.0.0', '224.0.0.1', '255.255.255.255', '::', 'ff02::1', '127.0.0.1', '::1', '::ffff:127.0.0.1', '::ffff:224.0.0.1', '']) t.absent(mayDial(host, false), host)
-  for (const host of ['10.0.0.1', '8.8.8.8', '2001:db8::1']) t.ok(mayDial(host, false), host)
-  t.ok(mayDial('127.0.0.1', true))
+  for (const host of ['localhost', 'evil.example', '0.0.0.0', '224.0.0.1', '255.255.255.255', '::', 'ff02::1', '127.0.0.1', '::1', '::ffff:127.0.0.1', '::ffff:224.0.0.1', '', '0:0:0:0:0:0:0:1', '::ffff:7f00:1', '::1%lo', '127.9.9.9', '169.254.169.254', '::ffff:a9fe:a9fe', 'fe80::1', 'fe80::1%eth0', '10.0.0.1:80', '010.0.0.1']) t.absent(mayDial(host, '10.0.0.9'), host)
+  for (const host of ['10.0.0.1', '8.8.8.8', '2001:db8::1']) t.ok(mayDial(host, '10.0.0.9'), host)
+  t.ok(mayDial('127.0.0.1', '127.0.0.1') && mayDial('::1', '127.0.0.1'), 'from a peer on this machine')
+  t.ok(mayDial('169.254.1.1', '169.254.1.2'), 'from a peer on the same wire')
 })
 
 test('the queue keeps its order through any pushes and shifts', (t) => {

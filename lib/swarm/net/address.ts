@@ -51,6 +51,15 @@ NEVER.addSubnet('224.0.0.0', 3, 'ipv4')
 NEVER.addAddress('::', 'ipv6')
 NEVER.addSubnet('ff00::', 8, 'ipv6')
 
+const LOOPBACK = new BlockList()
+LOOPBACK.addSubnet('127.0.0.0', 8, 'ipv4')
+LOOPBACK.addAddress('::1', 'ipv6')
+
+/** Of one wire: nothing that somebody elsewhere could know of. */
+const LINK_LOCAL = new BlockList()
+LINK_LOCAL.addSubnet('169.254.0.0', 16, 'ipv4')
+LINK_LOCAL.addSubnet('fe80::', 10, 'ipv6')
+
 function isIn(list: BlockList, host: string): boolean {
   const plain = plainHost(host).split('%')[0]!
   return isIP(plain) !== 0 && list.check(plain, isIPv4(plain) ? 'ipv4' : 'ipv6')
@@ -66,18 +75,18 @@ export function isLocal(host: string): boolean {
   return isIn(near, host)
 }
 
-export function isLoopback(host: string): boolean {
-  const plain = plainHost(host)
-  return plain === '::1' || /^127\./.test(plain)
-}
+export function isLoopback(host: string): boolean { return isIn(LOOPBACK, host) }
 
 /**
  * What a peer tells is only tried if it is the literal address of one host: no
- * names (a look-up tells others), no multicast, and loopback from a peer on
- * this very machine alone.
+ * names (a look-up tells others), no multicast; loopback from a peer on this very
+ * machine alone, and link-local addresses from one that is seen at such.
+ * `teller`: where the peer is seen.
  */
-export function mayDial(host: string, isPeerHere: boolean): boolean {
-  return isIP(host) !== 0 && !isIn(NEVER, host) && (isPeerHere || !isLoopback(host))
+export function mayDial(host: string, teller: string): boolean {
+  if (isIP(host) === 0 || isIn(NEVER, host)) return false
+  if (isLoopback(host)) return isLoopback(teller)
+  return !isIn(LINK_LOCAL, host) || isIn(LINK_LOCAL, teller)
 }
 
 /** This machine's addresses for peers: public ones first; loopback only where there is nothing else. Those of one host if it is given. */

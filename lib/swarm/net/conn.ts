@@ -56,6 +56,7 @@ export interface ConnOwner {
   onReady(conn: Conn): void
   onUse(conn: Conn): void
   onLost(conn: Conn, linkId: Buffer): void
+  onAddresses(conn: Conn, packet: Buffer): void
   onMessage(conn: Conn, lane: LaneIndex, message: Buffer): void
   onSent(conn: Conn, bytes: number): void
   onFileError(conn: Conn, head: Uint8Array, error: Error, queuedBytes: number): void
@@ -165,6 +166,11 @@ export class Conn {
   /** The link that this side had is dead; it cannot decide what comes instead. */
   tellLost(linkId: Buffer): void {
     this.#put(Buffer.concat([Buffer.of(KIND.lost), linkId]))
+  }
+
+  /** A packet of its own, ahead of all messages. Nothing happens unless this is the link. */
+  tell(packet: Uint8Array): void {
+    if (this.#state === 'active') this.#put(packet)
   }
 
   send(laneIndex: LaneIndex, bytes: Uint8Array): void {
@@ -289,6 +295,8 @@ export class Conn {
       case KIND.lost:
         if (packet.length !== 1 + LINK_ID_BYTES) throw broken('a packet has the wrong length')
         return this.#owner.onLost(this, packet.subarray(1))
+      case KIND.addresses:
+        return this.#owner.onAddresses(this, packet)
       case KIND.credit: {
         const { lane, bytes } = readCredit(packet)
         this.#lanes[lane].windowBytes += bytes

@@ -12,6 +12,7 @@ import DHT from 'hyperdht'
 import Hyperswarm from 'hyperswarm'
 import { isIPv4 } from 'node:net'
 import { MAX_CONNECTIONS, MAX_DHT_HANDSHAKES, MAX_DHT_HANDSHAKES_PER_S } from '../../limits.js'
+import { Allowance } from './allowance.js'
 import { FrameGuard } from './guard.js'
 import type { Role } from './handshake.js'
 
@@ -47,8 +48,7 @@ export class Dht {
   /** Devices that have proven membership, in hex: never refused for a flood of others. */
   readonly #known = new Set<string>()
   readonly #joined = new Set<string>()
-  #allowance = MAX_DHT_HANDSHAKES_PER_S
-  #allowanceMs = performance.now()
+  readonly #allowance = new Allowance(2 * MAX_DHT_HANDSHAKES_PER_S, MAX_DHT_HANDSHAKES_PER_S)
   #refreshTimer: NodeJS.Timeout | undefined
   #refreshMs = FIRST_REFRESH_MS
   #isClosed = false
@@ -119,22 +119,12 @@ export class Dht {
     const { server } = this.#swarm
     const inner = server.firewall
     server.firewall = (publicKey, payload, address) => {
-      if (!this.#known.has(b4a.toString(publicKey, 'hex')) && !this.#admits(server._connects.size)) {
+      if (!this.#known.has(b4a.toString(publicKey, 'hex')) && (server._connects.size > MAX_DHT_HANDSHAKES || !this.#allowance.take())) {
         this.#options.onRefused('too many handshakes over the DHT')
         return true
       }
       return inner(publicKey, payload, address)
     }
-  }
-
-  #admits(underWay: number): boolean {
-    if (underWay > MAX_DHT_HANDSHAKES) return false
-    const nowMs = performance.now()
-    this.#allowance = Math.min(2 * MAX_DHT_HANDSHAKES_PER_S, this.#allowance + ((nowMs - this.#allowanceMs) / 1000) * MAX_DHT_HANDSHAKES_PER_S)
-    this.#allowanceMs = nowMs
-    if (this.#allowance < 1) return false
-    this.#allowance--
-    return true
   }
 
   #connected(stream: SecretStream): void {

@@ -17,6 +17,8 @@ export interface NetOptions {
   host?: string
   /** 'HOST:PORT' or '[V6]:PORT' of devices to connect to, as given with --peer. Tried for ever. */
   peers?: string[]
+  /** Where devices were in earlier runs (Link.reachedAt), by their public keys in hex. */
+  kept?: { device: string; addresses: string[] }[]
   /** 'HOST:PORT' of the bootstrap nodes of a private DHT; absent: the public one. */
   bootstrap?: string[]
   /** Listen for TCP and dial it. Default true; without it hyperswarm carries all. */
@@ -55,6 +57,8 @@ export interface Link {
   readonly via: Via
   /** 'HOST:PORT' of the other end. */
   readonly address: string
+  /** 'HOST:PORT' at which the device may be reached over TCP another time: where it was reached, what it tells of itself, where it is seen. Worth keeping, not proven. */
+  readonly reachedAt: string[]
   /** Smoothed; measured in the handshake, by pings after. Under load it holds the wait in the buffers below. */
   readonly rttMs: number
   /** Of messages, heads included: taken here, and handed to the network. */
@@ -94,7 +98,7 @@ export interface NetStatus {
   /** Connections whose handshake is not over. */
   halfOpen: number
   /** Addresses tried, with what came of it last. */
-  dials: { address: string; from: 'given' | 'peer' | 'lan'; /** resting: its device is linked by TCP already, or it is this one. */ state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | undefined }[]
+  dials: { address: string; from: 'given' | 'kept' | 'peer' | 'lan'; /** resting: its device is linked by TCP already, or it is this one. */ state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | undefined }[]
   /** Connections refused since the start, by reason. */
   refused: Record<string, number>
 }

@@ -7,7 +7,7 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { networkInterfaces } from 'node:os'
 import sodium from 'sodium-native'
-import { isLoopback, mayDial, type Address } from './address.js'
+import { mayDial, type Address } from './address.js'
 import { answer, hear, NONCE_BYTES, question } from './mdns-packet.js'
 
 const GROUP = '224.0.0.251'
@@ -108,7 +108,7 @@ export class Mdns {
     const heard = hear(packet, this.#options.proofKey)
     if (!heard || this.#isClosed) return
     if (heard.type === 'question') return this.#answerSoon()
-    if (heard.nonce.equals(this.#nonce) || !mayDial(host, isLoopback(host)) || !this.#mayFind()) return
+    if (heard.nonce.equals(this.#nonce) || !mayDial(host, host) || !this.#mayFind()) return
     this.#options.onFound({ host, port: heard.port })
   }
 

@@ -46,7 +46,7 @@ export class Net {
 
   /** Starts at once. USAGE if an address is malformed. */
   constructor(options: NetOptions) {
-    for (const address of [...(options.peers ?? []), ...(options.bootstrap ?? [])]) parseAddress(address)
+    for (const address of [...(options.peers ?? []), ...(options.bootstrap ?? []), ...(options.kept ?? []).flatMap((k) => k.addresses)]) parseAddress(address)
     this.#options = options
     this.#addresses = [...(options.peers ?? [])]
     this.#out = new Outbox((list, transfer) => this.#worker?.postMessage(list, transfer))
@@ -114,7 +114,7 @@ export class Net {
     const setup: NetSetup = {
       device: { publicKey: Uint8Array.from(device.publicKey), secretKey: Uint8Array.from(device.secretKey) },
       driveId: Uint8Array.from(driveId), topic: Uint8Array.from(topic), proofKey: Uint8Array.from(proofKey),
-      port: this.#port || (port ?? 0), host, peers: this.#addresses, bootstrap, tcp: tcp ?? true, dht: dht ?? true, mdns: mdns ?? true,
+      port: this.#port || (port ?? 0), host, peers: this.#addresses, kept: this.#options.kept ?? [], bootstrap, tcp: tcp ?? true, dht: dht ?? true, mdns: mdns ?? true,
     }
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, name: 'dfs network' })
     this.#worker = worker
@@ -211,6 +211,7 @@ type LinkSetup = Extract<FromWorker, { type: 'link' }>
 class NetLink implements Link {
   readonly peer: Buffer
   readonly hello: Buffer
+  readonly reachedAt: string[]
   onDrain: () => void = () => {}
   onFileError: (head: Buffer, error: Error) => void = () => {}
   onClose: (reason: string) => void = () => {}
@@ -231,11 +232,12 @@ class NetLink implements Link {
   /** Cost of messages taken in this turn, by lane: told in one. */
   readonly #takenBytes: [number, number] = [0, 0]
 
-  constructor({ link, peer, hello, via, address, rttMs }: LinkSetup, out: Outbox<ToWorker>) {
+  constructor({ link, peer, hello, via, address, reachedAt, rttMs }: LinkSetup, out: Outbox<ToWorker>) {
     this.#number = link
     this.#out = out
     this.peer = Buffer.from(peer)
     this.hello = Buffer.from(hello)
+    this.reachedAt = reachedAt
     this.#via = via
     this.#address = address
     this.#rttMs = rttMs

@@ -15,6 +15,7 @@ export const KIND = {
   ping: 6,
   pong: 7,
   credit: 8,
+  addresses: 9,
   /** Messages: the lane is the lowest bit (0 now, 1 bulk). */
   whole: 16,
   first: 18,

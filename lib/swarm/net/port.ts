@@ -11,6 +11,7 @@ export interface NetSetup {
   port: number
   host: string | undefined
   peers: string[]
+  kept: { device: string; addresses: string[] }[]
   bootstrap: string[] | undefined
   tcp: boolean
   dht: boolean
@@ -32,7 +33,7 @@ export type FromWorker =
   | { type: 'ready'; port: number }
   | { type: 'failed'; message: string }
   | { type: 'hello'; id: number }
-  | { type: 'link'; link: number; peer: Uint8Array; hello: Uint8Array; via: Via; address: string; rttMs: number }
+  | { type: 'link'; link: number; peer: Uint8Array; hello: Uint8Array; via: Via; address: string; reachedAt: string[]; rttMs: number }
   | { type: 'message'; link: number; lane: LaneIndex; bytes: Uint8Array }
   /** So many bytes have left the queue for the network since the last time. */
   | { type: 'sent'; link: number; bytes: number }

@@ -10,7 +10,8 @@ import type SecretStream from '@hyperswarm/secret-stream'
 import sodium from 'sodium-native'
 import { fail } from '../../errors.js'
 import { MESSAGE_COST_BYTES } from '../../limits.js'
-import { formatAddress, isLocal, isLoopback, mayDial, networkState, ownAddresses, parseAddress, type Address } from './address.js'
+import { AddressBook } from './address-book.js'
+import { formatAddress, isLocal, mayDial, networkState, ownAddresses, parseAddress, type Address } from './address.js'
 import { Conn, type ConnOrigin, type ConnOwner } from './conn.js'
 import { Dht } from './dht.js'
 import { Dialer, type Entry } from './dialer.js'
@@ -39,6 +40,7 @@ class Network implements ConnOwner {
   readonly #tcp: Tcp
   readonly #dialer: Dialer
   readonly #board: Switchboard
+  readonly #book: AddressBook
   #dht: Dht | undefined
   #mdns: Mdns | undefined
   readonly #instance = Buffer.alloc(16)
@@ -77,6 +79,11 @@ class Network implements ConnOwner {
       dial: (entry) => this.#dial(entry),
       hasTcp: (peer) => this.#board.hasTcp(peer),
     })
+    this.#book = new AddressBook({
+      publicKey: this.publicKey,
+      own: () => this.#own(),
+      onAddress: (address, peer) => this.#learn(address, peer),
+    })
     this.#tcp = new Tcp({
       device: this.#device,
       member: this.member,
@@ -86,7 +93,7 @@ class Network implements ConnOwner {
   }
 
   async start(): Promise<void> {
-    const { port, host, peers, tcp, dht, mdns } = this.#setup
+    const { port, host, peers, kept, tcp, dht, mdns } = this.#setup
     const addresses = peers.map(parseAddress)
     if (tcp) await this.#tcp.listen(port, host)
     this.#timer = setInterval(() => this.#tick(), TICK_MS)
@@ -101,6 +108,7 @@ class Network implements ConnOwner {
       this.#mdns.start()
     }
     for (const address of tcp ? addresses : []) this.#dialer.add(address, 'given')
+    for (const { device, addresses } of tcp ? kept : []) for (const address of addresses) this.#dialer.add(parseAddress(address), 'kept', device)
     this.#out.push({ type: 'ready', port: this.#tcp.port })
   }
 
@@ -154,10 +162,13 @@ class Network implements ConnOwner {
     return {
       instance: this.#instance,
       ended: this.#board.endedWith(conn.peer),
-      port: this.#tcp.port,
-      hosts: this.#setup.tcp ? ownAddresses(this.#setup.host) : [],
+      ...this.#own(),
       hello,
     }
+  }
+
+  #own(): { port: number; hosts: string[] } {
+    return { port: this.#tcp.port, hosts: this.#setup.tcp ? ownAddresses(this.#setup.host) : [] }
   }
 
   onReady(conn: Conn): void {
@@ -169,6 +180,7 @@ class Network implements ConnOwner {
 
   onUse(conn: Conn): void { this.#board.use(conn) }
   onLost(conn: Conn, linkId: Buffer): void { this.#board.lost(conn, linkId) }
+  onAddresses(conn: Conn, packet: Buffer): void { this.#book.heard(conn, packet) }
 
   onMessage(conn: Conn, lane: LaneIndex, message: Buffer): void {
     const link = this.#numbers.get(conn)
@@ -205,11 +217,13 @@ class Network implements ConnOwner {
     const link = this.#nextLink++
     this.#links.set(link, conn)
     this.#numbers.set(conn, link)
-    this.#out.push({ type: 'link', link, peer: Uint8Array.from(conn.peer), hello: Uint8Array.from(conn.greeting!.hello), rttMs: conn.rttMs, ...place(conn) })
+    this.#out.push({ type: 'link', link, peer: Uint8Array.from(conn.peer), hello: Uint8Array.from(conn.greeting!.hello), reachedAt: this.#placesOf(conn).map(formatAddress), rttMs: conn.rttMs, ...place(conn) })
+    this.#book.linked(conn)
   }
 
   #linkClosed(conn: Conn, reason: string): void {
     const link = this.#numbers.get(conn)!
+    this.#book.unlinked(conn)
     this.#numbers.delete(conn)
     this.#links.delete(link)
     this.#out.push({ type: 'closed', link, reason })
@@ -223,13 +237,20 @@ class Network implements ConnOwner {
   }
 
   #learnAddresses(conn: Conn): void {
+    for (const address of this.#placesOf(conn)) this.#learn(address, conn.peer)
+  }
+
+  #learn(address: Address, peer: Buffer): void {
+    if (this.#setup.tcp) this.#dialer.add(address, 'peer', peer.toString('hex'))
+  }
+
+  /** Where the device may be reached over TCP: where it was, then what it tells, then where it is seen from here. */
+  #placesOf(conn: Conn): Address[] {
     const { port, hosts } = conn.greeting!
-    if (port === 0 || !this.#setup.tcp) return
     const { host: seen } = conn.origin
-    const isPeerHere = isLoopback(seen)
-    const peer = conn.peer.toString('hex')
-    // Where it is seen from here comes first: the rest may be addresses of other networks.
-    for (const host of new Set([seen, ...hosts])) if (mayDial(host, isPeerHere)) this.#dialer.add({ host, port }, 'peer', peer)
+    const dialled = this.#dialled.get(conn)?.address
+    const told = port === 0 ? [] : [...new Set([...hosts, seen])].filter((host) => mayDial(host, seen)).map((host) => ({ host, port }))
+    return dialled ? [dialled, ...told.filter(({ host }) => host !== dialled.host || port !== dialled.port)] : told
   }
 
   // --- the clock, and the network coming and going ---
@@ -252,7 +273,9 @@ class Network implements ConnOwner {
     for (const conn of this.#board.conns) if (conn.state === 'ready' || conn.state === 'active') void conn.probe()
     this.#dialer.retry()
     this.#dht?.retry()
-    if (isNew) this.#mdns?.restart()
+    if (!isNew) return
+    this.#mdns?.restart()
+    this.#book.renew()
   }
 
   #startDht(): void {

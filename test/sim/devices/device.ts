@@ -356,6 +356,7 @@ export class SimLink implements Link {
   readonly hello: Buffer
   readonly via = 'tcp'
   readonly address = '10.0.0.1:1'
+  readonly reachedAt = []
   readonly rttMs = 20
   readonly bytesIn = 0
   readonly bytesOut = 0
