@@ -58,8 +58,8 @@ export class Member {
     return stdout
   }
 
-  async mount(): Promise<void> {
-    await this.dfs('mount', ...this.#mountArgs, this.dir)
+  async mount(...args: string[]): Promise<void> {
+    await this.dfs('mount', ...this.#mountArgs, ...args, this.dir)
     this.pid = (await this.status()).pid
   }
 

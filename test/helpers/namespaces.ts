@@ -5,8 +5,9 @@
  *
  * Needs root and iproute2. Gone when the test is over, also when it fails or is interrupted.
  */
+import { spawn } from 'node:child_process'
 import { readdirSync } from 'node:fs'
-import { must, need, run } from './run.js'
+import { compile, must, need, run } from './run.js'
 
 const PREFIX = 'dfs-test-'
 let made = 0
@@ -15,6 +16,8 @@ export class Lan {
   readonly #id = `${PREFIX}${process.pid}-${made++}`
   readonly #names: string[] = []
   readonly #groups = new Map<string, number>()
+  readonly #ends: (() => void)[] = []
+  #addresses = 0
   #bridges = 0
   #isClosed = false
 
@@ -47,13 +50,64 @@ export class Lan {
     const namespace = `${this.#id}-${name}`
     await must('ip', ['netns', 'add', namespace])
     this.#names.push(namespace)
-    const address = `10.77.0.${this.#groups.size + 1}`
+    const address = this.#freshAddress()
     await must('ip', ['link', 'add', 'eth0', 'netns', namespace, 'type', 'veth', 'peer', 'name', `port-${name}`, 'netns', this.#switch])
     await must('ip', ['-n', this.#switch, 'link', 'set', 'dev', `port-${name}`, 'master', 'br0', 'up'])
     await must('ip', ['-n', namespace, 'address', 'add', `${address}/24`, 'dev', 'eth0'])
     for (const device of ['lo', 'eth0']) await must('ip', ['-n', namespace, 'link', 'set', 'dev', device, 'up'])
     this.#groups.set(name, 0)
     return address
+  }
+
+  #freshAddress(): string { return `10.77.0.${++this.#addresses}` }
+
+  /** As when a lease is over: the host has another address, which is given, and what came with the old one is gone. */
+  async move(name: string): Promise<string> {
+    const address = this.#freshAddress()
+    await this.ip(name, 'address', 'flush', 'dev', 'eth0')
+    await this.ip(name, 'address', 'add', `${address}/24`, 'dev', 'eth0')
+    return address
+  }
+
+  /**
+   * A host `name` behind a router of its own with NAT for UDP, which lets nothing else through. Gives the router's address and
+   * what makes it forget its mappings. Needs /dev/net/tun.
+   */
+  async natted(name: string, kind: 'cone' | 'symmetric'): Promise<{ address: string; rebind(): void }> {
+    const router = `nat-${name}`
+    const address = await this.host(router)
+    const namespace = `${this.#id}-${name}`
+    await must('ip', ['netns', 'add', namespace])
+    this.#names.push(namespace)
+    const inner = `192.168.${this.#addresses}`
+    const nat = spawn(compile('test/helpers/nat.c'), [`/run/netns/${namespace}`, `/run/netns/${this.#id}-${router}`, `${inner}.2`, address, kind], { stdio: ['pipe', 'pipe', 'inherit'] })
+    this.#ends.push(() => nat.kill('SIGKILL'))
+    await new Promise<void>((resolve, reject) => {
+      nat.stdout.once('data', () => resolve())
+      nat.once('exit', (code) => reject(new Error(`nat ended with ${code}`)))
+    })
+    for (const device of ['lo', 'tun0']) await this.ip(name, 'link', 'set', 'dev', device, 'up')
+    await this.ip(name, 'address', 'add', `${inner}.2/24`, 'dev', 'tun0')
+    await this.ip(name, 'route', 'add', 'default', 'via', `${inner}.1`, 'dev', 'tun0')
+    return { address, rebind: () => void nat.kill('SIGUSR1') }
+  }
+
+  /** ip(8) on that host. */
+  ip(name: string, ...args: string[]): Promise<string> {
+    return must('ip', ['-n', `${this.#id}-${name}`, ...args])
+  }
+
+  /** Another interface `device` of that host, on the same switch. */
+  async interface(name: string, device: string): Promise<void> {
+    await must('ip', ['link', 'add', device, 'netns', `${this.#id}-${name}`, 'type', 'veth', 'peer', 'name', `${device}-${name}`, 'netns', this.#switch])
+    await must('ip', ['-n', this.#switch, 'link', 'set', 'dev', `${device}-${name}`, 'master', 'br0', 'up'])
+    await this.ip(name, 'link', 'set', 'dev', device, 'up')
+  }
+
+  /** What goes through that interface is lost from now on, and its link stays up. */
+  async cut(name: string, device: string): Promise<void> {
+    const port = device === 'eth0' ? `port-${name}` : `${device}-${name}`
+    await must('ip', ['-n', this.#switch, 'link', 'set', 'dev', port, 'nomaster'])
   }
 
   /** What a command is started with to run as that host. Mounts are seen everywhere. */
@@ -93,6 +147,7 @@ export class Lan {
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
+    for (const end of this.#ends.splice(0)) end()
     for (const name of this.#names.splice(0)) await run('ip', ['netns', 'del', name])
     live.delete(this)
   }

@@ -1,9 +1,10 @@
-/** Rounds of trio.ts: `npm run test:namespaces -- --rounds N [--seed S] [--ops N]`. Stops at the first that fails and keeps its stores. */
+/** All of staying.ts, then rounds of trio.ts: `npm run test:namespaces -- --rounds N [--seed S] [--ops N]`. Stops at the first that fails and keeps its stores. */
 import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { closeMembers, removeAll } from '../helpers/member.js'
 import { closeNetworks } from '../helpers/namespaces.js'
+import { CASES, playRebinding, playRoutes, playStaying } from './staying.js'
 import { playTrio } from './trio.js'
 
 const given = (name: string, standard: number) => {
@@ -18,6 +19,16 @@ process.env.UV_THREADPOOL_SIZE ??= '16'
 const parent = mkdtempSync(join(tmpdir(), 'dfs-namespaces-'))
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.once(signal, () => void closeMembers().then(closeNetworks).then(() => removeAll(parent)).then(() => process.exit(130)))
+}
+const log = (text: string) => console.log(`  ${text}`)
+try {
+  await playStaying(join(parent, 'staying'), Object.keys(CASES), log)
+  await playRoutes(join(parent, 'routes'), log)
+  await playRebinding(join(parent, 'rebinding'), log, 3)
+} catch (e) {
+  console.log(`failed; stores in ${parent}`)
+  console.log(e)
+  process.exit(1)
 }
 for (let i = 0; i < rounds; i++) {
   const seed = first + i

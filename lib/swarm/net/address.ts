@@ -1,4 +1,5 @@
 /** Addresses as text: 'HOST:PORT', IPv6 in brackets. */
+import { readFileSync } from 'node:fs'
 import { BlockList, isIP, isIPv4, isIPv6 } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { fail } from '../../errors.js'
@@ -99,7 +100,19 @@ export function ownAddresses(bound: string | undefined): string[] {
   return [...new Set(hosts)].sort((a, b) => Number(isIn(PRIVATE, a)) - Number(isIn(PRIVATE, b))).slice(0, MAX_TOLD_ADDRESSES)
 }
 
-/** Changes when an interface or an address comes or goes. */
+/** Changes when an interface, an address or, where that can be seen (Linux), a default route comes or goes. */
 export function networkState(): string {
-  return Object.entries(networkInterfaces()).flatMap(([name, list]) => (list ?? []).map((a) => `${name} ${a.address}`)).sort().join(',')
+  const addresses = Object.entries(networkInterfaces()).flatMap(([name, list]) => (list ?? []).map((a) => `${name} ${a.address}`))
+  return [...addresses, ...defaultRoutes()].sort().join(',')
+}
+
+/** proc(5), net/route: interface, destination, gateway, flags, reference count, use, metric, mask; in hex. */
+function defaultRoutes(): string[] {
+  let table: string
+  try {
+    table = readFileSync('/proc/net/route', 'latin1')
+  } catch {
+    return []
+  }
+  return table.split('\n').slice(1).map((line) => line.split('\t')).filter(([, destination]) => destination === '00000000').map(([device, , gateway, , , , metric]) => `${device} ${gateway} ${metric}`)
 }

@@ -28,7 +28,7 @@ const UDX_PROOF_TIMEOUT_MS = 11_000
 /** Something is sent so often, that the peer can tell a quiet link from a dead one. */
 const PING_MS = 4000
 const BUSY_PING_MS = 2000
-/** Nothing heard for so long: dead. Three pings of the peer, or their equivalent while this side waits to send. */
+/** Nothing heard for so long: dead. Three pings of the peer, or their equivalent while this side waits to send or for a sign that it was heard. */
 const DEAD_MS = 13_000
 const BUSY_DEAD_MS = 7000
 /** After a change of the network, or when the peer comes a second time: an answer, or it is dead. */
@@ -114,6 +114,9 @@ export class Conn {
   #pingMs = 0
   #isPingDue = false
   #isPonged = true
+  /** A message was put since the last tick; and when, as of a tick. */
+  #hasSent = false
+  #sentMs = 0
   #pongDue: number | undefined
   #probe: { timer: NodeJS.Timeout; waiting: ((isAlive: boolean) => void)[] } | undefined
   #goodbye: NodeJS.Timeout | undefined
@@ -208,7 +211,10 @@ export class Conn {
   tick(nowMs: number, lateMs: number): void {
     this.#guard.heardMs = Math.min(nowMs, this.#guard.heardMs + lateMs)
     this.#stateMs += lateMs
-    const { isBusy } = this
+    if (this.#hasSent) this.#sentMs = nowMs
+    this.#hasSent = false
+    // Or it has sent, and heard nothing since.
+    const isBusy = this.isBusy || this.#sentMs > this.#guard.heardMs
     switch (this.#state) {
       case 'proving':
       case 'greeting':
@@ -417,6 +423,7 @@ export class Conn {
     if (headerBytes > 1) packet.writeUInt32LE(bytes.length, 1)
     packet.set(part === bytes.length ? bytes : bytes.subarray(lane.sentBytes, lane.sentBytes + part), headerBytes)
     this.#put(packet)
+    this.#hasSent = true
     lane.sentBytes += part
     if (lane.sentBytes === bytes.length) {
       lane.sentBytes = 0
