@@ -24,6 +24,8 @@ const FIRST_REFRESH_MS = 2000
 const MAX_REFRESH_MS = { alone: 120_000, linked: 600_000 }
 /** Between tries to reach a device that is known: hyperswarm has four, of 1 s to 10 min. */
 const BACKOFFS_MS = [500, 2000, 10_000, 300_000]
+/** A connection that lasted so long was a success: the next try is not far. Hyperswarm's own measure is 15 s. */
+const SUCCESS_MS = 4000
 /** Unannouncing needs answers; without a network there are none. */
 const CLOSE_TIMEOUT_MS = 1500
 const FORCED_CLOSE_MS = 300
@@ -59,7 +61,7 @@ export class Dht {
     this.#dht = new DHT({ ...(bootstrap && { bootstrap }), ...(host !== undefined && isIPv4(host) && { host }) })
     this.#swarm = new Hyperswarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8, backoffs: BACKOFFS_MS })
     this.#limitHandshakes()
-    this.#swarm.on('connection', (stream) => this.#connected(stream))
+    this.#swarm.on('connection', (stream, info) => this.#connected(stream, info))
     this.#discovery = this.#swarm.join(topic, { server: true, client: true })
     this.#refreshLater()
   }
@@ -127,9 +129,14 @@ export class Dht {
     }
   }
 
-  #connected(stream: SecretStream): void {
+  #connected(stream: SecretStream, info: { attempts: number }): void {
     // It breaks before anybody else listens.
     stream.on('error', () => {})
+    const openedMs = performance.now()
+    // Before hyperswarm hears of it and chooses when to try again.
+    stream.prependListener('close', () => {
+      if (performance.now() - openedMs > SUCCESS_MS) info.attempts = 0
+    })
     const { rawStream } = stream
     const guard = new FrameGuard(positionOf(stream))
     rawStream.prependListener('data', (data: Uint8Array) => {

@@ -100,7 +100,7 @@ declare module 'hyperswarm' {
     /** Keeps trying to reach this device. */
     joinPeer(publicKey: Uint8Array): void
     leavePeer(publicKey: Uint8Array): void
-    on(event: 'connection', listener: (stream: SecretStream, info: { publicKey: Buffer }) => void): this
+    on(event: 'connection', listener: (stream: SecretStream, info: { publicKey: Buffer; /** Since the last success: decides when it is tried again. */ attempts: number }) => void): this
     on(event: 'update', listener: () => void): this
     destroy(options?: { force?: boolean }): Promise<void>
   }
