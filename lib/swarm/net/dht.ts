@@ -9,12 +9,12 @@
 import b4a from 'b4a'
 import type SecretStream from '@hyperswarm/secret-stream'
 import DHT from 'hyperdht'
-import Hyperswarm from 'hyperswarm'
 import { isIPv4 } from 'node:net'
 import { MAX_CONNECTIONS, MAX_DHT_HANDSHAKES, MAX_DHT_HANDSHAKES_PER_S } from '../../limits.js'
 import { Allowance } from './allowance.js'
 import { FrameGuard } from './guard.js'
 import type { Role } from './handshake.js'
+import { HastySwarm } from './hasty-swarm.js'
 
 /**
  * The topic is looked up again after this, then twice it, and so on: hyperswarm gives a device up after four tries until a
@@ -40,12 +40,12 @@ export interface DhtOptions {
   onRefused(reason: string): void
 }
 
-type Discovery = ReturnType<Hyperswarm['join']>
+type Discovery = ReturnType<HastySwarm['join']>
 
 export class Dht {
   readonly #options: DhtOptions
   readonly #dht: DHT
-  readonly #swarm: Hyperswarm
+  readonly #swarm: HastySwarm
   readonly #discovery: Discovery
   /** Devices that have proven membership, in hex: never refused for a flood of others. */
   readonly #known = new Set<string>()
@@ -59,7 +59,7 @@ export class Dht {
     this.#options = options
     const { device, topic, bootstrap, host } = options
     this.#dht = new DHT({ ...(bootstrap && { bootstrap }), ...(host !== undefined && isIPv4(host) && { host }) })
-    this.#swarm = new Hyperswarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8, backoffs: BACKOFFS_MS })
+    this.#swarm = new HastySwarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8, backoffs: BACKOFFS_MS })
     this.#limitHandshakes()
     this.#swarm.on('connection', (stream, info) => this.#connected(stream, info))
     this.#discovery = this.#swarm.join(topic, { server: true, client: true })

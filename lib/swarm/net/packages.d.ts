@@ -69,6 +69,12 @@ declare module 'hyperdht' {
     connect(remotePublicKey: Uint8Array, options?: object): SecretStream
     createServer(options: object, onConnection: (stream: SecretStream) => void): Server & { listen(keyPair: object): Promise<void>; close(): Promise<void> }
     destroy(options?: { force?: boolean }): Promise<void>
+    /** Its own, and no promise: opened ones, and by key all that are open or being opened. */
+    readonly connections: Set<SecretStream>
+    protected readonly _allConnections: { get(publicKey: Uint8Array): SecretStream | undefined }
+    protected _connect(peer: { publicKey: Buffer }, isQueued: boolean): void
+    protected _handleServerConnection(stream: SecretStream): void
+    protected _handleServerConnectionSwap(before: SecretStream, stream: SecretStream): void
   }
 }
 
@@ -103,5 +109,11 @@ declare module 'hyperswarm' {
     on(event: 'connection', listener: (stream: SecretStream, info: { publicKey: Buffer; /** Since the last success: decides when it is tried again. */ attempts: number }) => void): this
     on(event: 'update', listener: () => void): this
     destroy(options?: { force?: boolean }): Promise<void>
+    /** Its own, and no promise: opened ones, and by key all that are open or being opened. */
+    readonly connections: Set<SecretStream>
+    protected readonly _allConnections: { get(publicKey: Uint8Array): SecretStream | undefined }
+    protected _connect(peer: { publicKey: Buffer }, isQueued: boolean): void
+    protected _handleServerConnection(stream: SecretStream): void
+    protected _handleServerConnectionSwap(before: SecretStream, stream: SecretStream): void
   }
 }
