@@ -74,6 +74,11 @@ export function humbleDevice(): Device {
   return Array.from({ length: 64 }, createDevice).reduce((least, device) => (Buffer.compare(device.publicKey, least.publicKey) < 0 ? device : least))
 }
 
+/** One whose key is above all others, to be attacked. */
+export function proudDevice(): Device {
+  return Array.from({ length: 64 }, createDevice).reduce((most, device) => (Buffer.compare(device.publicKey, most.publicKey) > 0 ? device : most))
+}
+
 /** Through the gate and the Noise handshake. Rejects if there is no way through. */
 export async function attack(t: Assert, node: Node, keys: DriveKeys, device = humbleDevice()): Promise<Attacker> {
   return new Promise((resolve, reject) => {

@@ -10,7 +10,7 @@ import { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice } from '../../lib/keys/device.js'
 import { encodeGreeting, gateMac, GATE_NONCE_BYTES, MAC_BYTES, NO_LINK, proofPacket } from '../../lib/swarm/net/handshake.js'
 import { credit, KIND, numbered } from '../../lib/swarm/net/packet.js'
-import { attack, Attacker } from '../helpers/attacker.js'
+import { attack, Attacker, proudDevice } from '../helpers/attacker.js'
 import { addressOf, eventually, HOST, place, type Node, type Place } from '../helpers/net.js'
 
 const LONG = { timeout: 120_000 }
@@ -47,7 +47,7 @@ async function stillServes(here: Place, node: Node): Promise<void> {
 
 test('without the key there is nothing to learn at the TCP port: 32 random bytes, whatever is said', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const told = new Set<string>()
   for (const speech of [randomBytes(64), randomBytes(MAX_UNPROVEN_BYTES * 100), Buffer.from('GET / HTTP/1.1\r\nHost: nothing.here.at.all\r\nAccept: anything whatsoever\r\n\r\n'), Buffer.alloc(64)]) {
     const socket = dial(a)
@@ -69,7 +69,7 @@ test('without the key there is nothing to learn at the TCP port: 32 random bytes
 
 test('the key of another drive opens nothing, and neither does what a member said before', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   await t.exception(attack(t, a, DriveKeys.create()), /ended in the handshake/)
   // Another drive under the proof key of this one: the drive's id is part of the proof.
   const mixed = { driveId: randomBytes(32), proofKey: here.keys.proofKey } as unknown as DriveKeys
@@ -99,7 +99,7 @@ test('the key of another drive opens nothing, and neither does what a member sai
 
 test('a flood of half-open connections is bounded, in all and of each address, and members get in', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const sockets = Array.from({ length: 400 }, (_, i) => dial(a, `127.0.0.${2 + (i % 20)}`))
   t.teardown(() => sockets.forEach((socket) => socket.destroy()))
   await Promise.all(sockets.map((socket) => Promise.race([ended(socket), new Promise((resolve) => socket.once('readable', resolve))])))
@@ -115,7 +115,7 @@ test('a flood of half-open connections is bounded, in all and of each address, a
 
 test('a wrong proof after Noise ends the connection without another word', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const wrong = [
     (x: Attacker) => x.send(KIND.proof, 1, randomBytes(32)),
     (x: Attacker) => x.send(randomBytes(200)),
@@ -145,7 +145,7 @@ test('a wrong proof after Noise ends the connection without another word', LONG,
 
 test('frames that are longer than they may be are not even begun', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   for (const claim of [0xffffff, 100_000, PACKET_BYTES]) {
     const x = await attack(t, a, here.keys)
     const raw = x.stream.rawStream as unknown as Socket
@@ -164,7 +164,7 @@ test('frames that are longer than they may be are not even begun', LONG, async (
 
 test('a member that breaks the protocol is dropped, whatever it makes up; its neighbours are served', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const good = await here.node({ peers: [addressOf(a)] })
   const seen = await good.linked(a)
   const first = (length: number, part: number) => Buffer.concat([numbered(KIND.first | 1, length), Buffer.alloc(part)])
@@ -205,6 +205,8 @@ test('a member that breaks the protocol is dropped, whatever it makes up; its ne
     ['credit that nobody needs', (x) => x.stream.write(credit(1, 1))],
     ['credit past all bounds', (x) => x.stream.write(credit(0, 0xffffffff))],
     ['credit for a third lane', (x) => x.send(KIND.credit, 2, 0, 0, 0, 0)],
+    ['addresses of too many', (x) => x.send(KIND.addresses, 33, Buffer.alloc(33 * 34))],
+    ['addresses that end early', (x) => x.send(KIND.addresses, 1, Buffer.alloc(20))],
     ['a short ping', (x) => x.send(KIND.ping, 0)],
     ['a long pong', (x) => x.send(KIND.pong, Buffer.alloc(100))],
     ['a decision that is not its own', (x) => x.send(KIND.use)],
@@ -225,7 +227,7 @@ test('a member that breaks the protocol is dropped, whatever it makes up; its ne
 
 test('a member cannot send more than its window, however slow the receiver', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const x = await attack(t, a, here.keys)
   const linking = x.link()
   const seen = await a.until(() => a.links[0])
@@ -252,7 +254,7 @@ test('a member cannot send more than its window, however slow the receiver', LON
 
 test('a member that floods with pings and never reads holds next to nothing', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const x = await (await attack(t, a, here.keys)).link()
   const seen = await a.until(() => a.links[0])
   const raw = x.stream.rawStream as unknown as Socket
@@ -270,7 +272,7 @@ test('a member that floods with pings and never reads holds next to nothing', LO
 
 test('a device does not link with itself', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   a.net.addPeer(addressOf(a))
   await eventually(async () => (await a.net.status())!.dials[0]?.lastError === 'connected to itself')
   t.is((await a.net.status())!.dials[0]!.state, 'resting')
@@ -279,14 +281,14 @@ test('a device does not link with itself', LONG, async (t) => {
 
 test('a port that another program has is an error at ready, and says what to do', LONG, async (t) => {
   const here = await place(t, 'tcp')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   await t.exception(here.node({ port: a.net.port }), /EADDRINUSE.*choose another port/)
   await t.exception(here.node({ peers: ['nowhere'] }), /HOST:PORT/)
 })
 
 test('strangers on the DHT: Noise lets them in, the proof does not, and a flood of them is held back', LONG, async (t) => {
   const here = await place(t, 'udx')
-  const a = await here.node()
+  const a = await here.node({ device: proudDevice() })
   const dht = new DHT({ bootstrap: here.bootstrap!, host: HOST })
   t.teardown(() => dht.destroy())
   const key = a.device.publicKey
