@@ -81,6 +81,8 @@ export interface DriveStatus {
   /** Bytes written by programs that have not reached the disk yet. */
   dirtyBytes: number
   log: { entries: number; bytes: number; seq: number }
+  /** On a device that keeps the drive for others: the snapshot that a device which joins begins with, and who made it when (milliseconds since 1970, by its clock). */
+  snapshot?: { device: string; name: string; madeMs: number; bytes: number } | null
   rssBytes: number
 }
 

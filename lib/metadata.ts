@@ -299,9 +299,10 @@ export class Metadata {
   #snapshotLogs(): SnapshotLog[] {
     const { log, engine } = this
     return [...log.heads().keys()].flatMap((inc) => {
-      const { seq, hash } = log.head(inc)
+      const { seq, hash, first } = log.head(inc)
       if (seq === 0) return []
-      const final = engine.finalSeq(inc)
+      // What is not here any more was.
+      const final = Math.max(engine.finalSeq(inc), first - 1)
       const [next] = final < seq ? log.stored(inc, final + 1, 1) : []
       const header = next && decodeHeader(next.signed.subarray(0, next.signed.length - SIGNATURE_BYTES))
       return [{

@@ -1,14 +1,7 @@
 /**
- * A device with the storage key: keeps the sealed entries and chunks of a drive,
- * verifies both, gives them to the other devices, and can read neither.
- *
- *   log     entries as they came, each log from the first entry that others still
- *           had; checked by what is in the clear (sealed-inbox.ts)
- *   chunks  those that the headers of kept entries name; a row's content hash is
- *           not known here, its length follows from the sealed bytes
- *
- * It has no tree and no order, takes no snapshot and gives none. Nothing is ever
- * dropped: which chunks are dead is in the tree.
+ * A device with the storage key: keeps the sealed entries, chunks and snapshot of
+ * a drive (sealed.ts), verifies them, gives them to the other devices, and can
+ * read none of them. A drive whose other devices are all gone comes back from it.
  *
  * Owns its store as a Drive does; `close` may be called twice.
  */
@@ -25,13 +18,13 @@ import type { Device } from './keys/device.js'
 import { openKeyFile } from './keys/keyfile.js'
 import { encodeZ32 } from './keys/zbase32.js'
 import { entryHash } from './log/entry.js'
-import { Forks } from './log/forks.js'
-import { Journal } from './log/journal.js'
-import { Log } from './log/log.js'
-import { Members } from './log/members.js'
-import { chunkId, plainLength, sealedLength } from './seal/chunk.js'
-import { verifyEntry } from './seal/entry.js'
-import { SealedInbox } from './sealed-inbox.js'
+import type { Forks } from './log/forks.js'
+import type { Journal } from './log/journal.js'
+import type { Log } from './log/log.js'
+import type { Members } from './log/members.js'
+import { chunkId, sealedLength } from './seal/chunk.js'
+import { Sealed } from './sealed.js'
+import type { SealedInbox } from './sealed-inbox.js'
 import type { SnapshotGift } from './snapshot.js'
 import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
@@ -42,9 +35,8 @@ import type { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
 import type { SwarmHost } from './swarm/host.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
-import type { LogName } from './swarm/messages.js'
 import { parseAddress } from './swarm/net/address.js'
-import { StorageOnly, Unreadable, unreadable } from './unreadable.js'
+import { StorageOnly, Unreadable } from './unreadable.js'
 
 interface Parts { dir: string; lock: StoreLock; keys: DriveKeys; device: Device; db: Database; store: SegmentStore }
 
@@ -81,6 +73,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly journal: Journal
   readonly members: Members
   readonly inbox: SealedInbox
+  readonly kept: Sealed
   readonly arrivals: Arrivals
   /** Nobody reads here. */
   readonly source = new SourceSlot(null)
@@ -132,57 +125,34 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.#lock = p.lock
     this.space = new Space(p.dir)
     const chunks = this.chunks = new ChunkTable(p.db)
-    chunks.indexIds()
-    this.metadata = { forks: new Forks(p.db) }
-    const never = () => { throw unreadable() }
-    const sealer = { sealOps: never, openOps: never, sign: never, verify: verifyEntry }
-    this.log = new Log(p.db, sealer)
-    const journal = this.journal = new Journal({
-      db: p.db, rows: { dirtyCount: 0, flush: () => chunks.flush() }, log: this.log, sealer, clock: this.clock, timers: this.timers,
-      drive: p.keys.driveId, incarnation: p.db.getMeta('incarnation') as number,
-    })
+    const take = (bytes: number) => this.space.take(bytes, 0)
+    const sealed = this.kept = new Sealed({ db: p.db, driveId: p.keys.driveId, clock: this.clock, timers: this.timers, chunks, take })
+    ;({ log: this.log, journal: this.journal, members: this.members, inbox: this.inbox } = sealed)
+    this.metadata = { forks: sealed.forks }
+    const { journal } = this
     journal.beforeCommit = () => this.space.beforeCommit()
     journal.onStop = (e) => this.onStop(e)
     p.store.onStop = (e) => journal.stop(e)
     this.#checkpointer = new Checkpointer(p.db, journal)
-    this.members = new Members(p.db, p.keys.driveId, () => journal.touched('derived'))
-    this.inbox = new SealedInbox({ driveId: p.keys.driveId, log: this.log, journal, members: this.members, chunks, take: (bytes) => this.space.take(bytes, 0) })
-    const arrivals = this.arrivals = new SealedArrivals({
-      chunks, store: p.store, journal, timers: this.timers, guard: () => () => {}, take: (bytes) => this.space.take(bytes, 0),
-    })
-    arrivals.learn = (num, sealedBytes) => this.#learn(num, sealedBytes)
+    const arrivals = this.arrivals = new SealedArrivals({ chunks, store: p.store, journal, timers: this.timers, guard: () => () => {}, take })
+    arrivals.learn = (num, sealedBytes) => sealed.learn(num, sealedBytes)
     if (p.db.getMeta('finished') !== 1) {
       p.db.setMeta('finished', 1)
       journal.touched()
     }
     this.#forgetLost()
+    sealed.start()
   }
 
   // --- for the swarm --------------------------------------------------------
 
   get deviceName(): string { return (this.db.getMeta('device_name') as string | undefined) ?? '' }
 
-  /** Of what was dropped before it joined it does not know the chunks. */
-  get keepsEverything(): boolean {
-    const incs = [...this.log.heads().keys()]
-    return incs.length > 0 && incs.every((inc) => this.log.head(inc).first === 1)
-  }
-
-  beginLog(name: LogName, first: number): void { this.inbox.begin(name, first) }
+  get keepsEverything(): boolean { return this.kept.knowsAllChunks }
 
   share(): void { /* it has no writes of its own */ }
 
-  snapshot(): Promise<SnapshotGift> { return Promise.reject(unreadable()) }
-
-  /** False: no chunk has so many sealed bytes, and nobody can read it. */
-  #learn(num: number, sealedBytes: number): boolean {
-    if (this.journal.stopped || !this.chunks.get(num)) return false
-    const length = plainLength(sealedBytes)
-    if (length === undefined) this.chunks.remove(num)
-    else this.chunks.setLength(num, length)
-    this.journal.touched()
-    return length !== undefined
-  }
+  snapshot(): Promise<SnapshotGift> { return this.kept.snapshot() }
 
   /** What the disk has lost (a cut tail, a segment that is gone) is fetched again. */
   #forgetLost(): void {
@@ -209,11 +179,12 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
     let segments = 0
     for (const bytes of this.store.usage().values()) segments += bytes
+    const { head } = this.kept
     const log = { entries: 0, bytes: 0, seq: 0 }
     for (const inc of this.log.heads().keys()) {
-      const head = this.log.head(inc)
-      log.entries += head.seq - head.first + 1
-      log.bytes += head.bytes
+      const { seq, first, bytes } = this.log.head(inc)
+      log.entries += seq - first + 1
+      log.bytes += bytes
     }
     return {
       pid: process.pid,
@@ -235,6 +206,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(0) },
       dirtyBytes: 0,
       log,
+      snapshot: head ? { device: encodeZ32(head.by.device), name: head.by.name, madeMs: head.clockMs, bytes: head.totalBytes } : null,
       rssBytes: process.memoryUsage.rss(),
     }
   }
@@ -323,6 +295,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await step(() => this.network?.close())
+    this.kept.close()
     await step(() => this.arrivals.close())
     if (!this.journal.stopped) await step(() => this.journal.durable())
     await step(() => this.#checkpointer.close())

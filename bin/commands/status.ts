@@ -64,5 +64,6 @@ function formatStatus(s: DriveStatus, isRunning: boolean): string {
     ['on disk', `${formatBytes(disk.segments + disk.index + disk.wal)}, ${formatBytes(disk.freeBytes)} free`],
     ['not yet safe', formatBytes(s.dirtyBytes)],
     ['log', `${s.log.entries} entries, ${formatBytes(s.log.bytes)}`],
+    ...(s.snapshot === undefined ? [] : [['snapshot', s.snapshot ? `of ${new Date(s.snapshot.madeMs).toISOString()}, by ${visible(s.snapshot.name)}, ${formatBytes(s.snapshot.bytes)}` : 'none yet: no device with the full key was met']]),
   ].map(([label, value]) => `${`${label}:`.padEnd(14)}${value}`).join('\n')
 }

@@ -66,10 +66,16 @@ export class Log {
     this.#setHead.run(inc, next.seq, next.hash, next.first, next.bytes)
   }
 
-  /** The entries before `first` are not to be had: what is held ends, and the log goes on there. Follow with `keep` of that entry, in the same transaction. */
-  begin(inc: number, first: number, previous: Buffer): void {
+  /** The log goes on after entry `seq`, which has this hash: it and all before are not needed here. */
+  skip(inc: number, seq: number, hash: Buffer): void {
     this.#db.sql.prepare('DELETE FROM log WHERE inc = ?').run(inc)
-    this.#heads.set(inc, { seq: first - 1, hash: previous, first, bytes: 0 })
+    this.#heads.set(inc, { seq, hash, first: seq + 1, bytes: 0 })
+    this.#setHead.run(inc, seq, hash, seq + 1, 0)
+  }
+
+  /** Sealed bytes of the entries behind `seq`. */
+  bytesAfter(inc: number, seq: number): number {
+    return (this.#db.sql.prepare('SELECT ifnull(sum(length(header) + length(ops)), 0) AS n FROM log WHERE inc = ? AND seq > ?').get(inc, seq) as { n: number }).n
   }
 
   /** The local index of an incarnation, made if it is new. */

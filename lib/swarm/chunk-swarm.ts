@@ -169,9 +169,9 @@ export class ChunkSwarm implements ChunkSource, Holders {
     if (any) this.#do(this.#exchange.moreMissing(this.#now()))
   }
 
-  /** Entries of a log were kept that name these: as `changed`, where they cannot be read. */
-  named(inc: number, ids: Buffer[]): void {
-    const author = this.#drive.log.deviceOf(inc).toString('hex')
+  /** A device has named these in what cannot be read here: as `changed`. */
+  named(device: Buffer, ids: Buffer[]): void {
+    const author = device.toString('hex')
     for (const id of ids) this.#holds(author, id)
     this.#do(this.#exchange.moreMissing(this.#now()))
   }

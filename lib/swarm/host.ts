@@ -12,7 +12,7 @@ import type { Metadata } from '../metadata.js'
 import type { SnapshotGift } from '../snapshot.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
-import type { LogName } from './messages.js'
+import type { SnapshotHolder } from './snapshot-keeper.js'
 
 export interface SwarmHost {
   readonly keys: DriveKeys
@@ -23,7 +23,7 @@ export interface SwarmHost {
   readonly journal: Journal
   readonly members: Members
   /** `onNamed`: chunks became known that entries name which cannot be read here. */
-  readonly inbox: Pick<Inbox, 'deliver' | 'onApplied'> & { onNamed?: (inc: number, ids: Buffer[]) => void }
+  readonly inbox: Pick<Inbox, 'deliver' | 'onApplied'> & { onNamed?: (device: Buffer, ids: Buffer[]) => void }
   readonly chunks: ChunkTable
   readonly arrivals: Pick<Arrivals, 'keep'> & Partial<Pick<Arrivals, 'onKept'>>
   /** Absent: everything is kept. */
@@ -46,6 +46,6 @@ export interface SwarmHost {
   readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'hold' | 'resume' | 'renew'>>
   /** Whether it holds, or means to hold, every chunk of the drive; absent: it does. */
   readonly keepsEverything?: boolean
-  /** Nobody has entries of this log before `first`: it goes on there. Absent: a device that needs a snapshot then. */
-  beginLog?(log: LogName, first: number): void
+  /** Of a device that keeps snapshots without reading them. */
+  readonly kept?: SnapshotHolder
 }

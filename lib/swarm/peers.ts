@@ -5,7 +5,7 @@
  *
  *   Link ── decode ── LogSync ──── Inbox ── tree
  *                  ├─ Chunks ───── segments
- *                  └─ snapshots (to those who join)
+ *                  └─ snapshots (to those who join, and to those who keep them)
  */
 import type { PeerStatus } from '../api.js'
 import { encodeZ32 } from '../keys/zbase32.js'
@@ -14,9 +14,9 @@ import { ChunkSwarm } from './chunk-swarm.js'
 import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
-import { LogStarts } from './log-starts.js'
 import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link } from './net/link.js'
+import { SnapshotKeeper } from './snapshot-keeper.js'
 import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode } from './wire.js'
@@ -44,8 +44,8 @@ export class Peers {
   readonly #liars = new Map<Peer, { times: number; untilMs: number }>()
   readonly #snapshots: SnapshotSender
   readonly chunks: ChunkSwarm
-  /** Of a device that needs no snapshot. */
-  readonly #starts: LogStarts | undefined
+  /** Of a device that keeps snapshots. */
+  readonly #keeper: SnapshotKeeper | undefined
   #durable: Map<number, number>
   readonly #stopTicking: () => void
   /** As the others were told. */
@@ -94,8 +94,10 @@ export class Peers {
     drive.source.provider = this.chunks
     journal.onDurable = (heads) => this.#onDurable(heads)
     drive.inbox.onApplied = (arrived) => this.chunks.changed(arrived)
-    if (drive.inbox.onNamed) drive.inbox.onNamed = (inc, ids) => this.chunks.named(inc, ids)
-    this.#starts = drive.beginLog && new LogStarts()
+    if (drive.inbox.onNamed) drive.inbox.onNamed = (author, ids) => this.chunks.named(author, ids)
+    this.#keeper = drive.kept && new SnapshotKeeper({
+      holder: drive.kept, timers: drive.timers, keys: drive.keys, send: (peer, m, priority) => this.#send(peer, m, priority),
+    })
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
 
@@ -163,11 +165,18 @@ export class Peers {
     this.#pace()
     this.#do(this.#sync.peerUp(this.#now(), peer))
     this.chunks.peerUp(peer)
+    this.#mayGive(peer)
+  }
+
+  #mayGive(peer: Peer): void {
+    const { certificate, hello } = this.#peers.get(peer)!
+    if (certificate?.role === 'full') this.#keeper?.up(peer, 'full')
+    else if (hello.kind === 'storage') this.#keeper?.up(peer, 'storage')
   }
 
   #down(peer: Peer): void {
     this.#peers.delete(peer)
-    this.#starts?.down(peer)
+    this.#keeper?.down(peer)
     this.#do(this.#sync.peerDown(this.#now(), peer))
     this.#snapshots.down(peer)
     this.chunks.peerDown(peer)
@@ -185,7 +194,6 @@ export class Peers {
     }
     switch (m.type) {
       case 'have': case 'wantEntries': case 'entries': case 'entryPart': case 'noEntries': case 'certificates': case 'forked':
-        if (m.type === 'have' && this.#peers.get(peer)!.certificate?.role === 'full') this.#starts?.heard(peer, m)
         this.#do(this.#sync.message(this.#now(), peer, m as SyncMessage))
         return
       case 'wantSnapshot': case 'snapshotCredit': case 'snapshotCancel':
@@ -193,9 +201,11 @@ export class Peers {
         return
       case 'wantChunks': case 'hurryChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
         return this.chunks.message(peer, m)
-      case 'bye': link.close('the peer leaves'); return
-      default:
-        // Rows of a snapshot that nobody asked for.
+      case 'snapshotBegin': case 'snapshotPiece': case 'snapshotEnd': case 'snapshotRefused':
+        // Elsewhere nobody asked for it.
+        this.#keeper?.message(peer, m)
+        return
+      case 'bye': link.close('the peer leaves')
     }
   }
 
@@ -210,8 +220,10 @@ export class Peers {
         case 'lying': this.#lying(e.peer, e.why); break
         case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
         case 'ownAhead': if (this.#drive.metadata.renew) this.#ownAhead(e.peer, e.seq); break
-        // Where there is no snapshot to take, #begin sees to it.
-        case 'needSnapshot': if (!this.#starts) this.#needSnapshot(e.log); break
+        case 'needSnapshot':
+          if (this.#keeper) this.#keeper.lacking(e.peer)
+          else this.#needSnapshot(e.log)
+          break
         case 'receipt': break
       }
     }
@@ -292,7 +304,10 @@ export class Peers {
       return
     }
     this.#drive.share()
-    for (const [, p] of this.#peers) p.certificate = members.get(p.link.peer)
+    for (const [peer, p] of this.#peers) {
+      p.certificate = members.get(p.link.peer)
+      this.#mayGive(peer)
+    }
     this.#do(this.#sync.certified(this.#now(), fresh, from))
   }
 
@@ -408,24 +423,14 @@ export class Peers {
   #now(): number { return this.#drive.timers.nowMs() }
 
   #tick(): void {
-    this.#begin()
     const { keepsEverything } = this.#drive
     if (keepsEverything !== this.#keepsEverything) this.chunks.statusChanged()
     this.#keepsEverything = keepsEverything
     this.#do(this.#sync.tick(this.#now()))
     this.#snapshots.tick()
+    this.#keeper?.tick()
     this.chunks.tick()
     this.#pace()
-  }
-
-  /** Logs of which nobody has the next entry any more go on at the first that somebody has. */
-  #begin(): void {
-    const { log } = this.#drive
-    const seqOf = (name: LogName) => { const inc = this.#find(name); return inc < 0 ? 0 : log.head(inc).seq }
-    for (const start of this.#starts?.due(this.#now(), seqOf) ?? []) {
-      this.#drive.beginLog?.(start.log, start.first)
-      this.#do(this.#sync.skipTo(this.#now(), start.log, start.first))
-    }
   }
 
   /** While somebody listens, changes are made known at once. */

@@ -199,13 +199,6 @@ export class LogSync {
     for (const state of this.#peers.values()) state.pushed = 0
   }
 
-  /** The host goes on without the entries of a log before `first`. */
-  skipTo(nowMs: number, name: LogName, first: number): SyncEffect[] {
-    this.#intake.nowMs = nowMs
-    this.#intake.settle({ ...name, first, seq: first - 1, hash: Buffer.alloc(32) })
-    return this.#end()
-  }
-
   /** A link has room again. */
   drained(nowMs: number, peer: Peer): SyncEffect[] {
     this.#intake.nowMs = nowMs

@@ -14,7 +14,6 @@ import { chunkId, plainLength, sealedLength } from '../../lib/seal/chunk.js'
 import { SIGNATURE_BYTES, signEntry } from '../../lib/seal/entry.js'
 import { openStore, StoragePeer } from '../../lib/storage-peer.js'
 import { ELSEWHERE } from '../../lib/store/chunks.js'
-import { LogStarts } from '../../lib/swarm/log-starts.js'
 import { Swarm } from '../../lib/swarm/swarm.js'
 import { joinDrive, TestDevice, until } from '../helpers/devices.js'
 import { scratchDir } from '../helpers/scratch.js'
@@ -219,7 +218,7 @@ async function other(t: Assert): Promise<Drive> {
   return drive
 }
 
-test('a log of which the beginning is nowhere any more is kept from the first entry that a full device has', LONG, async (t) => {
+test('a log of which the beginning is nowhere any more goes on after a snapshot, whose chunks are kept too', LONG, async (t) => {
   const a = await first(t)
   a.drive.share()
   for (let i = 0; i < 20; i++) {
@@ -236,7 +235,9 @@ test('a log of which the beginning is nowhere any more is kept from the first en
   const s = await storing(t, await a.drive.key('storage'), [a.address])
   await keepsAll(s, a)
   t.is(s.drive.log.head(s.drive.log.find(log.incarnationId(journal.incarnation))).first, begin)
-  t.absent(s.drive.keepsEverything)
+  t.ok(s.drive.keepsEverything)
+  t.is(s.drive.kept.head!.logs.length, 1)
+  t.alike(missing(a.drive, s.drive), [], 'the chunks of what was dropped, too')
   t.alike(s.notices, [])
   // As it is on disk.
   await s.stop()
@@ -248,32 +249,11 @@ test('a log of which the beginning is nowhere any more is kept from the first en
   await keepsAll(s, a)
 })
 
-test('where a log begins: patience, and the least that somebody has', (t) => {
-  const starts = new LogStarts()
-  const log = { incarnation: Buffer.alloc(16, 1), device: Buffer.alloc(32, 2) }
-  const claim = (first: number, seq: number) => ({ type: 'have' as const, isFull: false, logs: [{ ...log, first, seq, hash: Buffer.alloc(32) }] })
-  let seq = 3
-  const due = (nowMs: number) => starts.due(nowMs, () => seq).map((d) => d.first)
-  starts.heard('x', claim(10, 20))
-  t.alike(due(0), [])
-  t.alike(due(9_999), [])
-  seq = 4
-  t.alike(due(10_000), [], 'it moves: somebody gives what is missing')
-  starts.heard('y', claim(8, 9))
-  t.alike(due(20_000), [8])
-  t.alike(due(20_001), [], 'and again only after a while')
-  seq = 9
-  t.alike(due(40_000), [], 'the next one is there')
-  seq = 4
-  starts.heard('z', claim(5, 6))
-  t.alike(due(60_000), [])
-  t.alike(due(90_000), [], 'z has what follows')
-  starts.down('z')
-  t.alike(due(91_000), [])
-  starts.down('x')
-  starts.down('y')
-  t.alike(due(200_000), [], 'nobody claims anything')
-})
+/** Ids of chunks that the one has, and the other has not. */
+function missing(a: Drive, s: StoragePeer): string[] {
+  const ids = a.db.sql.prepare('SELECT id FROM chunk WHERE refs > 0').all() as { id: Buffer }[]
+  return ids.filter(({ id }) => (s.chunks.get(s.chunks.findById(id))?.seg ?? ELSEWHERE) === ELSEWHERE).map(({ id }) => id.toString('hex'))
+}
 
 test('the length of a plaintext follows from that of its sealed bytes', (t) => {
   for (const n of [1, 100, 4095, 4096, 4097, 8192, 100_000, 1 << 20]) t.is(plainLength(sealedLength(n)), n)
