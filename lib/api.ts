@@ -102,6 +102,11 @@ export interface PeerStatus {
   /** Log entries that the one has and the other lacks. */
   owedToPeer: number
   owedFromPeer: number
+  /** Chunks that it was asked for and has not sent; its own wants that wait here. */
+  chunksAsked: number
+  chunksWaiting: number
+  /** Given to the link, and not sent yet. */
+  queuedBytes: number
 }
 
 /** A device of the drive, or one that is connected and not enrolled ('guest'). */
@@ -143,6 +148,8 @@ export interface NetworkStatus {
   dials: { address: string; from: 'given' | 'kept' | 'peer' | 'lan'; state: 'waiting' | 'dialling' | 'connected' | 'resting'; failures: number; lastError: string | null }[]
   /** Connections refused since the start, by reason. */
   refused: Record<string, number>
+  /** Chunks that are wanted now, and by whom: programs that wait, read-ahead, pins, the background; those that nobody who is connected has; bytes asked for, and not taken over yet. */
+  wanted: { readers: number; ahead: number; pins: number; background: number; nowhere: number; askedBytes: number; heldBytes: number }
 }
 
 /** What long work reports; `total` is 0 while unknown. */

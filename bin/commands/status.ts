@@ -60,6 +60,7 @@ function formatStatus(s: DriveStatus, isRunning: boolean): string {
     ['files', s.keyKind === 'storage' ? 'not known: they are sealed' : `${s.files}, ${formatBytes(s.logicalBytes)}`],
     ['chunks here', `${chunks.here}, ${formatBytes(chunks.hereBytes)}`],
     [s.cache.limitBytes === null ? 'chunks owed' : 'elsewhere', `${chunks.owed}, ${formatBytes(chunks.owedBytes)}`],
+    ...(s.network && s.network.wanted.readers > 0 ? [['waited for', `${s.network.wanted.readers} ${s.network.wanted.readers === 1 ? 'chunk' : 'chunks'} by programs, ${formatBytes(s.network.wanted.askedBytes)} asked for${s.network.wanted.nowhere > 0 ? `; ${s.network.wanted.nowhere} are with nobody who is connected` : ''}`]] : []),
     ['keeps', s.cache.limitBytes === null ? 'everything' : `a cache of ${formatBytes(s.cache.limitBytes)}, ${formatBytes(s.cache.usedBytes)} used${s.cache.pins > 0 ? `, and ${s.cache.pins} ${s.cache.pins === 1 ? 'pin' : 'pins'}` : ''}`],
     ['on disk', `${formatBytes(disk.segments + disk.index + disk.wal)}, ${formatBytes(disk.freeBytes)} free`],
     ['not yet safe', formatBytes(s.dirtyBytes)],

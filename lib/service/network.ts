@@ -86,7 +86,7 @@ export class ServedNetwork implements DriveNetwork {
   /** Undefined for a moment after the network's thread had to be started again. */
   async status(): Promise<NetworkStatus | undefined> {
     const status = await this.#swarm.net.status()
-    return status && networkStatus(status, this.#config)
+    return status && { ...networkStatus(status, this.#config), wanted: this.#swarm.chunks.wanted }
   }
 
   dial(addresses: readonly string[]): void {
@@ -120,7 +120,7 @@ export function swarmOptions(config: NetworkConfig): SwarmOptions {
   }
 }
 
-function networkStatus(s: NetStatus, config: NetworkConfig): NetworkStatus {
+function networkStatus(s: NetStatus, config: NetworkConfig): Omit<NetworkStatus, 'wanted'> {
   return {
     port: s.port, addresses: s.addresses,
     dht: { ...s.dht, bootstrap: config.bootstrap ?? null },

@@ -6,6 +6,7 @@
  * What comes is verified before anything is done with it; what is asked for in
  * the background is kept durably and only then said to be here.
  */
+import type { NetworkStatus, PeerStatus } from '../api.js'
 import type { ChunkSource, Urgency as ReadUrgency } from '../file/fetch.js'
 import { fail } from '../errors.js'
 import type { Arrived } from '../order/causal/engine.js'
@@ -206,9 +207,14 @@ export class ChunkSwarm implements ChunkSource, Holders {
     this.#waiters.clear()
   }
 
-  /** Chunks wanted now, and bytes on their way. */
-  get state(): { wanted: number; bytes: number } {
-    return { wanted: this.#exchange.wantCounts.reduce((a, b) => a + b, 0), bytes: this.#exchange.bytes.asked }
+  get wanted(): NetworkStatus['wanted'] {
+    const [readers, ahead, pins, background] = this.#exchange.wantCounts as [number, number, number, number]
+    const { asked, verifying, untaken } = this.#exchange.bytes
+    return { readers, ahead, pins, background, nowhere: this.#exchange.parked, askedBytes: asked, heldBytes: verifying + untaken }
+  }
+
+  peerState(peer: Peer): Pick<PeerStatus, 'chunksAsked' | 'chunksWaiting'> {
+    return { chunksAsked: this.#exchange.peerState(peer)?.asks ?? 0, chunksWaiting: this.#server.state(peer).queued }
   }
 
   // --- asking -------------------------------------------------------------

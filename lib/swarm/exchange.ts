@@ -272,10 +272,13 @@ export class ChunkExchange {
   /** Wants of each urgency, as in URGENCIES. */
   get wantCounts(): readonly number[] { return this.#wants.counts }
 
+  /** Wants that nobody who is connected can serve, as far as is known. */
+  get parked(): number { return this.#wants.parked.size }
+
   /** Measured, bytes a second; what it was asked for and has not answered. */
-  peerState(peer: Peer): { bytesPerS: number; askedBytes: number } | undefined {
+  peerState(peer: Peer): { bytesPerS: number; asks: number; askedBytes: number } | undefined {
     const holder = this.#peers.get(peer)
-    return holder && { bytesPerS: holder.bytesPerMs * 1000, askedBytes: holder.askedBytes }
+    return holder && { bytesPerS: holder.bytesPerMs * 1000, asks: holder.asks, askedBytes: holder.askedBytes }
   }
 
   // --- what came ---

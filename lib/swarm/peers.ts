@@ -115,6 +115,7 @@ export class Peers {
       return {
         device: encodeZ32(link.peer), name: certificate?.name ?? hello.name, role: certificate?.role ?? 'guest', via: link.via, address: link.address, rttMs: link.rttMs,
         bytesIn: link.bytesIn, bytesOut: link.bytesOut, owedToPeer: owed.toPeer, owedFromPeer: owed.fromPeer,
+        ...this.chunks.peerState(peer), queuedBytes: link.queuedBytes,
       }
     })
   }

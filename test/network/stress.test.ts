@@ -1,0 +1,16 @@
+/** What one device writes another reads, from the first second on and while connections break: a short round of `npm run test:stress`. */
+import test from 'brittle'
+import { freePort } from '../bench/sync-pairs.js'
+import { closeMembers } from '../helpers/member.js'
+import { scratchDir } from '../helpers/scratch.js'
+import { playPairs } from './pairs.js'
+import { MEMORY_BYTES } from './trio.js'
+
+process.env.UV_THREADPOOL_SIZE ??= '32'
+
+test('two devices that have just met read what the other writes, and their kernels keep nothing old', { timeout: 300_000 }, async (t) => {
+  const parent = scratchDir(t)
+  t.teardown(closeMembers, { force: true, order: -1 })
+  const peaks = await playPairs(parent, { seed: 6, steps: 6, devices: 2, lanes: 4, chaos: true, boundMs: 60_000, ports: [await freePort(), await freePort()], log: (text) => t.comment(text) })
+  t.ok(peaks.every((p) => p < MEMORY_BYTES), `at most ${peaks.map((p) => (p / 2 ** 20).toFixed(0)).join(' and ')} MiB`)
+})
