@@ -20,6 +20,7 @@ export interface PlacedEntry extends Place {
 
 export class PlacedTable {
   readonly #insert: Statement
+  readonly #setUndo: Statement
   readonly #remove: Statement
   readonly #undo: Statement
   readonly #context: Statement
@@ -31,6 +32,7 @@ export class PlacedTable {
     const p = (text: string) => db.sql.prepare(text).raw(/^SELECT/.test(text)) as Statement
     const w = (text: string) => db.sql.prepare(text) as Statement
     this.#insert = w('INSERT OR REPLACE INTO placed VALUES (?,?,?,?,?,?,?,?)')
+    this.#setUndo = w('UPDATE placed SET undo=? WHERE key=? AND id=?')
     this.#remove = w('DELETE FROM placed WHERE key=? AND id=?')
     this.#undo = p('SELECT undo FROM placed WHERE key=? AND id=?')
     this.#context = p('SELECT context FROM placed WHERE key=? AND id=?')
@@ -43,6 +45,8 @@ export class PlacedTable {
   put(e: PlacedEntry, context: Buffer, undo: Buffer): void {
     this.#insert.run(e.key, e.id, e.inc, e.seq, e.first, e.count, context, undo)
   }
+
+  setUndo(e: Place, undo: Buffer): void { this.#setUndo.run(undo, e.key, e.id) }
 
   remove(e: Place): void { this.#remove.run(e.key, e.id) }
 

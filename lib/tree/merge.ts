@@ -82,8 +82,7 @@ export class Merge {
     // Free, or given way.
     this.#put(parent, name, inode.ino, id, null)
     if (name !== op.name) this.#rows.setConflict(inode.ino, { of: there!.ino, op: id })
-    this.#rows.touch(parent)
-    if (isDir) parent.nlink++
+    this.#rows.touchNames(parent, isDir ? 1 : 0)
     stamp(parent, op.time)
     if (there && !isDir) this.#drop(inode, id, op.time)
     return ''
@@ -171,10 +170,8 @@ export class Merge {
       }
     }
     if (source) {
-      this.#rows.touch(source.dir)
       this.#rows.removeDentry(source.dir.ino, this.#key(source.dir, source.name))
       this.#put(to, name, inode.ino, -id, null)
-      this.#rows.touch(to)
       this.#tree.moved(inode, source.dir, to, op.time)
       stamp(source.dir, op.time)
     } else {
@@ -220,6 +217,8 @@ export class Merge {
     copy.atime = copy.mtime = time.sec
     copy.atimeNs = copy.mtimeNs = time.nsec
     if (before) {
+      // What it is like, and where, hangs on the original: its row is in the undo record, so that what changes that does not pass this by.
+      this.#rows.touch(like)
       copy.size = before.size
       copy.version = version
       for (const e of before.extents) this.#rows.addExtent(copy, e.off, e.len, e.chunk, e.coff)
@@ -230,8 +229,6 @@ export class Merge {
       this.#rows.addOrphan(ino, before ? this.#rows.orphan(of) : undefined)
       return copy
     }
-    // Where it is hangs on the original: that is in the undo record, so that nothing passes this by that moves it.
-    this.#rows.touch(original!)
     this.#name(copy, dir, this.#conflictName(dir, this.#sealer.openName(place.key, place.name), authorOf(copy), time), id, time)
     this.#rows.setConflict(ino, { of: original!.ino, op: id })
     return copy
@@ -247,8 +244,6 @@ export class Merge {
     if (over.isDir && this.#tree.isWithin(from, over)) return 'EINVAL'
     this.#put(from, op.name, over.ino, -id)
     this.#put(to, op.newName, inode.ino, -id)
-    this.#rows.touch(from)
-    this.#rows.touch(to)
     this.#tree.moved(inode, from, to, op.time)
     this.#tree.moved(over, to, from, op.time)
     stamp(from, op.time)
@@ -289,11 +284,10 @@ export class Merge {
   #name(inode: Inode, dir: Inode, name: Buffer, mark: number, time: Time): void {
     this.#put(dir, name, inode.ino, mark, null)
     this.#rows.touch(inode)
-    this.#rows.touch(dir)
+    this.#rows.touchNames(dir, inode.isDir ? 1 : 0)
     inode.parent = dir.ino
     if (inode.isDir) {
       inode.nlink = 2
-      dir.nlink++
       this.#rows.removeOrphan(inode.ino)
     } else if (inode.nlink++ === 0) {
       inode.flags &= ~NEVER_LINKED
@@ -305,8 +299,7 @@ export class Merge {
   #unname(dir: Inode, name: Buffer, inode: Inode, id: number, time: Time): void {
     const key = this.#key(dir, name)
     this.#rows.removeDentry(dir.ino, key)
-    this.#rows.touch(dir)
-    if (inode.isDir) dir.nlink--
+    this.#rows.touchNames(dir, inode.isDir ? -1 : 0)
     this.#tree.dropName(inode, time, this.#tree.grave(dir.ino, key, name, id))
   }
 
@@ -347,7 +340,7 @@ export class Merge {
     const aside = this.#conflictName(dir, name, authorOf(other), { sec: other.mtime, nsec: 0 })
     this.#rows.removeDentry(dir.ino, this.#key(dir, name))
     this.#put(dir, aside, other.ino, -id, null)
-    this.#rows.touch(dir)
+    this.#rows.touchNames(dir, 0)
     this.#rows.touch(other)
     other.parent = dir.ino
     this.#rows.setConflict(other.ino, { of: winner, op: id })
@@ -415,7 +408,7 @@ export class Merge {
     for (const e of this.#rows.allExtents(inode.ino)) this.#rows.addExtent(copy, e.off, e.len, e.chunk, e.coff)
     if (inode.flags & HAS_XATTRS) for (const n of this.#tree.xattrNames(inode)) this.#tree.putXattr(copy, n, this.#tree.getXattr(inode, n)!)
     this.#put(dir, name, ino, id, null)
-    this.#rows.touch(dir)
+    this.#rows.touchNames(dir, 0)
     this.#rows.setConflict(ino, { of: inode.ino, op: id })
   }
 

@@ -13,7 +13,7 @@ import type { Database, Statement } from '../store/database.js'
 import type { ChunkTable } from '../store/chunks.js'
 import { HAS_XATTRS, Inode } from './inode.js'
 import type { ChangeSet } from './changes.js'
-import type { Conflict, Grave, Named, UndoRecorder } from './undo.js'
+import type { Conflict, Grave, Named, Stamp, UndoRecorder } from './undo.js'
 
 export interface Extent { off: number; len: number; chunk: number; coff: number }
 /** A name and where it stands. */
@@ -192,6 +192,32 @@ export class Rows {
   touch(inode: Inode): void {
     this.recorder?.inode(inode.ino, rowOf(inode))
     this.changes?.inode(inode.ino, inode)
+    this.#soil(inode)
+  }
+
+  /** As `touch`, for what goes with a change of a directory's names: so many links more, and its times, which the caller sets after this. */
+  touchNames(dir: Inode, links: number): void {
+    this.recorder?.names(dir.ino, links, dir)
+    this.changes?.inode(dir.ino, dir)
+    dir.nlink += links
+    this.#soil(dir)
+  }
+
+  /** Undo of that. */
+  restoreNames(ino: number, links: number, old: Stamp): void {
+    const dir = this.#exact(ino)!
+    this.changes?.inode(ino, dir)
+    dir.nlink -= links
+    this.setStamp(dir, old)
+  }
+
+  /** The times of a directory alone, unrecorded. */
+  setStamp(dir: Inode, to: Stamp): void {
+    dir.mtime = to.mtime; dir.mtimeNs = to.mtimeNs; dir.ctime = to.ctime; dir.ctimeNs = to.ctimeNs
+    this.#soil(dir)
+  }
+
+  #soil(inode: Inode): void {
     if (inode.dirty) return
     inode.dirty = true
     this.#dirty.add(inode)
@@ -232,10 +258,7 @@ export class Rows {
     if (inode) this.changes?.inode(ino, inode)
     const target = inode ?? this.add(ino)
     fill(target, row)
-    if (!target.dirty) {
-      target.dirty = true
-      this.#dirty.add(target)
-    }
+    this.#soil(target)
   }
 
   /** Writes what was changed behind the cache. Before each commit and each scan. */

@@ -82,6 +82,12 @@ export class Tree {
     return this.rows.dentry(parent.ino, this.#sealer.nameKey(this.globalId(parent), name))
   }
 
+  /** The key of a name in the directory of this number; undefined: there is none. Valid until the next call. */
+  keyOf(dir: number, name: Uint8Array): Buffer | undefined {
+    const inode = this.rows.get(dir)
+    return inode && this.#sealer.nameKey(this.globalId(inode), name)
+  }
+
   /**
    * Names of a directory in the order of their keys, from `cookie` on (0 = all).
    * `take` gets each name, inode number and the cookie to go on after it; returns
@@ -229,8 +235,7 @@ export class Tree {
     const inode = this.fresh(op)
     inode.nlink = dir ? 2 : 1
     inode.parent = parent.ino
-    this.rows.touch(parent)
-    if (dir) parent.nlink++
+    this.rows.touchNames(parent, dir ? 1 : 0)
     stamp(parent, op.time)
     return ''
   }
@@ -269,7 +274,7 @@ export class Tree {
       this.rows.removeOrphan(inode.ino)
     }
     changed(inode, op.time)
-    this.rows.touch(parent)
+    this.rows.touchNames(parent, 0)
     stamp(parent, op.time)
     return ''
   }
@@ -289,8 +294,7 @@ export class Tree {
     } else if (inode.isDir) return 'EISDIR'
     const grave = this.grave(parent.ino, key, op.name, id)
     this.rows.removeDentry(parent.ino, key)
-    this.rows.touch(parent)
-    if (op.dir) parent.nlink--
+    this.rows.touchNames(parent, op.dir ? -1 : 0)
     stamp(parent, op.time)
     this.dropName(inode, op.time, grave)
     return ''
@@ -334,7 +338,6 @@ export class Tree {
       if (over.isDir && this.isWithin(from, over)) return 'EINVAL'
       this.rows.setDentry(from.ino, oldKey, this.#sealer.sealName(oldKey, op.name), over.ino, -this.mark(id))
       this.rows.setDentry(to.ino, newKey, this.#sealer.sealName(newKey, op.newName), ino, -this.mark(id))
-      this.rows.touch(from); this.rows.touch(to)
       this.moved(inode, from, to, op.time)
       this.moved(over, to, from, op.time)
     } else {
@@ -346,11 +349,10 @@ export class Tree {
       this.rows.removeDentry(from.ino, oldKey)
       const grave = over && this.grave(to.ino, newKey, op.newName, id)
       this.rows.setDentry(to.ino, newKey, this.#sealer.sealName(newKey, op.newName), ino, -this.mark(id))
-      this.rows.touch(from); this.rows.touch(to)
       this.moved(inode, from, to, op.time)
       this.rows.setConflict(inode.ino, null)
       if (over) {
-        if (over.isDir) to.nlink--
+        if (over.isDir) this.rows.touchNames(to, -1)
         this.dropName(over, op.time, grave)
       }
     }
@@ -360,12 +362,12 @@ export class Tree {
   }
 
   moved(inode: Inode, from: Inode, to: Inode, time: Time): void {
+    const links = inode.isDir && from !== to ? 1 : 0
     this.rows.touch(inode)
+    this.rows.touchNames(from, -links)
+    this.rows.touchNames(to, links)
     changed(inode, time)
     inode.parent = to.ino
-    if (!inode.isDir || from === to) return
-    from.nlink--
-    to.nlink++
   }
 
   /** Whether `dir` is `top` or lies below it. */

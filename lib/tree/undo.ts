@@ -2,11 +2,17 @@
  * Undo records: the before-images of the rows that one op changed, in order.
  * Putting them back in reverse gives exactly the tree from before the op.
  *
+ * One thing is not an image: by how many links a directory has changed with its
+ * names. Ops on other names of it may then change places (causal/footprints.ts).
+ *
  * Local to a device and never sent. A drive with one device keeps none.
  */
 import { Reader, Writer } from '../log/codec.js'
 import { fail } from '../errors.js'
 import type { Rows } from './rows.js'
+
+/** What changes with the names of a directory, besides these. */
+export interface Stamp { mtime: number; mtimeNs: number; ctime: number; ctimeNs: number }
 
 /** Where a name was, or is: what a dentry row holds. `op`: who placed it (see Rows.setDentry). */
 export interface Named { name: Buffer; ino: number; op: number }
@@ -26,6 +32,7 @@ export type Image =
   | { t: 'orphan'; ino: number; old: Grave | null }
   | { t: 'alias'; ino: number; old: number }
   | { t: 'conflict'; ino: number; old: Conflict | null }
+  | { t: 'names'; ino: number; links: number; old: Stamp }
 
 export type UndoRecord = Image[]
 
@@ -43,6 +50,9 @@ export class UndoRecorder {
   orphan(ino: number, old: Grave | null): void { this.images.push({ t: 'orphan', ino, old }) }
   alias(ino: number, old: number): void { this.images.push({ t: 'alias', ino, old }) }
   conflict(ino: number, old: Conflict | null): void { this.images.push({ t: 'conflict', ino, old }) }
+  names(ino: number, links: number, { mtime, mtimeNs, ctime, ctimeNs }: Stamp): void {
+    this.images.push({ t: 'names', ino, links, old: { mtime, mtimeNs, ctime, ctimeNs } })
+  }
 }
 
 /** Puts the images back, last first. */
@@ -66,12 +76,13 @@ export function undo(rows: Rows, record: UndoRecord): void {
         break
       case 'alias': rows.setAlias(im.ino, im.old); break
       case 'conflict': rows.setConflict(im.ino, im.old); break
+      case 'names': rows.restoreNames(im.ino, im.links, im.old); break
     }
   }
   rows.recorder = recorder
 }
 
-const TAGS = ['inode', 'dentry', 'extent', 'xattr', 'target', 'orphan', 'alias', 'conflict'] as const
+const TAGS = ['inode', 'dentry', 'extent', 'xattr', 'target', 'orphan', 'alias', 'conflict', 'names'] as const
 /** Columns of an inode row besides its number; rowOf in rows.ts. */
 const ROW_FIELDS = 17
 
@@ -114,6 +125,7 @@ export function encodeUndo(records: UndoRecord[]): Buffer {
           w.uint(im.ino); w.byte(im.old ? 1 : 0)
           if (im.old) { w.uint(im.old.of); w.uint(im.old.op) }
           break
+        case 'names': w.uint(im.ino); w.int(im.links); w.int(im.old.mtime); w.int(im.old.mtimeNs); w.int(im.old.ctime); w.int(im.old.ctimeNs); break
       }
     }
   }
@@ -146,6 +158,7 @@ export function decodeUndo(blob: Buffer): UndoRecord[] {
         case 'orphan': record.push({ t, ino: r.uint(), old: r.byte() ? { parent: r.uint(), key: r.bytes(16), name: r.bytes(1024), op: r.uint() } : null }); break
         case 'alias': record.push({ t, ino: r.uint(), old: r.uint() }); break
         case 'conflict': record.push({ t, ino: r.uint(), old: r.byte() ? { of: r.uint(), op: r.uint() } : null }); break
+        case 'names': record.push({ t, ino: r.uint(), links: r.int(), old: { mtime: r.int(), mtimeNs: r.int(), ctime: r.int(), ctimeNs: r.int() } }); break
         default: throw fail('STORE_DAMAGED', 'an undo record of the index is damaged')
       }
     }

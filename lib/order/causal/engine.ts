@@ -17,10 +17,10 @@ import type { PlacedEntry, PlacedTable } from '../../log/placed.js'
 import { Reader, Writer } from '../../log/codec.js'
 import { ChangeSet } from '../../tree/changes.js'
 import type { Outcome, Tree } from '../../tree/tree.js'
-import { decodeUndo, encodeUndo, undo, UndoRecorder, type UndoRecord } from '../../tree/undo.js'
+import { decodeUndo, encodeUndo, undo, UndoRecorder, type Stamp, type UndoRecord } from '../../tree/undo.js'
 import type { ChunkRef } from '../../log/ops.js'
 import type { OrderEngine } from '../engine.js'
-import { forEachInode, Footprints, inodesOf } from './footprints.js'
+import { Footprints, inodesOf } from './footprints.js'
 import { compare, Timeline, type Vector } from './timeline.js'
 
 /** Of so many ops of the tail's entries everything is kept in memory, about a kilobyte each: what is taken back is mostly what was applied last. */
@@ -77,9 +77,11 @@ export class CausalEngine implements OrderEngine {
   /** And the ops. */
   #batchOps: Op[] = []
   #batchFirst = 0
-  readonly #footprints = new Footprints()
+  readonly #footprints: Footprints
   readonly #held = new Map<PlacedEntry, Held>()
   #heldOps = 0
+  /** Records that differ from what the tables have, until the end of `receive`. */
+  readonly #mended = new Map<PlacedEntry, UndoRecord[]>()
   /** Whether entries that have nothing to do with those after them are applied without taking these back. Tests compare. */
   appliesInPlace = true
   /** Ops that were taken back and applied anew so far. */
@@ -101,6 +103,7 @@ export class CausalEngine implements OrderEngine {
     this.#shared = host.getMeta('shared') === 1
     this.timeline = new Timeline((host.getMeta('base_key') as number | undefined) ?? 0)
     host.tree.shared = this.#shared
+    this.#footprints = new Footprints({ resolve: (ino) => host.tree.rows.resolve(ino), keyOf: (dir, name) => host.tree.keyOf(dir, name) })
     if (this.#shared) this.reload()
     host.tree.merge.history = (op) => this.#recordOf(op)
     host.tree.merge.written = (op) => this.#writtenBy(op)
@@ -271,7 +274,7 @@ export class CausalEngine implements OrderEngine {
   /** Remembers what an entry does, and where; its ops are those that were applied. */
   #hold(e: PlacedEntry, held: Held): void {
     const { tail } = this.timeline
-    this.#footprints.note(e, held.ops, held.records, (ino) => this.#host.tree.rows.resolve(ino), tail[tail.length - 1]!)
+    this.#footprints.note(e, held.ops, held.records, tail[tail.length - 1]!)
     this.#letGo(e)
     this.#held.set(e, held)
     this.#heldOps += e.count
@@ -286,7 +289,7 @@ export class CausalEngine implements OrderEngine {
   }
 
   #recordsOf(e: PlacedEntry): UndoRecord[] {
-    return this.#held.get(e)?.records ?? decodeUndo(this.#host.placed.undo(e))
+    return this.#held.get(e)?.records ?? this.#mended.get(e) ?? decodeUndo(this.#host.placed.undo(e))
   }
 
   #contextOf(e: PlacedEntry): Vector {
@@ -370,6 +373,8 @@ export class CausalEngine implements OrderEngine {
       rows.changes = null
       this.#under = null
     }
+    for (const [e, records] of this.#mended) placed.setUndo(e, encodeUndo(records))
+    this.#mended.clear()
     rows.clearLimbo()
     this.#host.commit()
     return changes
@@ -377,6 +382,7 @@ export class CausalEngine implements OrderEngine {
 
   #settleIn(e: PlacedEntry, ops: Op[], context: Vector, records: UndoRecord[]): void {
     this.#host.placed.put(e, encodeVector(context), encodeUndo(records))
+    this.#mended.delete(e)
     this.#hold(e, { ops, records, context })
   }
 
@@ -410,21 +416,54 @@ export class CausalEngine implements OrderEngine {
     if (!this.appliesInPlace || !this.#footprints.reaches(e)) return undefined
     const { rows } = this.#host.tree
     for (const op of ops) {
+      if (!this.#footprints.mayBeApart(e, op)) return undefined
+      if (rows.conflicts.size === 0) continue
       for (const ino of inodesOf(op)) {
         const stands = rows.resolve(ino)
-        if (!this.#footprints.isClear(e, ino) || (stands !== ino && !this.#footprints.isClear(e, stands))) return undefined
-        if (rows.conflicts.size > 0 && (rows.conflicts.has(stands) || rows.conflictsOf(stands))) return undefined
+        if (rows.conflicts.has(stands) || rows.conflictsOf(stands)) return undefined
       }
     }
-    return this.#apply(e, ops, context, (record) => this.#isApart(e, record))
+    const records = this.#apply(e, ops, context, (record, op) => this.#footprints.isApart(e, op, record))
+    if (records) this.#stampInOrder(e, records)
+    return records
   }
 
-  /** Whether what an op did hangs on inodes that no later entry has to do with, and it looked at nothing else. */
-  #isApart(e: PlacedEntry, record: UndoRecord): boolean {
-    for (const im of record) if (im.t === 'alias' || im.t === 'conflict' || (im.t === 'orphan' && im.old)) return false
-    let apart = true
-    forEachInode(record, (ino) => { apart &&= this.#footprints.isClear(e, ino) })
-    return apart
+  /**
+   * `e` was applied where the tree is, and has set the times of directories in
+   * which later entries have changed names too. They get back the times that
+   * these set, and of the records each has what it would have found.
+   */
+  #stampInOrder(e: PlacedEntry, records: UndoRecord[]): void {
+    const { rows } = this.#host.tree
+    const done = new Set<number>()
+    for (const record of records) {
+      for (const im of record) {
+        if (im.t !== 'names' || done.has(im.ino)) continue
+        done.add(im.ino)
+        const next = this.#nextStamp(e, im.ino)
+        if (!next) continue
+        const dir = rows.get(im.ino)!
+        const { mtime, mtimeNs, ctime, ctimeNs } = dir
+        rows.setStamp(dir, im.old)
+        im.old = next.old
+        next.old = { mtime, mtimeNs, ctime, ctimeNs }
+      }
+    }
+  }
+
+  /** Where the first entry after `e` that changed names of `dir` has kept the times from before, to be changed. */
+  #nextStamp(e: PlacedEntry, dir: number): { old: Stamp } | undefined {
+    for (const next of this.#footprints.nextIn(dir, e)) {
+      const records = this.#recordsOf(next)
+      for (const record of records) {
+        for (const im of record) {
+          if (im.t !== 'names' || im.ino !== dir) continue
+          this.#mended.set(next, records)
+          return im
+        }
+      }
+    }
+    return undefined
   }
 
   #apply(e: PlacedEntry, ops: Op[], context: Vector): UndoRecord[]
