@@ -12,7 +12,7 @@
  *
  * The other device makes directories and in them files: create, content, chmod,
  * rename, unlink. With --shared half of its files are in the directory that the
- * local ops work in, so that none of those can be left alone.
+ * local ops work in. npm run bench:order does both.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

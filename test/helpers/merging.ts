@@ -3,7 +3,9 @@
  * all drawn from a seed; and what must hold when all have heard everything.
  */
 import { INO_HIGH, type ContentOp, type Op } from '../../lib/log/ops.js'
-import { PlacedTable } from '../../lib/log/placed.js'
+import { PlacedTable, type PlacedEntry } from '../../lib/log/placed.js'
+import { compare, Timeline } from '../../lib/order/causal/timeline.js'
+import { COPY_INO } from '../../lib/tree/merge.js'
 import { decodeUndo, undo } from '../../lib/tree/undo.js'
 import { Programs, TestDevice } from './device.js'
 import { TestTree } from './tree.js'
@@ -107,55 +109,80 @@ function takeAllBack(d: TestDevice): void {
 interface Done { id: number; op: Op; sees(id: number): boolean }
 
 /**
- * What was written is there, under some name, unless something that saw it wrote
- * over it or took it away.
+ * What was written is there, under some name, unless an op took it away from
+ * where its device saw it: wrote over it, in the version that it was written
+ * upon, or took the name of a file that held it in the version last seen.
  */
 function checkWrites(d: TestDevice): void {
   const done = history(d)
   const there = new Set((d.t.db.sql.prepare('SELECT DISTINCT hex(c.h) AS h FROM extent e JOIN chunk c ON c.num = e.chunk JOIN inode i ON i.ino = e.ino WHERE i.nlink > 0').all() as { h: string }[]).map((r) => r.h))
+  const versions = new Versions(done)
   for (const w of done) {
     const { op } = w
     if (op.type !== 'content' || op.unnamed || there.has(op.chunks[0]!.h.toString('hex').toUpperCase())) continue
-    if (!done.some((x) => x !== w && x.sees(w.id) && replaces(x.op, op))) {
+    if (!done.some((x) => x !== w && x.sees(w.id) && versions.takesAway(x, w.id))) {
       throw new Error(`the write ${JSON.stringify({ ...op, chunks: [], fill: op.chunks[0]!.h.readUInt32LE(1), id: w.id })} is lost\n${done.map((x) => JSON.stringify({ id: x.id, ...x.op, chunks: [], name: 'name' in x.op ? x.op.name.toString() : '', saw: x.sees(w.id) })).join('\n')}`)
     }
   }
 }
 
-function replaces(x: Op, w: ContentOp): boolean {
-  // What a copy is depends on the order: whatever is done to one counts.
-  const isCopy = (ino: number) => ino % INO_HIGH >= 2 ** 31
-  const same = (ino: number) => ino === w.ino || isCopy(ino) || isCopy(w.ino)
-  const [piece] = w.pieces
-  switch (x.type) {
-    case 'content': return same(x.ino) && (x.cut < piece!.off + piece!.len || x.pieces.some((p) => p.off < piece!.off + piece!.len && piece!.off < p.off + p.len))
-    case 'unlink': return same(x.ino)
-    case 'rename': return x.over !== 0 && !x.exchange && same(x.over)
-    default: return false
+/** The content of files at each version, which is the same in whatever order: who wrote each byte. */
+class Versions {
+  readonly #done: Done[]
+  readonly #writes = new Map<number, ContentOp>()
+  readonly #bytes = new Map<number, number[]>()
+
+  /** `done`: in order. */
+  constructor(done: Done[]) {
+    this.#done = done
+    for (const { id, op } of done) if (op.type === 'content') this.#writes.set(id, op)
+  }
+
+  #at(version: number): number[] {
+    const op = this.#writes.get(version)
+    if (!op) return []
+    let bytes = this.#bytes.get(version)
+    if (bytes) return bytes
+    bytes = this.#at(op.base).slice(0, op.cut === Infinity ? undefined : op.cut)
+    for (const p of op.pieces) for (let i = p.off; i < p.off + p.len; i++) bytes[i] = version
+    bytes.length = op.size
+    this.#bytes.set(version, bytes)
+    return bytes
+  }
+
+  /** Whether `x` did that to what the op `w` wrote. */
+  takesAway(x: Done, w: number): boolean {
+    const { op } = x
+    if (op.type === 'content') return this.#at(op.base).includes(w) && !this.#at(x.id).includes(w)
+    const ino = op.type === 'unlink' ? op.ino : op.type === 'rename' && !op.exchange ? op.over : 0
+    if (ino === 0) return false
+    const last = this.#done.findLast((o) => o.op.type === 'content' && o.op.ino === ino && x.sees(o.id))
+    return this.#at(last ? last.id : ino - COPY_INO).includes(w)
   }
 }
 
-/** All ops that `d` holds, and what each had seen. */
+/** All ops that `d` holds, in their order, and what each had seen. */
 function history(d: TestDevice): Done[] {
-  const out: Done[] = []
-  for (const [inc, log] of d.logs) {
-    const context = new Map<number, number>()
-    for (const e of log) {
-      for (const [i, seq] of e.context) context.set(i, seq)
-      const seen = new Map(context)
-      e.ops.forEach((op, i) => {
+  const entries: { place: PlacedEntry; done: Done[] }[] = []
+  const timeline = new Timeline(1)
+  const contexts = new Map<number, Map<number, number>>()
+  for (let progress = true; progress;) {
+    progress = false
+    for (const [inc, log] of d.logs) {
+      const before = contexts.get(inc) ?? new Map<number, number>()
+      const e = log[before.get(inc) ?? 0]
+      if (!e || e.context.some(([of, seq]) => of !== inc && (contexts.get(of)?.get(of) ?? 0) < seq)) continue
+      progress = true
+      const seen = new Map([...before, ...e.context])
+      const place = { key: timeline.keyOf(e.clockMs, seen), id: Buffer.alloc(16, inc), inc, seq: e.seq, first: e.first, count: e.ops.length }
+      timeline.insert(place)
+      contexts.set(inc, new Map(seen).set(inc, e.seq))
+      const view = timeline.view(inc, seen)
+      entries.push({ place, done: e.ops.map((op, i) => {
         const own = e.first + i
-        out.push({
-          id: inc * INO_HIGH + own, op,
-          sees: (id) => {
-            const of = Math.floor(id / INO_HIGH)
-            if (of === inc) return id % INO_HIGH < own
-            const last = d.logs.get(of)?.[(seen.get(of) ?? 0) - 1]
-            return last !== undefined && id % INO_HIGH < last.first + last.ops.length
-          },
-        })
-      })
+        return { id: inc * INO_HIGH + own, op, sees: (id) => (Math.floor(id / INO_HIGH) === inc ? id % INO_HIGH < own : view.sees(id)) }
+      }) })
     }
   }
-  return out
+  return entries.sort((a, b) => compare(a.place, b.place)).flatMap((e) => e.done)
 }

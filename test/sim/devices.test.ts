@@ -8,6 +8,7 @@ import type { SimDevice } from './devices/device.js'
 
 const SEEDS = 200
 const TESTS = 4
+const CROWDED = 50
 
 for (let part = 0; part < TESTS; part++) {
   const from = 1 + part * SEEDS / TESTS
@@ -19,6 +20,13 @@ for (let part = 0; part < TESTS; part++) {
     t.ok(synced > 1000, `${synced} durable writes were looked for`)
   })
 }
+
+test('the same where devices get in each other\'s way as much as they can', async (t) => {
+  t.timeout(600_000)
+  let synced = 0
+  for (let seed = 1; seed <= CROWDED; seed++) synced += (await run(seed, { isCrowded: true })).synced
+  t.ok(synced > 1000, `${synced} durable writes were looked for`)
+})
 
 test('a seed replays exactly', async (t) => {
   t.timeout(60_000)

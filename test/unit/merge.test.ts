@@ -88,6 +88,44 @@ rule('what is done to the later number of a merged directory is done to it', (t,
   t.alike(gone.names(), [])
 })
 
+rule('a merged directory is one with both its numbers when moves would make a cycle', (t, w, later) => {
+  const p = w.part(w[later])
+  const first = p.earlier.mkdir('d')
+  const second = p.later.mkdir('d')
+  p.later.mkdir('x')
+  w.meet()
+  const x = w.a.child('x')
+  const again = w.part(p.later)
+  again.earlier.clockMs = 20_000
+  again.later.clockMs = 30_000
+  t.is(again.earlier.rename('d', 'd', ROOT_INO, x), '')
+  t.is(again.later.submit({ type: 'rename', parent: ROOT_INO, name: Buffer.from('x'), ino: x, newParent: second, newName: Buffer.from('x'), over: 0, exchange: false, time: { sec: 9, nsec: 0 } }), '')
+  const d = w.meet()
+  t.alike(d.names(), ['x'])
+  t.is(d.child('x/d'), first)
+  t.alike(d.names(first), [])
+})
+
+test('three directories made under one name are one, by each number, below each other too', (t) => {
+  const w = new World(t)
+  const c = new TestDevice(5, 6000)
+  t.teardown(() => c.close())
+  w.part(w.b)
+  const made = [w.a, c, w.b].map((d) => {
+    const dir = d.mkdir('d')
+    const sub = d.mkdir('sub', dir)
+    d.make(`of ${d.inc}`, S_IFREG | 0o644, sub)
+    d.commit()
+    return { dir, sub }
+  })
+  exchangeAll([w.a, w.b, c])
+  const d = w.meet()
+  exchangeAll([...w.all, c])
+  compareAll([...w.all, c])
+  t.alike(d.names(), ['d'])
+  for (const { dir, sub } of made) t.alike([d.names(d.t.rows.resolve(dir)), d.names(d.t.rows.resolve(sub))], [['sub'], ['of 1', 'of 2', 'of 5']])
+})
+
 rule('a directory keeps its name against a file', (t, w, later) => {
   const p = w.part(w[later])
   const dir = w.a.mkdir('n')
@@ -238,6 +276,29 @@ rule('many writes on both sides make one copy', (t, w, later) => {
   t.alike(d.names(), ['f', conflict('f', p.earlier.inc)])
   t.alike(fills(d, ino), [p.later.inc * 10 + 5])
   t.alike(fills(d, d.child(conflict('f', p.earlier.inc))), [p.earlier.inc * 10 + 5])
+})
+
+test('devices that all go on writing one file leave one copy for each but the last', (t) => {
+  const w = new World(t)
+  const ino = w.a.make('f')
+  w.part(w.b)
+  const others = [5, 6].map((inc) => new TestDevice(inc, 5000 + inc))
+  t.teardown(() => { for (const d of others) d.close() })
+  for (const d of others) d.pull(w.a)
+  const all = [w.a, w.b, ...others]
+  for (let round = 0; round < 5; round++) {
+    for (const d of all) {
+      d.write(ino, d.inc * 10 + round, 0, 50 + round)
+      d.commit()
+      d.clockMs += 100
+    }
+  }
+  exchangeAll(all)
+  w.meet()
+  exchangeAll([...w.all, ...others])
+  compareAll([...w.all, ...others])
+  t.is(w.a.names().length, all.length)
+  t.alike(w.a.names().map((n) => fills(w.a, w.a.child(n))[0]).sort(), all.map((d) => d.inc * 10 + 4).sort(), 'the last of each')
 })
 
 test('when the side that stands aside goes on without knowing, it takes the name', (t) => {
@@ -426,6 +487,29 @@ test('a move that made a cycle counts when an older op makes room for it', (t) =
   t.is(w.a.child('dir/y/x'), x)
 })
 
+test('a move that was ignored, as it made a cycle, is made when an older op takes the cycle away', (t) => {
+  const w = new World(t)
+  const x = w.a.mkdir('x')
+  const y = w.a.mkdir('y')
+  w.part(w.b)
+  const c = new TestDevice(5, 1000)
+  t.teardown(() => c.close())
+  c.pull(w.a)
+  w.a.clockMs = 6000
+  w.a.rename('x', 'x', ROOT_INO, y)
+  w.b.rename('y', 'y', ROOT_INO, x)
+  w.meet()
+  t.alike([w.a.child('y/x'), w.a.child('x')], [x, 0], 'the later was ignored')
+  // Older than both: now the first makes the cycle, and the second does not.
+  c.clockMs = 5500
+  c.rename('y', 'z', ROOT_INO, x)
+  for (const d of w.all) d.pull(c)
+  exchangeAll([...w.all, c])
+  compareAll([...w.all, c])
+  t.alike([w.a.child('x/y'), w.a.child('y')], [y, 0])
+  t.is(w.a.child('x'), x)
+})
+
 rule('a move into a removed directory that the moved one has replaced does nothing', (t, w, later) => {
   const goal = w.a.mkdir('goal')
   const x = w.a.mkdir('x')
@@ -500,14 +584,16 @@ rule('of attributes the last writer of each counts', (t, w, later) => {
   const ino = w.a.make('f')
   const p = w.part(w[later])
   p.earlier.submit({ type: 'setattr', ino, mode: 0o600, uid: 7, ctime: { sec: 5, nsec: 0 } })
+  p.earlier.submit({ type: 'setattr', ino, atime: { sec: 3, nsec: 1 }, mtime: { sec: 4, nsec: 2 }, gid: 8, ctime: { sec: 5, nsec: 0 } })
   p.later.submit({ type: 'setattr', ino, mode: 0o640, ctime: { sec: 9, nsec: 0 } })
+  p.later.submit({ type: 'setattr', ino, gid: 9, ctime: { sec: 9, nsec: 0 } })
   const set = (d: TestDevice, name: string, value: string | null) => d.submit({ type: 'xattr', ino, name: Buffer.from(name), value: value === null ? null : Buffer.from(value), ctime: { sec: 9, nsec: 0 } })
   set(p.earlier, 'user.one', 'early')
   set(p.later, 'user.one', 'late')
   set(p.earlier, 'user.two', 'early')
   const d = w.meet()
   const inode = d.t.tree.get(ino)!
-  t.alike([inode.mode & 0o777, inode.uid], [0o640, 7])
+  t.alike([inode.mode & 0o777, inode.uid, inode.gid, inode.atime, inode.mtime, inode.mtimeNs, inode.ctime, inode.ctimeNs], [0o640, 7, 9, 3, 4, 2, 9, 0])
   t.alike(['one', 'two'].map((n) => d.t.tree.getXattr(inode, Buffer.from(`user.${n}`))!.toString()), ['late', 'early'])
 })
 
