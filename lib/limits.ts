@@ -126,6 +126,8 @@ export const MAX_CONNECTIONS_PER_PEER = 4
 /** Inbound hyperswarm handshakes of unknown keys a second, and under way (hyperdht issue 294: each holds a socket for 20 s). */
 export const MAX_DHT_HANDSHAKES_PER_S = 10
 export const MAX_DHT_HANDSHAKES = 64
+/** Connections of devices that this one relays for, two for each stream: each can carry what the uplink does. */
+export const MAX_RELAYED = 32
 /** Addresses that are tried, beside the given ones. */
 export const MAX_LEARNED_ADDRESSES = 512
 /** Format. Devices of whose addresses one packet tells: 20 KiB at most. */

@@ -13,7 +13,7 @@ const VIA = { lan: 'TCP, local network', tcp: 'TCP', holepunched: 'UDP, direct',
 export function define(command: Command): void {
   command
     .description(`Shows which devices of the drive are connected now: how (over TCP in the local network or beyond, or
-over UDP through NATs, directly or relayed), at which address, how long a round trip takes, how many
+over UDP through NATs, directly or relayed by another device), at which address, how long a round trip takes, how many
 log entries each side still owes the other, and how much came and went. What content is still to
 come is in \`dfs status\`. Without a daemon nobody is connected.`)
     .option('--forget <host:port>', 'do not try this address any more, once the daemon is started again')

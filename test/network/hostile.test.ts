@@ -2,6 +2,8 @@
 import test from 'brittle'
 import { randomBytes } from 'node:crypto'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
+import type SecretStream from '@hyperswarm/secret-stream'
+import blindRelay from 'blind-relay'
 import DHT from 'hyperdht'
 import {
   BULK_WINDOW_BYTES, MAX_DHT_HANDSHAKES_PER_S, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS, MAX_HELLO_BYTES, MAX_MESSAGE_BYTES, MAX_UNPROVEN_BYTES, PACKET_BYTES
@@ -9,6 +11,7 @@ import {
 import { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice } from '../../lib/keys/device.js'
 import { encodeGreeting, gateMac, GATE_NONCE_BYTES, MAC_BYTES, NO_LINK, proofPacket } from '../../lib/swarm/net/handshake.js'
+import { relayUser } from '../../lib/swarm/net/relay.js'
 import { credit, KIND, numbered } from '../../lib/swarm/net/packet.js'
 import { attack, Attacker, proudDevice } from '../helpers/attacker.js'
 import { addressOf, eventually, HOST, place, type Node, type Place } from '../helpers/net.js'
@@ -327,4 +330,28 @@ test('gate MACs of the two roles differ', (t) => {
   const [x, y] = [randomBytes(32), randomBytes(32)]
   t.unlike(gateMac(keys, 'dialler', x, y), gateMac(keys, 'answerer', x, y))
   t.unlike(gateMac(keys, 'dialler', x, y), gateMac(keys, 'dialler', y, x))
+})
+
+test('only devices of the drive are relayed for', LONG, async (t) => {
+  const here = await place(t, 'udx')
+  const a = await here.node()
+  const answered = async (keyPair: { publicKey: Buffer; secretKey: Buffer }) => {
+    const dht = new DHT({ bootstrap: here.bootstrap!, host: HOST })
+    t.teardown(() => dht.destroy())
+    let stream: SecretStream
+    // Until a is announced.
+    do {
+      stream = dht.connect(a.device.publicKey, { keyPair })
+      stream.on('error', () => {})
+    } while (!(await stream.opened))
+    const client = blindRelay.Client.from(stream, { id: stream.publicKey })
+    // The other side opens the channel as well, or hangs up.
+    const isOpen = await Promise.race([new Promise<boolean>((resolve) => client.on('open', () => resolve(true))), new Promise<boolean>((resolve) => stream.on('close', () => resolve(false)))])
+    stream.destroy()
+    return isOpen
+  }
+  t.ok(await answered(relayUser(here.keys.proofKey)))
+  t.absent(await answered(relayUser(randomBytes(32))), 'another drive')
+  t.absent(await answered(createDevice()), 'a key of no drive')
+  t.is(a.links.length, 0)
 })

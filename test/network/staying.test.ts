@@ -3,7 +3,7 @@ import test from 'brittle'
 import { closeMembers } from '../helpers/member.js'
 import { closeNetworks } from '../helpers/namespaces.js'
 import { scratchDir } from '../helpers/scratch.js'
-import { playRebinding, playStaying } from './staying.js'
+import { playRebinding, playRelayed, playStaying } from './staying.js'
 
 const LONG = { timeout: 200_000 }
 
@@ -16,5 +16,10 @@ test('who knows one device is linked with all; restarts, other ports and other a
 
 test('a router with NAT forgets which port was whose: the link over hyperswarm comes again', LONG, async (t) => {
   await playRebinding(scratchDir(t), (text) => t.comment(text))
+  t.pass()
+})
+
+test('two behind routers that defeat hole punching are linked through a third device of the drive', LONG, async (t) => {
+  await playRelayed(scratchDir(t), (text) => t.comment(text))
   t.pass()
 })

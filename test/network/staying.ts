@@ -309,6 +309,40 @@ export async function playRebinding(parent: string, log: Log, rounds = 1): Promi
   }
 }
 
+/** Over hyperswarm alone: b and c have routers that defeat hole punching, and meet through a, blindly. */
+export async function playRelayed(parent: string, log: Log): Promise<void> {
+  const home = await Household.natted(parent, ['a'], { b: 'symmetric', c: 'symmetric' }, log)
+  try {
+    const relayed = async () => {
+      const seconds = await home.linked()
+      for (const [name, other] of [['b', 'c'], ['c', 'b']] as const) {
+        await until(`${name} has ${other} through a`, async () => (await home.member(name).status()).peers.find((p) => p.name === other)?.via === 'relayed')
+      }
+      for (const [name, other] of [['a', 'b'], ['a', 'c'], ['b', 'a'], ['c', 'a']] as const) {
+        const via = (await home.member(name).status()).peers.find((p) => p.name === other)?.via
+        if (via !== 'holepunched') throw new Error(`${name} has ${other} ${via}`)
+      }
+      return seconds
+    }
+    home.say(`all are linked after ${(await relayed()).toFixed(1)} s, b with c through a`)
+    if (!(await home.member('b').dfs('peers')).includes('UDP, relayed')) throw new Error('dfs peers does not say that it is relayed')
+    await home.write('a', 'b', 'c')
+    await writeFile(home.member('b').at('large'), Buffer.alloc(4 << 20, 'of b'))
+    await home.same()
+    const { bytesIn } = (await home.member('c').status()).peers.find((p) => p.name === 'b')!
+    if (bytesIn === 0) throw new Error('nothing came from b to c')
+    // With the relay goes the link; both come again.
+    await home.member('a').unmount()
+    await until('b and c have lost each other', async () => !(await home.peersOf('b')).includes('c') && !(await home.peersOf('c')).includes('b'))
+    await home.write('b', 'c')
+    await home.member('a').mount()
+    home.say(`a was away: all are linked after ${(await relayed()).toFixed(1)} s`)
+    await home.same()
+  } finally {
+    await home.close()
+  }
+}
+
 /** `names` of CASES on one household. */
 export async function playStaying(parent: string, names: readonly string[], log: Log): Promise<void> {
   const home = await Household.make(parent, ['a', 'b', 'c'], log)

@@ -4,7 +4,7 @@
  * device keys. Membership is proven on the stream (conn.ts): a server's
  * connections carry no topic, and anybody may make one.
  *
- * Owns: the swarm and its DHT node.
+ * Owns: the swarm, its DHT node, and what this device relays.
  */
 import b4a from 'b4a'
 import type SecretStream from '@hyperswarm/secret-stream'
@@ -15,6 +15,7 @@ import { Allowance } from './allowance.js'
 import { FrameGuard } from './guard.js'
 import type { Role } from './handshake.js'
 import { HastySwarm } from './hasty-swarm.js'
+import { Relay, relayUser } from './relay.js'
 
 /**
  * The topic is looked up again after this, then twice it, and so on: hyperswarm gives a device up after four tries until a
@@ -33,9 +34,12 @@ const FORCED_CLOSE_MS = 300
 export interface DhtOptions {
   device: { publicKey: Buffer; secretKey: Buffer }
   topic: Buffer
+  proofKey: Buffer
   bootstrap: string[] | undefined
   host: string | undefined
   hasLinks(): boolean
+  /** Public keys of devices that may relay: those that are linked, and not through others. */
+  relays(): Buffer[]
   onStream(stream: SecretStream, guard: FrameGuard, origin: { role: Role; host: string; port: number }): void
   onRefused(reason: string): void
 }
@@ -45,6 +49,7 @@ type Discovery = ReturnType<HastySwarm['join']>
 export class Dht {
   readonly #options: DhtOptions
   readonly #dht: DHT
+  readonly #relay: Relay
   readonly #swarm: HastySwarm
   readonly #discovery: Discovery
   /** Devices that have proven membership, in hex: never refused for a flood of others. */
@@ -57,10 +62,16 @@ export class Dht {
 
   constructor(options: DhtOptions) {
     this.#options = options
-    const { device, topic, bootstrap, host } = options
-    this.#dht = new DHT({ ...(bootstrap && { bootstrap }), ...(host !== undefined && isIPv4(host) && { host }) })
-    this.#swarm = new HastySwarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8, backoffs: BACKOFFS_MS })
+    const { device, topic, proofKey, bootstrap, host, relays } = options
+    const user = relayUser(proofKey)
+    this.#dht = new DHT({ keyPair: user, ...(bootstrap && { bootstrap }), ...(host !== undefined && isIPv4(host) && { host }) })
+    this.#relay = new Relay(this.#dht, user.publicKey)
+    // `isForced`: without one it came to nothing.
+    const relayThrough = (isForced: boolean | undefined) => (isForced && relays().length > 0 ? relays() : null)
+    this.#swarm = new HastySwarm({ keyPair: device, dht: this.#dht, maxPeers: MAX_CONNECTIONS, maxParallel: 8, backoffs: BACKOFFS_MS, relayThrough }, this.#relay)
     this.#limitHandshakes()
+    // Its own quick test of whether it can be reached from outside races with the bootstrap, and loses on a small DHT: minutes of hole punching.
+    this.#dht.fullyBootstrapped().then(() => this.#dht._updateNetworkState(true)).catch(() => {})
     this.#swarm.on('connection', (stream, info) => this.#connected(stream, info))
     this.#discovery = this.#swarm.join(topic, { server: true, client: true })
     this.#refreshLater()
@@ -87,6 +98,9 @@ export class Dht {
     }
   }
 
+  /** Through a third device. */
+  isRelayed(stream: SecretStream): boolean { return this.#relay.isRelayed(stream) }
+
   /** The network has changed. */
   retry(): void {
     this.#refreshMs = FIRST_REFRESH_MS
@@ -108,6 +122,7 @@ export class Dht {
     if (this.#isClosed) return
     this.#isClosed = true
     clearTimeout(this.#refreshTimer)
+    this.#relay.close()
     await withinMs(CLOSE_TIMEOUT_MS, this.#swarm.destroy())
     await withinMs(FORCED_CLOSE_MS, this.#swarm.destroy({ force: true }))
   }
@@ -121,6 +136,11 @@ export class Dht {
     const { server } = this.#swarm
     const inner = server.firewall
     server.firewall = (publicKey, payload, address) => {
+      if (this.#relay.isUser(publicKey)) {
+        if (this.#relay.hasRoom && server._connects.size <= MAX_DHT_HANDSHAKES) return false
+        this.#options.onRefused('too many to be relayed')
+        return true
+      }
       if (!this.#known.has(b4a.toString(publicKey, 'hex')) && (server._connects.size > MAX_DHT_HANDSHAKES || !this.#allowance.take())) {
         this.#options.onRefused('too many handshakes over the DHT')
         return true

@@ -37,7 +37,7 @@ export interface NetOptions {
  */
 export type Priority = 'now' | 'bulk'
 
-/** lan: TCP to a private address or one in a network of this machine; tcp: TCP to any other; holepunched: UDP that hyperswarm brought about; relayed: through a third machine (no version does that yet). */
+/** lan: TCP to a private address or one in a network of this machine; tcp: TCP to any other; holepunched: UDP that hyperswarm brought about; relayed: UDP through another device of the drive, which passes on what it cannot read. */
 export type Via = 'lan' | 'tcp' | 'holepunched' | 'relayed'
 
 /**

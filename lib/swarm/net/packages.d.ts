@@ -50,6 +50,8 @@ declare module 'hyperdht' {
     readonly _connects: Map<string, unknown>
   }
   export interface DhtOptions {
+    /** Under which it connects where no other key is given. */
+    keyPair?: { publicKey: Uint8Array; secretKey: Uint8Array }
     bootstrap?: (string | Address)[]
     port?: number
     host?: string
@@ -65,8 +67,12 @@ declare module 'hyperdht' {
     readonly nodes: Iterable<Address>
     address(): Address & { family: number }
     fullyBootstrapped(): Promise<void>
+    /** Asks other nodes whether it can be reached unasked; `onlyFirewall`: and no more than that. */
+    _updateNetworkState(onlyFirewall: boolean): Promise<boolean>
+    readonly firewalled: boolean
     toArray(options?: { limit?: number }): Address[]
     connect(remotePublicKey: Uint8Array, options?: object): SecretStream
+    createRawStream(options: object): object
     createServer(options: object, onConnection: (stream: SecretStream) => void): Server & { listen(keyPair: object): Promise<void>; close(): Promise<void> }
     destroy(options?: { force?: boolean }): Promise<void>
     /** Its own, and no promise: opened ones, and by key all that are open or being opened. */
@@ -97,6 +103,8 @@ declare module 'hyperswarm' {
     maxParallel?: number
     /** Milliseconds after the first, second, third and later failures. */
     backoffs?: number[]
+    /** Keys of devices to be relayed through, one of which is taken, or null. `isForced`: an attempt without has failed. Undefined for those who come in. */
+    relayThrough?: (isForced: boolean | undefined) => Uint8Array[] | null
   }
   export default class Hyperswarm extends EventEmitter {
     constructor(options: Options)
@@ -116,4 +124,15 @@ declare module 'hyperswarm' {
     protected _handleServerConnection(stream: SecretStream): void
     protected _handleServerConnectionSwap(before: SecretStream, stream: SecretStream): void
   }
+}
+
+declare module 'blind-relay' {
+  import type { EventEmitter } from 'node:events'
+  import type SecretStream from '@hyperswarm/secret-stream'
+  class Server {
+    constructor(options: { createStream: (options: object) => object })
+    accept(stream: SecretStream, options: { id: Uint8Array }): EventEmitter
+  }
+  const blindRelay: { Server: typeof Server; Client: { from(stream: SecretStream, options: { id: Uint8Array }): EventEmitter } }
+  export default blindRelay
 }

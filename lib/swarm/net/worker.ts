@@ -201,7 +201,7 @@ class Network implements ConnOwner {
 
   onRtt(conn: Conn): void {
     const link = this.#numbers.get(conn)
-    if (link !== undefined) this.#out.push({ type: 'rtt', link, rttMs: conn.rttMs, ...place(conn) })
+    if (link !== undefined) this.#out.push({ type: 'rtt', link, rttMs: conn.rttMs, ...this.#place(conn) })
   }
 
   onClosed(conn: Conn, reason: string): void {
@@ -213,11 +213,17 @@ class Network implements ConnOwner {
     if (entry) this.#dialer.ended(entry, reason, performance.now() - conn.openedMs)
   }
 
+  #place(conn: Conn): { via: Via; address: string } {
+    const { stream, origin: { transport }, remote } = conn
+    const via = transport === 'tcp' ? (isLocal(remote.host) ? 'lan' : 'tcp') : this.#dht?.isRelayed(stream) ? 'relayed' : 'holepunched'
+    return { via, address: formatAddress(remote) }
+  }
+
   #linkOpened(conn: Conn): void {
     const link = this.#nextLink++
     this.#links.set(link, conn)
     this.#numbers.set(conn, link)
-    this.#out.push({ type: 'link', link, peer: Uint8Array.from(conn.peer), hello: Uint8Array.from(conn.greeting!.hello), reachedAt: this.#placesOf(conn).map(formatAddress), rttMs: conn.rttMs, ...place(conn) })
+    this.#out.push({ type: 'link', link, peer: Uint8Array.from(conn.peer), hello: Uint8Array.from(conn.greeting!.hello), reachedAt: this.#placesOf(conn).map(formatAddress), rttMs: conn.rttMs, ...this.#place(conn) })
     this.#book.linked(conn)
   }
 
@@ -285,7 +291,9 @@ class Network implements ConnOwner {
       topic: Buffer.from(topic),
       bootstrap,
       host,
+      proofKey: this.member.proofKey,
       hasLinks: () => this.#board.links > 0,
+      relays: () => [...this.#numbers.keys()].filter((conn) => this.#place(conn).via !== 'relayed').map((conn) => conn.peer),
       onStream: (stream, guard, origin) => this.#connect(stream, guard, { transport: 'udx', ...origin }),
       onRefused: (reason) => this.#refuse(reason),
     })
@@ -330,13 +338,6 @@ class Network implements ConnOwner {
     this.files.tidy(0)
     this.#out.push({ type: 'stopped' })
   }
-}
-
-function place(conn: Conn): { via: Via; address: string } {
-  const { transport } = conn.origin
-  const now: Address = conn.remote
-  const via = transport === 'tcp' ? (isLocal(now.host) ? 'lan' : 'tcp') : 'holepunched'
-  return { via, address: formatAddress(now) }
 }
 
 if (!parentPort) throw fail('EINVAL', 'the network runs as a worker thread only')
