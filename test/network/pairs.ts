@@ -6,13 +6,14 @@
  * Several lanes run side by side, each in a folder of its own: one device changes something there, all others look at
  * it already (so that they remember that it is missing, or what it was), and look until they see the change.
  */
+import { spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmod, constants, mkdir, open, readFile, rename, stat, truncate, unlink, writeFile } from 'node:fs/promises'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { Client } from '../../lib/client.js'
 import { Member, until } from '../helpers/member.js'
-import { isMounted, kill } from '../helpers/mount.js'
+import { DFS, isMounted, kill } from '../helpers/mount.js'
 import { must, run, sleep } from '../helpers/run.js'
 import { random } from './trio.js'
 
@@ -23,6 +24,8 @@ export interface PairsOptions {
   /** Devices, 2 or 3. */
   devices: number
   lanes: number
+  /** DFS_DISCOVERY; a DHT is a private one. Addresses are told in any case. */
+  ways: string
   /** Cuts connections and stops daemons meanwhile. */
   chaos: boolean
   /** How long a change may take to be seen, milliseconds; a daemon that stands still not counted. */
@@ -62,6 +65,7 @@ class Pairs {
   /** Since the start, milliseconds that some daemon stood still. */
   #pausedMs = 0
   #did: string[] = []
+  #bootstrap: ChildProcess | undefined
 
   constructor(options: PairsOptions) {
     this.#o = options
@@ -77,7 +81,9 @@ class Pairs {
 
   async start(parent: string): Promise<void> {
     const { devices, ports } = this.#o
-    for (let i = 0; i < devices; i++) this.members.push(new Member('abc'[i]!, parent, { port: ports[i]! }))
+    // With more than one way to each other they have more than one connection, and one is made the link in place of another.
+    const env = { DFS_DISCOVERY: this.#o.ways, ...(this.#o.ways.includes('dht') && { DFS_BOOTSTRAP: await this.#private() }) }
+    for (let i = 0; i < devices; i++) this.members.push(new Member('abc'[i]!, parent, { port: ports[i]! }, { env }))
     const [first, ...others] = this.members
     await first!.mount()
     const key = await first!.key()
@@ -89,6 +95,20 @@ class Pairs {
       await other.join(key, ...told, ...(this.#rnd() < 0.3 ? ['--cache', '64M'] : []))
       await other.mount()
     }
+  }
+
+  /** A DHT of their own. Gives DFS_BOOTSTRAP. */
+  #private(): Promise<string> {
+    const child = this.#bootstrap = spawn(process.execPath, [DFS, 'bootstrap', '--host', '127.0.0.1', '--port', String(this.#o.ports[0])], { stdio: ['ignore', 'pipe', 'inherit'], cwd: '/' })
+    return new Promise((resolve, reject) => {
+      let said = ''
+      child.stdout!.setEncoding('utf8').on('data', (part: string) => {
+        said += part
+        const found = /DFS_BOOTSTRAP=(\S+)/.exec(said)
+        if (found) resolve(found[1]!)
+      })
+      child.on('exit', () => reject(new Error('dfs bootstrap ended')))
+    })
   }
 
   /** Without waiting for anything first: the first seconds are the worst. */
@@ -339,6 +359,7 @@ class Pairs {
     this.#isOver = true
     await Promise.allSettled([...this.clients.values()].map((c) => c.close()))
     await Promise.allSettled(this.members.map((m) => m.close()))
+    this.#bootstrap?.kill('SIGKILL')
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * npm run test:stress: rounds of pairs.ts. Stops at the first that fails and keeps its stores.
  *
- *   --rounds N (20)  --seed S  --steps N of each lane (25)  --lanes N (5)  --devices 2|3  --calm: without cuts and stops
+ *   --rounds N (20)  --seed S  --steps N of each lane (25)  --lanes N (5)  --devices 2|3  --ways W  --calm: without cuts and stops
  */
 import { mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,7 +15,7 @@ import { MEMORY_BYTES } from './trio.js'
 const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '20' }, seed: { type: 'string' }, steps: { type: 'string', default: '25' }, lanes: { type: 'string', default: '5' },
-    devices: { type: 'string' }, calm: { type: 'boolean', default: false }, bound: { type: 'string', default: '20' },
+    devices: { type: 'string' }, ways: { type: 'string' }, calm: { type: 'boolean', default: false }, bound: { type: 'string', default: '20' },
   },
 })
 process.env.UV_THREADPOOL_SIZE ??= '32'
@@ -29,12 +29,13 @@ for (let i = 0; i < Number(values.rounds); i++) {
   const start = performance.now()
   const log = (text: string) => console.log(`${((performance.now() - start) / 1000).toFixed(1)} ${text}`)
   const devices = Number(values.devices ?? 2 + seed % 2)
+  const ways = values.ways ?? ['none', 'lan', 'dht,lan'][seed % 3]!
   try {
     const peaks = await playPairs(parent, {
-      seed, devices, steps: Number(values.steps), lanes: Number(values.lanes), chaos: !values.calm, boundMs: Number(values.bound) * 1000,
+      seed, devices, ways, steps: Number(values.steps), lanes: Number(values.lanes), chaos: !values.calm, boundMs: Number(values.bound) * 1000,
       ports: await Promise.all(Array.from({ length: devices }, freePort)), log,
     })
-    log(`seed ${seed}: ${devices} devices; at most ${peaks.map((p) => (p / 2 ** 20).toFixed(0)).join(', ')} MiB`)
+    log(`seed ${seed}: ${devices} devices, ${ways}; at most ${peaks.map((p) => (p / 2 ** 20).toFixed(0)).join(', ')} MiB`)
     if (peaks.some((p) => p > MEMORY_BYTES)) throw new Error('that is too much memory')
   } catch (e) {
     console.log(`failed; stores in ${parent}`)
