@@ -33,6 +33,7 @@ export class Filesystem implements Operations {
   #watcher: Watcher | null = null
   #unwatch = (): void => {}
   readonly #noAtime: boolean
+  readonly #waitMs: number | undefined
   /** What the kernel knows: lookups not yet forgotten. */
   readonly #held = new HeldInodes()
   readonly #handles = new Map<number, OpenFile>()
@@ -41,10 +42,11 @@ export class Filesystem implements Operations {
   readonly #reads = new PendingReads()
   readonly #holder = (ino: number) => this.#held.has(ino)
 
-  /** `noAtime`: reading leaves access times alone; else as relatime. */
-  constructor(drive: Drive, options: { noAtime?: boolean } = {}) {
+  /** `noAtime`: reading leaves access times alone; else as relatime. `timeout`: how long a read waits, seconds; else as the drive's. */
+  constructor(drive: Drive, options: { noAtime?: boolean; timeout?: number } = {}) {
     this.#drive = drive
     this.#noAtime = options.noAtime ?? false
+    this.#waitMs = options.timeout === undefined ? undefined : options.timeout * 1000
   }
 
   init(notifier: Notifier | undefined): void {
@@ -235,13 +237,13 @@ export class Filesystem implements Operations {
     const inode = tree.get(ino)
     if (!inode) return E.ENOENT
     if (!this.#noAtime) posix.accessed(inode)
-    const read = reader.start(inode, offset, size)
+    const read = reader.start(inode, offset, size, { waitMs: this.#waitMs })
     if (!(read instanceof Reading)) return read
     return this.#reads.wait({
       ino, offset, size, read, signal,
       again: (deadline) => {
         const now = tree.get(ino)
-        return now ? reader.start(now, offset, size, deadline) : []
+        return now ? reader.start(now, offset, size, { deadline }) : []
       },
     })
   }

@@ -1,5 +1,6 @@
 /** The -o options of a mount: one table, from which they are parsed and explained. */
 import { fail } from '../lib/errors.js'
+import { READ_DEADLINE_MS } from '../lib/limits.js'
 
 export interface MountOptions {
   /** Other users than the mounting one may enter. */
@@ -17,6 +18,8 @@ export interface MountOptions {
   flush: boolean
   /** A mount that is not root's shows the drive's creator as the mounting user (idmap.ts). */
   idMap: boolean
+  /** How long a read waits for content that is on other devices, seconds. */
+  timeout: number
   /** How long to look for the next request before sleeping, microseconds. */
   spin: number
 }
@@ -32,11 +35,11 @@ interface Option {
 const flag = (name: string, meaning: string, on: string, set: (o: MountOptions) => void): Option =>
   ({ name, meaning, default: on, apply: set })
 
-const number = (name: string, meaning: string, initial: number, most: number, set: (o: MountOptions, value: number) => void): Option => ({
+const number = (name: string, meaning: string, initial: number, [least, most]: [number, number], set: (o: MountOptions, value: number) => void): Option => ({
   name: `${name}=N`, meaning, default: String(initial),
   apply(options, value) {
-    if (value === undefined || !/^\d{1,9}$/.test(value) || Number(value) > most) {
-      throw fail('USAGE', `mount option ${name} wants a number from 0 to ${most}`)
+    if (value === undefined || !/^\d{1,9}$/.test(value) || Number(value) < least || Number(value) > most) {
+      throw fail('USAGE', `mount option ${name} wants a number from ${least} to ${most}`)
     }
     set(options, Number(value))
   },
@@ -44,6 +47,7 @@ const number = (name: string, meaning: string, initial: number, most: number, se
 
 const READAHEAD_KIB = 1024
 const SPIN_US = 50
+const TIMEOUT_S = READ_DEADLINE_MS / 1000
 
 /** In the order in which help shows them. */
 export const mountOptionTable: readonly Option[] = [
@@ -59,7 +63,7 @@ export const mountOptionTable: readonly Option[] = [
   flag('noexec', 'no programs may be run', 'exec', o => (o.noExec = true)),
   flag('noatime', 'reading leaves access times alone', 'relatime', o => (o.noAtime = true)),
   flag('writeback', 'the kernel gathers writes: fast small writes, but only when no other device writes to the drive', 'off', o => (o.writeback = true)),
-  number('readahead', 'how far the kernel reads ahead, KiB', READAHEAD_KIB, 1 << 20, (o, value) => (o.readahead = value)),
+  number('readahead', 'how far the kernel reads ahead, KiB', READAHEAD_KIB, [0, 1 << 20], (o, value) => (o.readahead = value)),
   flag('flush', 'close(2) waits until the content is in the store, and tells errors', 'off', o => (o.flush = true)),
   {
     name: 'idmap=on|off', meaning: "for others than root: the drive's creator and first group are shown as the mounting user's, and back", default: 'on',
@@ -68,14 +72,15 @@ export const mountOptionTable: readonly Option[] = [
       options.idMap = value === 'on'
     },
   },
-  number('spin', 'how long to look for the next request before sleeping, microseconds; 0 also lets processors halt between requests', SPIN_US, 10_000, (o, value) => (o.spin = value)),
+  number('timeout', 'how long a read waits for content that is on other devices, seconds; then it fails with EIO', TIMEOUT_S, [1, 86_400], (o, value) => (o.timeout = value)),
+  number('spin', 'how long to look for the next request before sleeping, microseconds; 0 also lets processors halt between requests', SPIN_US, [0, 10_000], (o, value) => (o.spin = value)),
 ]
 
 /** What holds without any option, for the user who mounts. */
 export function defaultMountOptions(uid = process.getuid?.() ?? 0): MountOptions {
   return {
     allowOther: uid === 0, suid: false, dev: false, readOnly: false, noExec: false, noAtime: false, writeback: false,
-    readahead: READAHEAD_KIB, flush: false, idMap: true, spin: SPIN_US,
+    readahead: READAHEAD_KIB, flush: false, idMap: true, timeout: TIMEOUT_S, spin: SPIN_US,
   }
 }
 

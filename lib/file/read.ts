@@ -67,8 +67,8 @@ export class ReadEngine {
     return read instanceof Reading ? read.done : read
   }
 
-  /** As `read`, for who may lose interest. `deadline`: of the read that this one replaces, since the file has changed. */
-  start(inode: Inode, off: number, size: number, deadline?: number): Buffer[] | Reading {
+  /** As `read`, for who may lose interest, or waits longer or shorter (`waitMs`). `deadline`: of the read that this one replaces, since the file has changed. */
+  start(inode: Inode, off: number, size: number, { deadline, waitMs = this.#host.deadlineMs }: { deadline?: number; waitMs?: number | undefined } = {}): Buffer[] | Reading {
     const end = Math.min(off + size, inode.size)
     if (off >= end) return []
     const file = this.#files.find(inode.ino)
@@ -101,7 +101,7 @@ export class ReadEngine {
     }
     const loads = this.#joined
     this.#joined = []
-    return new Reading(jobs, loads, holding!, deadline ?? performance.now() + this.#host.deadlineMs)
+    return new Reading(jobs, loads, holding!, deadline ?? performance.now() + waitMs)
   }
 
   /** Forgets plaintext (the chunk was found damaged, or dropped). */
