@@ -84,7 +84,7 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
 }
 
 /** What opening a store takes for granted: the root's incarnation, and one of this device, which writes nothing. */
-function prepareStorage(db: Database, device: Device): void {
+export function prepareStorage(db: Database, device: Pick<Device, 'incarnation' | 'publicKey'>): void {
   const insert = db.sql.prepare('INSERT INTO incarnation VALUES (?,?,?)')
   insert.run(0, Buffer.alloc(16), Buffer.alloc(32))
   insert.run(1, device.incarnation, device.publicKey)

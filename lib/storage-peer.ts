@@ -51,7 +51,7 @@ export async function openStore(storeDir: string, options: OpenOptions = {}): Pr
 }
 
 /** Learns a chunk's length from its verified bytes before it is kept. */
-class SealedArrivals extends Arrivals {
+export class SealedArrivals extends Arrivals {
   learn: (num: number, sealedBytes: number) => boolean = () => false
 
   override keep(num: number, sealed: Buffer): Promise<boolean> {

@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Assert } from 'brittle'
+import type { KeyKind } from '../../lib/keys/capability.js'
 import { certify } from '../../lib/keys/certificate.js'
 import { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice, type Device } from '../../lib/keys/device.js'
@@ -12,7 +13,7 @@ import { Writer } from '../../lib/log/codec.js'
 import { decodeHeader, encodeHeader, entryAad, entryHash, hashOf, type EntryHeader } from '../../lib/log/entry.js'
 import { encodeOp, type Op } from '../../lib/log/ops.js'
 import { writeHead } from '../../lib/log/snapshot-head.js'
-import { EntrySealer, SIGNATURE_BYTES, signEntry } from '../../lib/seal/entry.js'
+import { EntrySealer, OPS_OVERHEAD_BYTES, SIGNATURE_BYTES, signEntry } from '../../lib/seal/entry.js'
 import { SnapshotSealer } from '../../lib/seal/snapshot.js'
 import { metaOfFresh } from '../../lib/snapshot.js'
 import { writeHello } from '../../lib/swarm/hello.js'
@@ -25,8 +26,10 @@ import { decode, encode } from '../../lib/swarm/wire.js'
 const LIMIT_MS = 30_000
 
 export interface LiarOptions {
-  /** Default: as an honest device makes it. */
+  /** Default: as an honest device makes it, if its key can. */
   certificate?: (keys: DriveKeys, device: Device) => Buffer
+  /** What it says that it holds; default: the full key. */
+  kind?: KeyKind
   /** Answers a message itself; true: nothing else is to be done. */
   answer?: (m: Message, liar: Liar) => boolean
   /** Listens on this port instead of dialling. */
@@ -36,7 +39,7 @@ export interface LiarOptions {
 export class Liar {
   readonly keys: DriveKeys
   readonly device: Device = createDevice()
-  readonly certificate: Buffer
+  readonly certificate: Buffer | undefined
   readonly #net: Net
   readonly #answer: (m: Message, liar: Liar) => boolean
   link: Link | undefined
@@ -52,11 +55,11 @@ export class Liar {
   private constructor(key: string, to: string | undefined, readonly name: string, options: LiarOptions) {
     const keys = this.keys = DriveKeys.fromCapability(key)
     this.#answer = options.answer ?? (() => false)
-    this.certificate = options.certificate?.(keys, this.device) ?? certify(keys, { device: this.device.publicKey, role: 'full', name })
+    this.certificate = options.certificate?.(keys, this.device) ?? (keys.canWrite ? certify(keys, { device: this.device.publicKey, role: 'full', name }) : undefined)
     this.#net = new Net({
       device: this.device, driveId: keys.driveId, topic: keys.topic, proofKey: keys.proofKey, host: '127.0.0.1', dht: false, mdns: false,
       ...(options.port !== undefined && { port: options.port }), ...(to !== undefined && { peers: [to] }),
-      hello: () => writeHello({ kind: 'full', name, certificate: this.certificate }),
+      hello: () => writeHello({ kind: options.kind ?? 'full', name, certificate: this.certificate }),
     })
     this.#net.onLink = (link) => {
       this.link = link
@@ -112,7 +115,7 @@ export class Liar {
     if (Array.isArray(ops)) for (const op of ops) encodeOp(w, op, codec)
     const plain = Array.isArray(ops) ? w.take() : ops
     const incarnation = fields.incarnation ?? this.device.incarnation
-    const sealed = new EntrySealer(this.keys).sealOps(plain, entryAad(fields.drive ?? this.keys.driveId, incarnation, fields.seq ?? seq))
+    const sealed = this.keys.canRead ? new EntrySealer(this.keys).sealOps(plain, entryAad(fields.drive ?? this.keys.driveId, incarnation, fields.seq ?? seq)) : randomBytes(plain.length + OPS_OVERHEAD_BYTES)
     const header = encodeHeader({
       drive: this.keys.driveId, incarnation, seq, previous, clockMs: Date.now(), firstOp: 1, opCount: Array.isArray(ops) ? ops.length : 1,
       incarnations: [incarnation, ...table], context: [], chunks: [], opsHash: hashOf(sealed), ...fields,

@@ -6,92 +6,20 @@ import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, w
 import { join } from 'node:path'
 import type { DeviceStatus, PeerStatus } from '../../lib/api.js'
 import { Drive } from '../../lib/drive.js'
-import { finishJoin, prepareJoin } from '../../lib/join.js'
+import { prepareJoin } from '../../lib/join.js'
 import { certify } from '../../lib/keys/certificate.js'
+import { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice } from '../../lib/keys/device.js'
-import { decodeHeader, encodeHeader, type EntryHeader } from '../../lib/log/entry.js'
+import { decodeHeader, encodeHeader, entryHash, hashOf, type EntryHeader } from '../../lib/log/entry.js'
 import { chunkId, plainLength, sealedLength } from '../../lib/seal/chunk.js'
 import { SIGNATURE_BYTES, signEntry } from '../../lib/seal/entry.js'
-import { openStore, StoragePeer } from '../../lib/storage-peer.js'
+import { StoragePeer } from '../../lib/storage-peer.js'
 import { ELSEWHERE } from '../../lib/store/chunks.js'
-import { Swarm } from '../../lib/swarm/swarm.js'
 import { joinDrive, TestDevice, until } from '../helpers/devices.js'
 import { scratchDir } from '../helpers/scratch.js'
+import { first, joined, keepsAll, read, storing, write } from '../helpers/storing.js'
 
-const HOST = '127.0.0.1'
 const LONG = { timeout: 180_000 }
-const LOCAL = { host: HOST, dht: false, mdns: false }
-
-class Device<D extends Drive | StoragePeer = Drive> {
-  drive!: D
-  swarm!: Swarm
-  peers: string[]
-  readonly notices: string[] = []
-
-  constructor(t: Assert, readonly dir: string, peers: string[] = []) {
-    this.peers = peers
-    t.teardown(() => this.stop(), { force: true })
-  }
-
-  get address(): string { return `${HOST}:${this.swarm.net.port}` }
-
-  async start(): Promise<this> {
-    this.drive = await openStore(this.dir, { readDeadlineMs: 10_000 }) as D
-    this.swarm = new Swarm(this.drive, { ...LOCAL, peers: this.peers })
-    this.swarm.onNotice = (text) => this.notices.push(text)
-    await this.swarm.ready()
-    return this
-  }
-
-  /** May be called twice. */
-  async stop(): Promise<void> {
-    await this.swarm?.close()
-    await this.drive?.close()
-  }
-}
-
-async function first(t: Assert): Promise<Device> {
-  const dir = scratchDir(t)
-  await (await Drive.create(dir)).close()
-  return new Device(t, dir).start()
-}
-
-async function joined(t: Assert, other: Device): Promise<Device> {
-  const dir = scratchDir(t)
-  await prepareJoin(dir, await other.drive.key('full'))
-  await finishJoin(dir, { network: { ...LOCAL, peers: [other.address] } })
-  return new Device(t, dir, [other.address]).start()
-}
-
-async function storing(t: Assert, key: string, peers: string[]): Promise<Device<StoragePeer>> {
-  const dir = scratchDir(t)
-  t.is((await prepareJoin(dir, key)).kind, 'storage')
-  return new Device<StoragePeer>(t, dir, peers).start()
-}
-
-async function write(drive: Drive, path: string, content: Buffer): Promise<void> {
-  const f = await drive.open(path, 'w')
-  await f.write(0, content)
-  await f.sync()
-  await f.close()
-}
-
-async function read(drive: Drive, path: string): Promise<Buffer> {
-  const f = await drive.open(path)
-  try { return await f.read(0, (await f.stat()).size) } finally { await f.close() }
-}
-
-/** All that the one has of the other's log, and all chunks that it names. */
-async function keepsAll(s: Device<StoragePeer>, a: Device): Promise<void> {
-  // What is safe in the redo file is no entry yet.
-  a.drive.journal.commit()
-  await until('the storage peer has all', async () => {
-    const { log, journal } = a.drive
-    const inc = s.drive.log.find(log.incarnationId(journal.incarnation))
-    const status = await s.drive.status()
-    return inc > 0 && s.drive.log.head(inc).seq === log.head(journal.incarnation).seq && status.chunks.owed === 0 && status.chunks.here > 0
-  })
-}
 
 function filesOf(dir: string): string[] {
   return readdirSync(dir, { recursive: true }).map((name) => join(dir, name as string)).filter((path) => statSync(path).isFile())
@@ -210,6 +138,44 @@ test('a storage peer takes no entry that a device of the drive has not written',
   t.alike((await s.fsck()).problems, [])
 
   function flippedSealed(e: { signed: Buffer; sealed: Buffer }) { return { ...e, sealed: flipped(e.sealed, 50) } }
+})
+
+test('an entry is taken, and said to be here, only after all that it has seen', LONG, async (t) => {
+  const keys = DriveKeys.create()
+  const storeDir = scratchDir(t)
+  await prepareJoin(storeDir, keys.capability('storage'))
+  const s = await StoragePeer.open(storeDir)
+  t.teardown(() => s.close(), { force: true })
+  const logs = [createDevice(), createDevice()].map((device) => ({ device: device.publicKey, incarnation: device.incarnation, secret: device.secretKey, previous: Buffer.alloc(32) as Buffer, seq: 0 }))
+  for (const { device } of logs) s.members.add(certify(keys, { device, role: 'full', name: 'x' }))
+  const [a, b] = logs as [typeof logs[0] & object, typeof logs[0] & object]
+  const entry = (log: typeof a, seen: number) => {
+    const sealed = randomBytes(100)
+    const header = encodeHeader({
+      drive: keys.driveId, incarnation: log.incarnation, seq: ++log.seq, previous: log.previous, clockMs: 1, firstOp: log.seq, opCount: 1, chunks: [], opsHash: hashOf(sealed),
+      incarnations: seen > 0 ? [log.incarnation, (log === a ? b : a).incarnation] : [log.incarnation], context: seen > 0 ? [[1, seen]] : [],
+    })
+    const signed = Buffer.concat([header, signEntry(header, log.secret)])
+    log.previous = entryHash(signed)
+    return { signed, sealed }
+  }
+  const seqOf = (log: typeof a) => { const inc = s.log.find(log.incarnation); return inc < 0 ? 0 : s.log.head(inc).seq }
+  const ofB = [entry(b, 0), entry(b, 0), entry(b, 0)]
+  const ofA = [entry(a, 0), entry(a, 3), entry(a, 0)]
+  let isJudged = false
+  const verdict = s.inbox.deliver(a, 1, ofA)
+  void verdict.then(() => { isJudged = true })
+  t.alike(await s.inbox.deliver(b, 1, ofB.slice(0, 2)), { accepted: 2 })
+  await new Promise((resolve) => setImmediate(resolve))
+  t.is(seqOf(a), 1, 'the second has seen three of the other')
+  t.absent(isJudged)
+  t.alike(await s.inbox.deliver(b, 3, ofB.slice(2)), { accepted: 3 })
+  t.alike(await verdict, { accepted: 3 })
+  t.is(seqOf(a), 3)
+  // What it has seen does not come: it is not held up for ever.
+  t.alike(await s.inbox.deliver(a, 4, [entry(a, 9)]), { accepted: 3, then: 'later' })
+  t.is(seqOf(a), 3)
+  t.alike((await s.fsck()).problems, [])
 })
 
 async function other(t: Assert): Promise<Drive> {

@@ -5,6 +5,7 @@
 import test from 'brittle'
 import { run } from './devices/scenario.js'
 import type { SimDevice } from './devices/device.js'
+import type { SimKeeper } from './devices/keeper.js'
 
 const SEEDS = 200
 const TESTS = 4
@@ -71,6 +72,24 @@ const SABOTAGE: [what: string, how: (d: SimDevice) => void, notices: RegExp][] =
     merge.content = (op, id, chunkNumber, view) => (op.base === 0 || d.s.metadata.tree.get(op.ino)?.version === op.base ? content(op, id, chunkNumber, view) : 'ENOENT')
   }, /it is gone/],
 ]
+
+test('it is noticed: a storage peer that drops entries which its snapshot does not have', async (t) => {
+  t.timeout(120_000)
+  const sabotageKeeper = ({ live }: SimKeeper) => {
+    const { log } = live!.sealed
+    const truncate = log.truncate.bind(log)
+    log.truncate = (inc) => truncate(inc, 0)
+  }
+  for (let seed = 3; seed < 90; seed += 3) {
+    try {
+      await run(seed, { sabotageKeeper })
+    } catch (e) {
+      t.ok(/joined from sue alone|missed what the others have dropped/.test((e as Error).message), (e as Error).message.slice(0, 200))
+      return
+    }
+  }
+  t.fail('30 seeds found nothing')
+})
 
 for (const [what, how, notices] of SABOTAGE) {
   test(`it is noticed: ${what}`, async (t) => {

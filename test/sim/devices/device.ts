@@ -26,9 +26,22 @@ import { SimDatabase, SimDisk, SimStore } from './disk.js'
 import type { World } from './world.js'
 
 /** Sealed bytes of each log that are kept: little, so that logs are truncated. */
-const KEEP_LOG_BYTES = 4096
+export const KEEP_LOG_BYTES = 4096
 /** Plaintext bytes of each chunk. */
 export const CHUNK_BYTES = 400
+
+/** A device as others meet it. */
+export interface SimNode {
+  readonly name: string
+  readonly world: World
+  readonly disk: SimDisk
+  readonly publicKey: Buffer
+  readonly links: Map<string, SimLink>
+  /** It can be asked for the drive's metadata. */
+  readonly isMember: boolean
+  readonly live: { store: SimStore; timers: Timers } | undefined
+  hello(): Buffer
+}
 
 /** What the device is while it has power. */
 interface Session {
@@ -265,7 +278,7 @@ export class SimDevice {
   }
 
   #linkUp(peer: string): void {
-    const other = this.world.device(peer)
+    const other = this.world.node(peer)
     const link = new SimLink(this, other)
     this.links.set(peer, link)
     if (this.state.is === 'on') this.state.at.peers.up(link)
@@ -360,15 +373,15 @@ export class SimLink implements Link {
   readonly rttMs = 20
   readonly bytesIn = 0
   readonly bytesOut = 0
-  readonly #from: SimDevice
-  readonly #to: SimDevice
+  readonly #from: SimNode
+  readonly #to: SimNode
   #isClosed = false
   onMessage: (bytes: Buffer) => void | Promise<void> = () => {}
   onDrain: () => void = () => {}
   onFileError: (head: Buffer, error: Error) => void = () => {}
   onClose: (reason: string) => void = () => {}
 
-  constructor(from: SimDevice, to: SimDevice) {
+  constructor(from: SimNode, to: SimNode) {
     this.#from = from
     this.#to = to
     this.peer = to.publicKey

@@ -4,8 +4,10 @@
  */
 import { dump, findings } from './dump.js'
 import type { SimDevice } from './device.js'
+import { SimKeeper } from './keeper.js'
 import { Liar } from './liar.js'
 import { Programs } from './programs.js'
+import { seeded } from '../network.js'
 import { World } from './world.js'
 
 export interface Options {
@@ -13,6 +15,8 @@ export interface Options {
   isCrowded?: boolean
   /** Breaks a device once it is up: to see that it is noticed. */
   sabotage?: (d: SimDevice) => void
+  /** The same of a storage-only device. */
+  sabotageKeeper?: (k: SimKeeper) => void
 }
 export interface Result { seed: number; digest: string; events: number; counts: Record<string, number>; simulatedMs: number; synced: number }
 
@@ -26,6 +30,7 @@ export async function run(seed: number, options: Options = {}): Promise<Result> 
   world.isVerbose = options.isVerbose ?? false
   world.isCrowded = options.isCrowded ?? false
   world.onBoot = options.sabotage ?? (() => {})
+  world.onKeeperBoot = options.sabotageKeeper ?? (() => {})
   try {
     return await runIn(world)
   } finally {
@@ -88,13 +93,18 @@ async function runIn(world: World): Promise<Result> {
     if (world.chance(0.2)) world.fsync(d)
   }
   act()
+  // Of a chance of its own: runs without it are what they were.
+  const hasKeeper = world.seed % 3 === 0
+  if (hasKeeper) keep(world, phaseMs, () => isHealing)
   await world.run(phaseMs)
 
   // --- healing
   isHealing = true
+  if (hasKeeper && world.seed % 2 === 0) await disaster(world)
   while (world.devices.length < count) join(world.devices.length)
   world.net.heal()
   for (const d of world.devices) if (!d.isOn) d.boot()
+  for (const k of world.keepers) if (!k.live) k.boot()
   let nextLookMs = 0
   const isEqual = () => {
     if (world.net.nowMs < nextLookMs) return false
@@ -105,13 +115,14 @@ async function runIn(world: World): Promise<Result> {
   await world.run(world.net.nowMs + STATE_MS)
   if (!await world.run(world.net.nowMs + HEAL_MS, isEqual)) world.violated(`after the statements: ${unsettled(world)}`)
   check(world)
+  for (const k of world.keepers) await restore(world, k)
   reconnect()
   return { seed: world.seed, digest: world.digest(), events: world.events, counts: world.counts, simulatedMs: world.net.nowMs, synced: world.syncedWrites }
 }
 
 /** Some devices can not reach some others, or a link drops. */
 function cut(world: World): void {
-  const names = world.devices.map((d) => d.name)
+  const names = [...world.devices, ...world.keepers].map((d) => d.name)
   if (world.chance(0.4)) return world.net.heal()
   if (world.chance(0.3) && names.length > 1) return world.net.disconnect(world.pick(names), world.pick(names))
   const left = names.filter(() => world.chance(0.5))
@@ -125,8 +136,8 @@ function jump(world: World): number {
   return world.pick([0, small, small, hours, years])
 }
 
-function heads(d: SimDevice): string {
-  const { log } = d.s.metadata
+function heads(d: SimDevice | SimKeeper): string {
+  const { log } = d instanceof SimKeeper ? d.live!.sealed : d.s.metadata
   return [...log.heads()].map(([inc, seq]) => `${log.incarnationId(inc).toString('hex').slice(0, 8)}:${seq}`).filter((h) => !h.endsWith(':0')).sort().join(' ')
 }
 
@@ -141,20 +152,93 @@ function hasSettled(world: World): boolean {
   const [first, ...others] = world.honest
   const all = heads(first!)
   return others.every((d) => heads(d) === all) && world.honest.every((d) => missing(d) === 0)
+    && world.keepers.every((k) => heads(k) === all && unkept(k, first!) === 0)
 }
 
 function unsettled(world: World): string {
   return world.honest.map((d) => (d.live ? `${d.name} has ${heads(d)} and lacks ${missing(d)} chunks` : `${d.name} is ${d.state.is}`)).join('; ')
 }
 
+// --- a storage-only device ---
+
+/** It comes at some time, and is cut off from power and put back to backups like others. */
+function keep(world: World, phaseMs: number, isOver: () => boolean): void {
+  const random = seeded(world.seed ^ 0x5709)
+  const below = (n: number) => Math.floor(random() * n)
+  const keeper = new SimKeeper(world, 'sue')
+  let backup: ReturnType<SimKeeper['disk']['copy']> | undefined
+  const act = () => {
+    if (isOver()) return
+    world.net.after(200 + below(2000), act)
+    if (!keeper.live) {
+      if (backup && below(3) === 0) keeper.restore(backup)
+      keeper.boot()
+    } else if (below(10) === 0) keeper.crash(random())
+    else if (below(5) === 0) backup = keeper.disk.copy()
+  }
+  world.net.after(below(phaseMs), () => {
+    if (isOver()) return
+    world.keepers.push(keeper)
+    act()
+  })
+}
+
+/** Chunks that a device's tree has, and the keeper has not. */
+function unkept(k: SimKeeper, d: SimDevice): number {
+  const { sql } = d.s.db
+  const here = new Set((k.live!.db.sql.prepare('SELECT hex(id) AS id FROM chunk WHERE seg >= 0').all() as { id: string }[]).map((c) => c.id))
+  const live = sql.prepare('SELECT DISTINCT hex(c.id) AS id, c.h FROM chunk c JOIN extent e ON e.chunk = c.num').all() as { id: string; h: Buffer }[]
+  return live.filter((c) => !here.has(c.id) && !d.world.isExcused(c.h.toString('hex'))).length
+}
+
+/** A new device that reaches the storage peer and nobody else. */
+async function joinAlone(world: World, k: SimKeeper, name: string): Promise<SimDevice> {
+  world.net.heal()
+  world.net.partition([[k.name, name], [...world.devices, ...world.keepers.filter((o) => o !== k)].map((d) => d.name)])
+  const { log } = k.live!.sealed
+  const had = [...log.heads()].map(([inc, seq]) => ({ id: log.incarnationId(inc), seq }))
+  const d = world.add(name)
+  d.boot()
+  const hasAll = () => {
+    if (!d.live) return false
+    const { log: has } = d.live.metadata
+    return had.every(({ id, seq }) => has.find(id) >= 0 && has.head(has.find(id)).seq >= seq)
+  }
+  if (!await world.run(world.net.nowMs + 120_000, hasAll)) world.violated(`${d.name}, which joined from ${k.name} alone, ${d.live ? `has ${heads(d)}` : `is ${d.state.is}`}, of ${heads(k)}`)
+  return d
+}
+
+/** All others are out of reach for ever, as far as one can tell: what it has acknowledged is there, and can be applied. */
+async function disaster(world: World): Promise<void> {
+  const [keeper] = world.keepers
+  if (!keeper?.live?.sealed.head) return
+  world.count('disaster')
+  // What the others go on to drop meanwhile it may lack.
+  ;(await joinAlone(world, keeper, 'fay')).wasRestored = true
+}
+
+/** With what the storage peer has, a new device is like the others, and a member like them. */
+async function restore(world: World, keeper: SimKeeper): Promise<void> {
+  if (!keeper.live!.sealed.head) world.violated(`${keeper.name} has no snapshot`)
+  const [first] = world.honest as [SimDevice]
+  const d = await joinAlone(world, keeper, 'gus')
+  world.count('restored from a keeper')
+  if (!await world.run(world.net.nowMs + 120_000, () => missing(d) === 0)) world.violated(`${d.name} lacks ${missing(d)} chunks`)
+  compare(world, first, d)
+  const found = findings(d)
+  if (found.length > 0) world.violated(`the tree of ${d.name} is not sound: ${found.slice(0, 3).join('; ')}`)
+  if (!await world.run(world.net.nowMs + 60_000, () => heads(keeper) === heads(d))) world.violated(`${keeper.name} has not taken what ${d.name} wrote: ${heads(keeper)}, ${heads(d)}`)
+}
+
+function compare(world: World, a: SimDevice, b: SimDevice): void {
+  const [one, two] = [dump(a), dump(b)]
+  const [here, there] = [one.filter((l) => !two.includes(l)), two.filter((l) => !one.includes(l))]
+  if (here.length + there.length > 0) world.violated(`${a.name} and ${b.name} have different trees\n  ${a.name}: ${here.slice(0, 4).join('\n        ')}\n  ${b.name}: ${there.slice(0, 4).join('\n        ')}`)
+}
+
 function check(world: World): void {
   const [first, ...others] = world.honest as [SimDevice, ...SimDevice[]]
-  const one = dump(first)
-  for (const d of others) {
-    const two = dump(d)
-    const [a, b] = [one.filter((l) => !two.includes(l)), two.filter((l) => !one.includes(l))]
-    if (a.length + b.length > 0) world.violated(`${first.name} and ${d.name} have different trees\n  ${first.name}: ${a.slice(0, 4).join('\n        ')}\n  ${d.name}: ${b.slice(0, 4).join('\n        ')}`)
-  }
+  for (const d of others) compare(world, first, d)
   for (const d of world.honest) {
     const found = findings(d)
     if (found.length > 0) world.violated(`the tree of ${d.name} is not sound: ${found.slice(0, 3).join('; ')}`)

@@ -12,7 +12,8 @@ import type { Outcome } from '../../../lib/tree/tree.js'
 import type { Message } from '../../../lib/swarm/messages.js'
 import { decode } from '../../../lib/swarm/wire.js'
 import { SimNetwork, seeded } from '../network.js'
-import { SimDevice } from './device.js'
+import { SimDevice, type SimNode } from './device.js'
+import type { SimKeeper } from './keeper.js'
 import type { Liar } from './liar.js'
 
 const DAY_MS = 86_400_000
@@ -34,6 +35,8 @@ export class World {
   readonly net: SimNetwork
   readonly keys = DriveKeys.fromRoot(Buffer.alloc(32, 7))
   readonly devices: SimDevice[] = []
+  /** Storage-only devices. */
+  readonly keepers: SimKeeper[] = []
   readonly random: () => number
   /** Devices whose messages are changed on the way out; not looked at afterwards. */
   readonly liars = new Map<SimDevice, Liar>()
@@ -42,6 +45,7 @@ export class World {
   isCrowded = false
   /** Called when a device is up and holds the drive. */
   onBoot: (d: SimDevice) => void = () => {}
+  onKeeperBoot: (k: SimKeeper) => void = () => {}
   events = 0
   counts: Record<string, number> = {}
   #warpMs = 0
@@ -113,7 +117,7 @@ export class World {
     return device
   }
 
-  device(name: string): SimDevice { return this.devices.find((d) => d.name === name)! }
+  node(name: string): SimNode { return [...this.devices, ...this.keepers].find((d) => d.name === name)! }
 
   get honest(): SimDevice[] { return this.devices.filter((d) => !this.liars.has(d)) }
 
@@ -140,25 +144,27 @@ export class World {
   }
 
   /** Something failed that never should. */
-  broken(d: SimDevice, e: Error): void {
+  broken(d: SimNode, e: Error): void {
     this.#failure ??= new Violation(`seed ${this.seed}, ${Math.round(this.net.nowMs)} ms, ${d.name}: ${e.stack ?? e.message}`)
   }
 
-  noticed(d: SimDevice, text: string): void {
+  noticed(d: SimNode, text: string): void {
     this.trace(`${d.name} notices: ${text}`)
     if (text.includes('new incarnation')) {
       this.count('renewed')
-      d.isRestored = false
+      if (d instanceof SimDevice) d.isRestored = false
     }
     if ([...this.liars.keys()].some((o) => text.includes(`the peer ${o.name} `))) this.count('liar caught')
-    const isOfHonest = this.honest.some((o) => text.includes(`the peer ${o.name} `)) && !this.liars.has(d)
+    const isOfHonest = [...this.honest, ...this.keepers].some((o) => text.includes(`the peer ${o.name} `)) && !this.isLiar(d)
     if (isOfHonest) this.#fail(`${d.name} takes an honest device for a liar: ${text}`)
   }
 
-  send(from: SimDevice, to: SimDevice, bytes: Buffer, priority: 'now' | 'bulk'): void {
+  isLiar(d: SimNode): boolean { return this.liars.has(d as SimDevice) }
+
+  send(from: SimNode, to: SimNode, bytes: Buffer, priority: 'now' | 'bulk'): void {
     const m = decode(bytes)
-    if (!this.liars.has(from)) this.#checkSent(from, m)
-    const sent = this.liars.get(from)?.tamper(m, bytes) ?? [bytes]
+    if (!this.isLiar(from)) this.#checkSent(from, m)
+    const sent = this.liars.get(from as SimDevice)?.tamper(m, bytes) ?? [bytes]
     for (const b of sent) {
       this.trace(`${from.name} -> ${to.name} ${m.type} ${b.length}`)
       this.net.send(from.name, to.name, b, priority)
@@ -167,7 +173,7 @@ export class World {
   }
 
   /** What leaves a device is durable there. */
-  #checkSent(from: SimDevice, m: Message): void {
+  #checkSent(from: SimNode, m: Message): void {
     const check = (incarnation: Buffer, seq: number) => {
       const durable = from.disk.image?.heads.get(incarnation.toString('hex').toUpperCase()) ?? 0
       if (seq > durable) this.#fail(`${from.name} says that it has entry ${seq} of a log of which ${durable} are durable`)
@@ -238,6 +244,7 @@ export class World {
 
   close(): void {
     for (const d of this.devices) if (d.state.is !== 'off') d.state.at.db.close()
+    for (const k of this.keepers) k.live?.db.close()
   }
 
   // --- what must be true at the end ---------------------------------------
