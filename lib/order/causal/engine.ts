@@ -152,6 +152,7 @@ export class CausalEngine implements OrderEngine {
     this.#waiting = []
     for (let i = this.#batch.length - 1; i >= 0; i--) undo(this.#host.tree.rows, this.#batch[i]!)
     this.#batch = []
+    this.#batchOps = []
   }
 
   /** Ends `hold`; `again` gives what an op is to be now, and is called for each in the order in which they came. */
