@@ -53,7 +53,8 @@ export interface Names {
 export class Footprints {
   readonly #whole = new Map<number, PlacedEntry>()
   readonly #within = new Map<number, PlacedEntry>()
-  readonly #names = new Map<string, PlacedEntry>()
+  /** By 48 bits of their key: should two names share them, they count as one. */
+  readonly #names = new Map<number, PlacedEntry>()
   /** Entries that changed names of a directory, in order. */
   readonly #lists = new Map<number, PlacedEntry[]>()
   #listed = 0
@@ -103,14 +104,14 @@ export class Footprints {
   }
 
   isClear(e: PlacedEntry, of: 'whole' | 'within', ino: number): boolean { return isClear(e, (of === 'whole' ? this.#whole : this.#within).get(ino)) }
-  isNameClear(e: PlacedEntry, key: Buffer): boolean { return isClear(e, this.#names.get(key.toString('latin1'))) }
+  isNameClear(e: PlacedEntry, key: Buffer): boolean { return isClear(e, this.#names.get(key.readUIntLE(0, 6))) }
 
   /** `tailEnd`: the last entry of the tail. */
   note(e: PlacedEntry, ops: readonly Op[], records: readonly UndoRecord[], tailEnd: PlacedEntry): void {
     const v: Visitor = {
       inode: (ino) => note(this.#whole, e, ino),
       within: (dir) => note(this.#within, e, dir),
-      name: (key) => note(this.#names, e, key.toString('latin1')),
+      name: (key) => note(this.#names, e, key.readUIntLE(0, 6)),
     }
     for (let i = 0; i < ops.length; i++) {
       visit(ops[i]!, records[i]!, this.#tree, v)
