@@ -63,6 +63,11 @@ export function runCourse(seed: number, c: Course): void {
       p.step(d)
       if (p.below(4) === 0) d.commit()
       if (p.below(6) === 0) d.pull(p.pick(devices.filter((o) => o !== d)), 1 + p.below(3))
+      if (c.crowded && i % 60 === 59) {
+        // A restart: records are those of the tables.
+        d.commit()
+        d.engine.reload()
+      }
       if (c.settles && p.below(20) === 0) {
         d.commit(true)
         d.engine.settle(devices.map((o) => [o.inc]))
