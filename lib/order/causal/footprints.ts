@@ -187,11 +187,11 @@ function firstAfter(list: readonly PlacedEntry[], e: PlacedEntry): number {
   return lo
 }
 
-/** The inodes that an op is about; 0 stands for none. */
+/** The inodes that an op is about. */
 function subjectsOf(op: Op): number[] {
   switch (op.type) {
     case 'create': case 'link': case 'unlink': case 'setattr': case 'content': case 'xattr': return [op.ino]
-    case 'rename': return [op.ino, op.over]
+    case 'rename': return op.over === 0 ? [op.ino] : [op.ino, op.over]
     case 'author': return []
   }
 }
