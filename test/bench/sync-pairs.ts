@@ -31,18 +31,21 @@ export class DfsNode {
   readonly dir: string
   readonly store: string
   readonly #env: NodeJS.ProcessEnv
+  readonly #command: string[]
   #client: Client | undefined
   pid = 0
 
-  constructor(readonly scratch: string, name: string, readonly port: number, env: NodeJS.ProcessEnv = {}) {
+  /** `prefix`: what its commands are started with. */
+  constructor(readonly scratch: string, name: string, readonly port: number, env: NodeJS.ProcessEnv = {}, prefix: readonly string[] = []) {
     this.dir = join(scratch, `${name}-mnt`)
     this.store = join(scratch, `${name}-store`)
     mkdirSync(this.dir)
     this.#env = { DFS_DISCOVERY: 'none', NODE_ID: name, NODE_PORT: String(port), ...env }
+    this.#command = [...prefix, process.execPath, DFS, '--store', this.store]
   }
 
   dfs(...args: string[]): Promise<string> {
-    return must(process.execPath, [DFS, '--store', this.store, ...args], { env: { ...process.env, ...this.#env } })
+    return must(this.#command[0]!, [...this.#command.slice(1), ...args], { env: { ...process.env, ...this.#env } })
   }
 
   async mount(...args: string[]): Promise<void> {
@@ -58,7 +61,7 @@ export class DfsNode {
   async unmount(): Promise<void> {
     await this.#client?.close()
     this.#client = undefined
-    await run(process.execPath, [DFS, '--store', this.store, 'unmount', this.dir], { env: { ...process.env, ...this.#env } })
+    await run(this.#command[0]!, [...this.#command.slice(1), 'unmount', this.dir], { env: { ...process.env, ...this.#env } })
   }
 
   async close(): Promise<void> {
@@ -93,14 +96,19 @@ export async function dfsPair(parent: string, options: { joinArgs?: string[]; en
   const [portA, portB] = [await freePort(), await freePort()]
   const a = new DfsNode(scratch, 'a', portA, options.env)
   const b = new DfsNode(scratch, 'b', portB, options.env)
+  return dfsNodes(a, b, ['--peer', `127.0.0.1:${portA}`, ...(options.joinArgs ?? [])], async () => rmSync(scratch, { recursive: true, force: true }))
+}
+
+/** Starts both, the second joins. `clear` is called in the end, also if that fails. */
+export async function dfsNodes(a: DfsNode, b: DfsNode, joinArgs: string[], clear: () => Promise<void>): Promise<Pair & { nodes: [DfsNode, DfsNode] }> {
   const close = async () => {
     await Promise.allSettled([b.close(), a.close()])
-    rmSync(scratch, { recursive: true, force: true })
+    await clear()
   }
   try {
     await a.mount()
     const key = (await a.dfs('key')).trim().split('\n').find((l) => l.includes('dfs1-'))!.trim()
-    await b.dfs('join', key, '--peer', `127.0.0.1:${portA}`, ...(options.joinArgs ?? []))
+    await b.dfs('join', key, ...joinArgs)
     await b.mount()
   } catch (e) {
     await close()

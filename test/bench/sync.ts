@@ -11,11 +11,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { compile, hasProgram, must, sleep } from '../helpers/run.js'
+import { CpuMeter } from './cpu.js'
+import { bareRate, hyperswarmPair } from './hyperswarm.js'
 import { writeSourceTar } from './source-tree.js'
 import { countFiles, dfsPair, DfsNode, freePort, sizeOf, syncthingPair, until, type Pair } from './sync-pairs.js'
 
 const MIB = 1024 * 1024
-const CASES = ['latency', 'untar', 'big', 'move', 'remote', 'busy', 'join'] as const
+const CASES = ['latency', 'untar', 'big', 'hyperswarm', 'move', 'remote', 'busy', 'join'] as const
 type Case = (typeof CASES)[number]
 const HELP = `npm run bench:sync -- [OPTION...]
   --rounds N      of each case (3); medians are printed
@@ -102,6 +104,28 @@ async function big(pair: Pair, n: number): Promise<number> {
   if (sha(join(pair.a, name)) !== sha(join(pair.b, name))) throw new Error('the file differs')
   rmSync(join(pair.a, name))
   return bigBytes / MIB / s
+}
+
+/** The big file over hyperswarm alone, beside a bare stream of it, in turns. */
+async function hyperswarm(scratch: string): Promise<void> {
+  const file = join(scratch, 'bare')
+  writeBig(file, bigBytes)
+  const pair = await hyperswarmPair(values.dir)
+  try {
+    const ratios: number[] = []
+    for (let n = 0; n < rounds; n++) {
+      const { mibPerS, cpuS } = await bareRate(file, bigBytes)
+      report(`${bigBytes / MIB} MiB over hyperswarm`, 'bare', `${mibPerS.toFixed(0)} MiB/s; processor time ${cpuS.toFixed(1)} s`)
+      const meters = pair.nodes.map(({ pid }) => new CpuMeter(pid))
+      ratios.push(await big(pair, n) / mibPerS)
+      report('processor time of A and B', pair.name, meters.join(', '))
+      report('of a bare stream', 'ratio', ratios.at(-1)!.toFixed(2))
+    }
+    report('over hyperswarm, median', 'ratio', `${median(ratios).toFixed(2)} x bare stream`)
+  } finally {
+    await pair.close()
+    rmSync(file, { force: true })
+  }
 }
 
 async function move(pair: Pair, n: number): Promise<void> {
@@ -225,6 +249,7 @@ async function main(): Promise<void> {
     if (ours && theirs) report('big file, medians', 'ratio', `${(median(ours) / median(theirs)).toFixed(2)} x syncthing`)
     for (const pair of pairs) report('peak RSS', pair.name, pair.peaks().map((p) => `${Math.round(p / MIB)} MiB`).join(', '))
     await Promise.all(pairs.splice(0).map((p) => p.close()))
+    if (cases.includes('hyperswarm')) await hyperswarm(scratch)
     for (let n = 0; n < rounds; n++) {
       if (cases.includes('remote')) await remote(n)
       if (cases.includes('busy')) await busy(load)
