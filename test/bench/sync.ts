@@ -19,6 +19,10 @@ import { countFiles, dfsPair, DfsNode, freePort, sizeOf, syncthingPair, until, t
 const MIB = 1024 * 1024
 const CASES = ['latency', 'untar', 'big', 'hyperswarm', 'move', 'remote', 'busy', 'join'] as const
 type Case = (typeof CASES)[number]
+/** The transfer alone is measured for so long. */
+const FREE_MS = 5000
+/** Read from at random meanwhile. */
+const NEAR_BYTES = 256 * MIB
 const HELP = `npm run bench:sync -- [OPTION...]
   --rounds N      of each case (3); medians are printed
   --cases A,B     only these: ${CASES.join(' ')}
@@ -163,33 +167,66 @@ async function remote(n: number): Promise<void> {
   void n
 }
 
-/** Rates of a program on A's mount, alone and while B fetches. */
+/** The kernel keeps no page of it. */
+const forget = (path: string) => must('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none'])
+
+/**
+ * Rates of a program on A's mount, alone and while B fetches from A all the time; and the rate of that, alone and meanwhile, by
+ * the bytes that came to B: what a cache of B had does not count.
+ */
 async function busy(load: string): Promise<void> {
   const pair = await dfsPair(values.dir, { joinArgs: ['--cache', '256M'] })
   try {
-    writeBig(join(pair.a, 'random'), 256 * MIB)
-    const rate = async (what: string[], count: number) => {
-      const start = performance.now()
-      await must(load, what)
-      return count / ((performance.now() - start) / 1000)
-    }
-    const both = async (tag: string) => {
-      mkdirSync(join(pair.a, tag))
-      return [await rate(['create', join(pair.a, tag), '5000', '4096', '7'], 5000), await rate(['random-read', join(pair.a, 'random'), '10000', '4096', '9'], 10_000)] as const
-    }
+    const [nodeA, nodeB] = pair.nodes
+    const far = join(pair.b, 'big')
+    const near = join(pair.a, 'near')
+    mkdirSync(near)
+    writeBig(join(near, 'big'), NEAR_BYTES)
     writeBig(join(pair.a, 'big'), bigBytes)
-    await both('warm')
-    const alone = await both('alone')
-    const read = async () => {
-      const start = performance.now()
-      await must('dd', [`if=${join(pair.b, 'big')}`, 'of=/dev/null', 'bs=1M', 'status=none'])
-      return bigBytes / MIB / ((performance.now() - start) / 1000)
+    const rates = async (tag: string) => {
+      mkdirSync(join(pair.a, tag))
+      const rate = async (what: string[], count: number) => {
+        const start = performance.now()
+        await must(load, what)
+        return count / ((performance.now() - start) / 1000)
+      }
+      const created = await rate(['create', join(pair.a, tag), '10000', '4096', '7'], 10_000)
+      // What the kernel has of it is no work for the daemon.
+      await forget(join(near, 'big'))
+      return [created, await rate(['random-read', near, '10000', String(NEAR_BYTES), '9'], 10_000)] as const
     }
-    const free = await read()
-    const reading = read()
-    const under = await both('under')
-    const transfer = await reading
-    report('A at work while B reads from it', 'dfs', `create ${(under[0] / alone[0]).toFixed(2)} of ${alone[0].toFixed(0)}/s, random 4K read ${(under[1] / alone[1]).toFixed(2)} of ${alone[1].toFixed(0)}/s; transfer ${(transfer / free).toFixed(2)} of ${free.toFixed(0)} MiB/s`)
+    await until(() => sizeOf(far) === bigBytes, 60_000, 50)
+    await rates('warm')
+    const alone = await rates('alone')
+
+    let isOver = false
+    const fetching = (async () => {
+      while (!isOver) {
+        await forget(far)
+        const child = spawn('dd', [`if=${far}`, 'of=/dev/null', 'bs=1M', 'status=none'])
+        const end = setInterval(() => { if (isOver) child.kill() }, 50)
+        await new Promise((done) => child.once('close', done))
+        clearInterval(end)
+      }
+    })()
+    const came = async () => (await nodeB.status()).peers.reduce((sum, p) => sum + p.bytesIn, 0)
+    /** MiB/s that came to B meanwhile, and what it is about. */
+    const transferDuring = async <T>(what: () => Promise<T>) => {
+      const [before, start] = [await came(), performance.now()]
+      const result = await what()
+      return { result, mibPerS: (await came() - before) / MIB / ((performance.now() - start) / 1000) }
+    }
+    try {
+      await sleep(1000)
+      const free = await transferDuring(() => sleep(FREE_MS))
+      const meters = [new CpuMeter(nodeA.pid), new CpuMeter(nodeB.pid)]
+      const under = await transferDuring(() => rates('under'))
+      report('A at work while B reads from it', 'dfs', `create ${(under.result[0] / alone[0]).toFixed(2)} of ${alone[0].toFixed(0)}/s, random 4K read ${(under.result[1] / alone[1]).toFixed(2)} of ${alone[1].toFixed(0)}/s; transfer ${(under.mibPerS / free.mibPerS).toFixed(2)} of ${free.mibPerS.toFixed(0)} MiB/s`)
+      report('processor time of A and B meanwhile', 'dfs', meters.join(', '))
+    } finally {
+      isOver = true
+      await fetching
+    }
   } finally {
     await pair.close()
   }
