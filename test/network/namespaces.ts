@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { closeMembers, removeAll } from '../helpers/member.js'
 import { closeNetworks } from '../helpers/namespaces.js'
-import { CASES, playRebinding, playRelayed, playRoutes, playStaying } from './staying.js'
+import { CASES, playLinkLocal, playRebinding, playRelayed, playRoutes, playStaying } from './staying.js'
 import { playTrio } from './trio.js'
 
 const given = (name: string, standard: number) => {
@@ -24,6 +24,7 @@ const log = (text: string) => console.log(`  ${text}`)
 try {
   await playStaying(join(parent, 'staying'), Object.keys(CASES), log)
   await playRoutes(join(parent, 'routes'), log)
+  await playLinkLocal(join(parent, 'link-local'), log)
   await playRelayed(join(parent, 'relayed'), log)
   await playRebinding(join(parent, 'rebinding'), log, 3)
 } catch (e) {

@@ -3,7 +3,7 @@ import test from 'brittle'
 import { closeMembers } from '../helpers/member.js'
 import { closeNetworks } from '../helpers/namespaces.js'
 import { scratchDir } from '../helpers/scratch.js'
-import { playRebinding, playRelayed, playStaying } from './staying.js'
+import { playLinkLocal, playRebinding, playRelayed, playStaying } from './staying.js'
 
 const LONG = { timeout: 200_000 }
 
@@ -21,5 +21,10 @@ test('a router with NAT forgets which port was whose: the link over hyperswarm c
 
 test('two behind routers that defeat hole punching are linked through a third device of the drive', LONG, async (t) => {
   await playRelayed(scratchDir(t), (text) => t.comment(text))
+  t.pass()
+})
+
+test('devices without any address but link-local ones find each other by multicast', LONG, async (t) => {
+  await playLinkLocal(scratchDir(t), (text) => t.comment(text))
   t.pass()
 })

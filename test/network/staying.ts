@@ -41,6 +41,18 @@ export class Household {
     })
   }
 
+  /** On one network without IPv4, found by multicast. */
+  static async linkLocal(parent: string, names: readonly string[], log: Log): Promise<Household> {
+    const home = new Household(await Lan.make(), parent, log)
+    return home.#closedIfFails(async () => {
+      for (const name of names) {
+        await home.#add(name, await home.lan.host(name), { DFS_DISCOVERY: 'lan' })
+        await home.lan.ip(name, '-4', 'address', 'flush', 'dev', 'eth0')
+      }
+      await home.#join([])
+    })
+  }
+
   /** A private DHT, and `open` hosts on its network; those of `natted` behind a NAT each, so that only hyperswarm leads to them. */
   static async natted(parent: string, open: readonly string[], natted: Record<string, 'cone' | 'symmetric'>, log: Log): Promise<Household & { rebind(name: string): void }> {
     const home = new Household(await Lan.make(), parent, log)
@@ -304,6 +316,23 @@ export async function playRebinding(parent: string, log: Log, rounds = 1): Promi
       await home.same()
       home.say(`b's router has forgotten it: all is there after ${((performance.now() - from) / 1000).toFixed(1)} s`)
     }
+  } finally {
+    await home.close()
+  }
+}
+
+/** By multicast over IPv6: no IPv4 address, no IPv6 address but the link-local ones that each interface has by itself. */
+export async function playLinkLocal(parent: string, log: Log): Promise<void> {
+  const home = await Household.linkLocal(parent, ['a', 'b', 'c'], log)
+  try {
+    home.say(`found by IPv6 multicast, linked after ${(await home.linked()).toFixed(1)} s`)
+    for (const { name, via, address } of (await home.member('a').status()).peers) if (via !== 'lan' || !address.startsWith('[fe80:')) throw new Error(`a has ${name} by ${via} at ${address}`)
+    await home.write('a', 'b', 'c')
+    await home.same()
+    await home.oneConnectionEach()
+    await home.member('b').unmount()
+    await home.member('b').mount()
+    home.say(`b was restarted: linked after ${(await home.linked()).toFixed(1)} s`)
   } finally {
     await home.close()
   }

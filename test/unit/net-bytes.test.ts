@@ -151,6 +151,7 @@ test('multicast answers are for members, and no bytes do harm', (t) => {
 test('addresses', async (t) => {
   t.alike(parseAddress('10.0.0.1:80'), { host: '10.0.0.1', port: 80 })
   t.alike(parseAddress('[fe80::1%eth0]:80'), { host: 'fe80::1%eth0', port: 80 })
+  t.alike(parseAddress('[fe80::1%br-lan.5]:80'), { host: 'fe80::1%br-lan.5', port: 80 })
   t.alike(parseAddress('a.example:65535'), { host: 'a.example', port: 65535 })
   for (const text of ['', 'x', 'x:', ':80', 'x:0', 'x:65536', 'fe80::1:80', 'x y:80', '[x:80', 'http://x:80']) await t.exception(() => parseAddress(text), /HOST:PORT/)
   t.is(formatAddress({ host: '::1', port: 1 }), '[::1]:1')

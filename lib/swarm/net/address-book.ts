@@ -74,6 +74,7 @@ export class AddressBook {
   }
 }
 
-function recordOf({ peer, remote }: Conn, { port, hosts }: Linked): AddressRecord {
-  return { device: peer, port, hosts: [...new Set([...hosts, remote.host])] }
+function recordOf({ peer, remote: { host } }: Conn, { port, hosts }: Linked): AddressRecord {
+  // With the name of an interface it means something here alone.
+  return { device: peer, port, hosts: host.includes('%') ? hosts : [...new Set([...hosts, host])] }
 }

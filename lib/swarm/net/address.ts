@@ -9,7 +9,7 @@ export interface Address { host: string; port: number }
 
 /** USAGE if it is not HOST:PORT with a port of 1..65535. */
 export function parseAddress(text: string): Address {
-  const match = /^(?:\[([0-9a-fA-F:.%\w]+)\]|([^:[\]\s/]+)):(\d{1,5})$/.exec(text.trim())
+  const match = /^(?:\[([0-9a-fA-F:.]+(?:%[\w.@-]+)?)\]|([^:[\]\s/]+)):(\d{1,5})$/.exec(text.trim())
   const port = Number(match?.[3])
   if (!match || port < 1 || port > 65535) throw fail('USAGE', `'${text}' is not an address; write HOST:PORT, with an IPv6 address in brackets`)
   return { host: match[1] ?? match[2]!, port }

@@ -1,8 +1,9 @@
 /**
  * Devices on the local network find each other by multicast DNS: each asks at
- * the start and then ever more seldom, and answers who asks.
+ * the start and then ever more seldom, and answers who asks. Over IPv4, and over
+ * IPv6 by link-local addresses, which are there also where nobody gives any.
  *
- * Owns: one socket an interface.
+ * Owns: one socket an IPv4 address, and one for IPv6 an interface.
  */
 import { createSocket, type Socket } from 'node:dgram'
 import { networkInterfaces } from 'node:os'
@@ -10,7 +11,7 @@ import sodium from 'sodium-native'
 import { mayDial, type Address } from './address.js'
 import { answer, hear, NONCE_BYTES, question } from './mdns-packet.js'
 
-const GROUP = '224.0.0.251'
+const GROUP = { udp4: '224.0.0.251', udp6: 'ff02::fb' } as const
 const PORT = 5353
 const FIRST_ASK_MS = 1000
 const MAX_ASK_MS = 60_000
@@ -28,10 +29,13 @@ export interface MdnsOptions {
   onFound(address: Address): void
 }
 
+/** Where it asks and answers: on an IPv4 address, or an IPv6 interface (as `::%eth0`), to `group`. */
+interface Place { type: 'udp4' | 'udp6'; by: string; group: string }
+
 export class Mdns {
   readonly #options: MdnsOptions
   readonly #nonce = Buffer.alloc(NONCE_BYTES)
-  #sockets: Socket[] = []
+  #sockets = new Map<Socket, Place>()
   #askTimer: NodeJS.Timeout | undefined
   #askMs = FIRST_ASK_MS
   #answerTimer: NodeJS.Timeout | undefined
@@ -46,10 +50,10 @@ export class Mdns {
   }
 
   /** It could have a socket. */
-  get isOn(): boolean { return this.#sockets.length > 0 }
+  get isOn(): boolean { return this.#sockets.size > 0 }
 
   start(): void {
-    for (const address of interfaceAddresses(this.#options.host)) this.#open(address)
+    for (const place of places(this.#options.host)) this.#open(place)
     this.#askMs = FIRST_ASK_MS
     this.#askLater()
   }
@@ -70,38 +74,37 @@ export class Mdns {
 
   #stop(): void {
     clearTimeout(this.#askTimer)
-    const sockets = this.#sockets
-    this.#sockets = []
+    const sockets = [...this.#sockets.keys()]
+    this.#sockets.clear()
     // After what was just sent.
     setImmediate(() => {
       for (const socket of sockets) socket.close()
     })
   }
 
-  #open(address: string): void {
-    const socket = createSocket({ type: 'udp4', reuseAddr: true })
+  #open(place: Place): void {
+    const { type, by, group } = place
+    const socket = createSocket({ type, reuseAddr: true, ipv6Only: type === 'udp6' })
     // No such port, no multicast: then devices are found in another way.
     socket.on('error', () => {
-      if (!this.#sockets.includes(socket)) return
-      this.#sockets = this.#sockets.filter((other) => other !== socket)
-      socket.close()
+      if (this.#sockets.delete(socket)) socket.close()
     })
     socket.on('message', (packet, from) => this.#heard(packet, from.address))
     socket.bind(PORT, () => {
-      if (!this.#sockets.includes(socket)) return
+      if (!this.#sockets.has(socket)) return
       try {
-        socket.addMembership(GROUP, address)
-        socket.setMulticastInterface(address)
+        socket.addMembership(group, by)
+        socket.setMulticastInterface(by)
         socket.setMulticastTTL(255)
         socket.setMulticastLoopback(true)
       } catch (error) {
         socket.emit('error', error)
         return
       }
-      this.#sendBy(socket, answer(this.#options.proofKey, this.#nonce, this.#options.port))
-      this.#sendBy(socket, question())
+      this.#sendBy(socket, place, answer(this.#options.proofKey, this.#nonce, this.#options.port))
+      this.#sendBy(socket, place, question())
     })
-    this.#sockets.push(socket)
+    this.#sockets.set(socket, place)
   }
 
   #heard(packet: Buffer, host: string): void {
@@ -140,16 +143,20 @@ export class Mdns {
   }
 
   #send(packet: Buffer): void {
-    for (const socket of this.#sockets) this.#sendBy(socket, packet)
+    for (const [socket, place] of this.#sockets) this.#sendBy(socket, place, packet)
   }
 
-  #sendBy(socket: Socket, packet: Buffer): void {
-    socket.send(packet, PORT, GROUP, () => {}) // an interface that is down drops it
+  #sendBy(socket: Socket, { type, by, group }: Place, packet: Buffer): void {
+    // An interface that is down drops it.
+    socket.send(packet, PORT, type === 'udp6' ? group + by.slice(by.indexOf('%')) : group, () => {})
   }
 }
 
-function interfaceAddresses(host: string | undefined): string[] {
-  const all = Object.values(networkInterfaces()).flatMap((list) => list ?? []).filter((a) => a.family === 'IPv4')
-  if (host !== undefined && host !== '0.0.0.0' && host !== '::') return all.filter((a) => a.address === host).map((a) => a.address)
-  return all.filter((a) => !a.internal).map((a) => a.address)
+function places(host: string | undefined): Place[] {
+  const isAny = host === undefined || host === '0.0.0.0' || host === '::'
+  const all = Object.entries(networkInterfaces()).flatMap(([name, list]) => (list ?? []).map((a) => ({ name, ...a }))).filter((a) => (isAny ? !a.internal : a.address === host))
+  const four = all.filter((a) => a.family === 'IPv4').map(({ address }): Place => ({ type: 'udp4', by: address, group: GROUP.udp4 }))
+  // Who listens on an IPv4 address alone is not to be found at others.
+  const six = all.filter((a) => a.family === 'IPv6' && host !== '0.0.0.0' && (!isAny || a.address.startsWith('fe80'))).map((a) => a.name)
+  return [...four, ...[...new Set(six)].map((name): Place => ({ type: 'udp6', by: `::%${name}`, group: GROUP.udp6 }))]
 }
