@@ -4,7 +4,8 @@
  * (lib/service/launch.ts).
  */
 import { logPath, socketPath } from '../lib/config.js'
-import { Drive } from '../lib/drive.js'
+import { Drive, type OpenOptions } from '../lib/drive.js'
+import { ASIDE_UP_MS } from '../lib/limits.js'
 import { openStore, type StoragePeer } from '../lib/storage-peer.js'
 import { Daemon } from '../lib/service/daemon.js'
 import { answerStart, readOrder, startFailure, type Order } from '../lib/service/launch.js'
@@ -29,9 +30,10 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   const passphrase = order.passphrase === undefined ? undefined : Buffer.from(order.passphrase, 'base64')
   delete order.passphrase
   const created = order.create && !Drive.exists(order.store)
+  const aside = setAsideAfter(process.env['DFS_ASIDE_AFTER_MS'])
   const drive = created
-    ? await Drive.create(order.store, passphrase ? { passphrase } : {})
-    : await openStore(order.store, passphrase ? { passphrase: () => Promise.resolve(passphrase) } : {})
+    ? await Drive.create(order.store, { ...(passphrase && { passphrase }), ...aside })
+    : await openStore(order.store, { ...(passphrase && { passphrase: () => Promise.resolve(passphrase) }), ...aside })
   if (order.cache !== undefined) await drive.setCache(order.cache)
   const log = new DaemonLog(logPath(order.store), order.foreground ? process.stderr : undefined)
   const watch = (opened: Drive | StoragePeer) => {
@@ -39,6 +41,7 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
       log.fault('syncing the store', error)
       void daemon.recover(error)
     }
+    if (opened instanceof Drive) opened.onAnew = () => void daemon.renew('the metadata of the other devices is here: the store is opened again with it')
   }
   const onNotice = (text: string) => log.line(text)
   let current: Drive | StoragePeer = drive
@@ -72,4 +75,10 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   }
   // Sessions whose users would not go keep the event loop alive: they end here.
   await daemon.closed.then(() => process.exit(0), () => process.exit(1))
+}
+
+/** For tests: a device is silent for long enough after so many milliseconds. */
+function setAsideAfter(text: string | undefined): Pick<OpenOptions, 'aside'> {
+  const ms = Number(text)
+  return text && ms > 0 ? { aside: { afterMs: ms, upMs: Math.min(ms, ASIDE_UP_MS) } } : {}
 }

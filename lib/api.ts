@@ -119,6 +119,8 @@ export interface DeviceStatus {
   isConnected: boolean
   /** When it was connected last, or wrote last, as far as is known here; milliseconds since 1970. */
   lastSeenMs: number | null
+  /** It was silent for so long that nobody waits for it; when it comes back it begins anew. */
+  isAway: boolean
 }
 
 export interface ConflictSide {

@@ -17,6 +17,7 @@ import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Conflict, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
+import { adopt, createTaken, dropBefore, dropTaken, exchangeIndex, leftBefore, mayBeginAnew, takeAnew } from './anew.js'
 import { Cache } from './cache.js'
 import { listConflicts, resolveConflict } from './conflicts.js'
 import { listDevices } from './devices.js'
@@ -32,6 +33,7 @@ import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile, setIncarnation } from './keys/keyfile.js'
 import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
+import type { Linked } from './join.js'
 import { Metadata } from './metadata.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
@@ -40,6 +42,7 @@ import { CausalEngine, type CausalHost } from './order/causal/engine.js'
 import type { Members } from './log/members.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
+import { rescue } from './rescue.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
 import { NameSealer } from './seal/name.js'
@@ -78,6 +81,8 @@ export interface CreateOptions {
   /** Owner of the root directory; default: who runs this. */
   uid?: number
   gid?: number
+  /** As OpenOptions.aside. */
+  aside?: { afterMs: number; upMs: number }
 }
 
 export interface OpenOptions {
@@ -90,6 +95,8 @@ export interface OpenOptions {
   source?: ChunkSource
   /** How long a read waits for its content; default READ_DEADLINE_MS. */
   readDeadlineMs?: number
+  /** When a silent device is set aside; default ASIDE_AFTER_MS, ASIDE_UP_MS. */
+  aside?: { afterMs: number; upMs: number }
 }
 
 /** What a daemon gives a drive to reach others by (service/network.ts). */
@@ -146,6 +153,10 @@ export class Drive extends PathApi {
   readonly inbox: Inbox
   readonly #lock: StoreLock
   readonly #options: OpenOptions
+  /** The second index, while it is filled, and when it is to take the place of the first (anew.ts). */
+  #anew: { state: 'taking' | 'ready'; taken: Database; abort: AbortController; over: Promise<void> } | null = null
+  /** Called once when the drive has all metadata anew: it goes on with it when it was closed and opened again. */
+  onAnew: () => void = () => {}
   #closing: Promise<void> | null = null
   #clearing: Promise<void> | null = null
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
@@ -188,7 +199,7 @@ export class Drive extends PathApi {
       sql.run(1, device.incarnation, device.publicKey)
       db.setMeta('incarnation', 1)
       const store = openSegments(dir, keys.driveId)
-      const drive = new Drive({ dir, lock, keys, device, db, store, clock })
+      const drive = new Drive({ dir, lock, keys, device, db, store, clock }, options.aside ? { aside: options.aside } : {})
       drive.tree.makeRoot(uid, gid, clock.now())
       drive.tree.rows.setAuthor(1, drive.deviceName)
       drive.journal.touched()
@@ -258,7 +269,7 @@ export class Drive extends PathApi {
     if (!maker) throw fail('STORE_NEWER', `the drive is ordered by "${order}", which this dfs does not know; update dfs`)
     this.metadata = new Metadata({
       db: p.db, keys, device: p.device, clock: p.clock, timers: this.timers, chunks: this.chunks, sealer: treeSealer(keys), makeEngine: maker, store: p.store,
-      gone: (ino) => this.posix.forget(ino),
+      gone: (ino) => this.posix.forget(ino), ...(options.aside && { aside: options.aside }),
     })
     ;({ log: this.log, tree: this.tree, journal: this.journal, engine: this.engine, members: this.members } = this.metadata)
     const { rows } = this.tree
@@ -295,7 +306,7 @@ export class Drive extends PathApi {
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.inbox = new Inbox({
       driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers, isForked: (inc) => this.metadata.isForked(inc),
-      mayWrite: (device) => this.members.get(device)?.role === 'full',
+      mayWrite: (device) => this.members.get(device)?.role === 'full', asides: this.metadata.asides,
     })
     this.cache = new Cache({
       db: p.db, chunks: this.chunks, tree: this.tree, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
@@ -307,6 +318,7 @@ export class Drive extends PathApi {
       this.journal.settle().then(() => setIncarnation(join(this.dir, 'keys'), id)).catch((e: Error) => { if (!this.journal.stopped) process.emitWarning(`the key file: ${e.message}`) })
     }
     this.metadata.start()
+    this.#finishAnew()
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
@@ -330,6 +342,57 @@ export class Drive extends PathApi {
 
   /** As Metadata.snapshot. */
   snapshot(withChunks: boolean): Promise<SnapshotGift> { return this.metadata.snapshot(withChunks) }
+
+  get mayBeginAnew(): boolean { return mayBeginAnew(this.db, this.clock.nowMs()) }
+
+  /** Takes all metadata anew from one of `links`, while this drive goes on; then calls `onAnew`. */
+  beginAnew(links: Linked, onNotice: (text: string) => void): void {
+    if (this.#anew || this.#closing) return
+    const taken = createTaken(this.dir)
+    const abort = new AbortController()
+    const { log, journal } = this
+    const taking = takeAnew({ taken, links, keys: this.keys, incarnation: log.incarnationId(journal.incarnation), timers: this.timers, signal: abort.signal, onNotice })
+    const anew = this.#anew = {
+      state: 'taking' as 'taking' | 'ready', taken, abort,
+      over: taking.then(() => {
+        anew.state = 'ready'
+        if (!this.#closing) this.onAnew()
+      }, (e: Error) => { if (!abort.signal.aborted) onNotice(`the metadata of others can not be taken in: ${e.message}`) }),
+    }
+  }
+
+  /** The store is closed but for its lock: what was taken in is its index from now on. */
+  async #exchange(): Promise<void> {
+    if (this.#anew?.state !== 'ready') return dropTaken(this.dir)
+    const old = Database.open(join(this.dir, 'index.db'))
+    const taken = Database.open(this.#anew.taken.path)
+    let incarnation: Buffer
+    try {
+      incarnation = await adopt(old, taken, this.keys, this.device, this.clock.nowMs())
+    } finally {
+      old.close()
+      taken.close()
+    }
+    exchangeIndex(this.dir)
+    await setIncarnation(join(this.dir, 'keys'), incarnation)
+  }
+
+  /** What only the index of before had is done again. What fails stays for the next time. */
+  #finishAnew(): void {
+    const before = leftBefore(this.dir, this.db)
+    if (this.db.getMeta('anew') !== 1) return
+    try {
+      if (before && this.keys.canWrite) rescue(before, this.metadata, this.keys, treeSealer(this.keys), this.device.publicKey)
+    } catch (e) {
+      process.emitWarning(`what this device had written alone is still in ${join(this.dir, 'before.db')}: ${(e as Error).message}`)
+      return
+    } finally {
+      before?.close()
+    }
+    this.db.setMeta('anew', 0)
+    this.journal.touched()
+    this.journal.settle().then(() => dropBefore(this.dir), () => { /* stopped; every caller learns from check() */ })
+  }
 
   /** An op of our own that the index has lost. */
   #redo(op: Op, id: number): Outcome {
@@ -408,7 +471,7 @@ export class Drive extends PathApi {
     return known
   }
 
-  async devices(): Promise<DeviceStatus[]> { return listDevices(this, await this.peers()) }
+  async devices(): Promise<DeviceStatus[]> { return listDevices({ db: this.db, keys: this.keys, device: this.device, deviceName: this.deviceName, clock: this.clock, log: this.log, members: this.members, asides: this.metadata.asides }, await this.peers()) }
 
   async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
     let key: Buffer
@@ -456,6 +519,10 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
+    this.#anew?.abort.abort()
+    await this.#anew?.over
+    // It must not be numbered as what others have already.
+    if (this.#anew?.state === 'ready' && this.journal.isHeld && !this.journal.stopped) await step(() => this.metadata.renew())
     // While others can still be told of it.
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
@@ -473,6 +540,10 @@ export class Drive extends PathApi {
     await step(() => this.store.close())
     await step(() => this.db.close())
     this.space.close()
+    if (this.#anew) {
+      this.#anew.taken.close()
+      if (!error) await step(() => this.#exchange())
+    }
     this.#lock.release()
     if (error) throw error
   }

@@ -14,6 +14,7 @@
 import type { Timers } from './clock.js'
 import { isDfsError } from './errors.js'
 import type { Files } from './file/files.js'
+import type { Asides } from './log/asides.js'
 import type { EntryHeader } from './log/entry.js'
 import { entryHash } from './log/entry.js'
 import type { Journal } from './log/journal.js'
@@ -44,6 +45,8 @@ export interface InboxParts {
   isForked(inc: number): boolean
   /** Whether this device may write. */
   mayWrite(device: Buffer): boolean
+  /** Logs of devices that were set aside. */
+  asides: Pick<Asides, 'isEmpty' | 'cap' | 'raise' | 'isEnded'>
 }
 
 export interface Name { incarnation: Buffer; device: Buffer }
@@ -71,7 +74,7 @@ export class Inbox {
 
   /** Entries from, from + 1, ... of a log. Resolves when they are applied, or why not. */
   async deliver(name: Name, from: number, entries: Stored[]): Promise<Verdict> {
-    const { log, journal, engine } = this.#p
+    const { log, journal, engine, asides } = this.#p
     if (journal.stopped || !this.#p.mayWrite(name.device)) return { accepted: from - 1, then: 'later' }
     let inc = log.find(name.incarnation)
     if (inc >= 0 && !log.deviceOf(inc).equals(name.device)) return { accepted: from - 1, then: 'invalid' }
@@ -92,6 +95,10 @@ export class Inbox {
         continue
       }
       if (from + i !== seq + 1) return { accepted: from - 1, then: 'later' }
+      if (inc >= 0 && from + i > asides.cap(inc)) {
+        then = 'later'
+        break
+      }
       let opened: { header: EntryHeader; ops: Op[]; context: [inc: number, seq: number][] }
       try {
         opened = log.openForeign(entries[i]!.signed, entries[i]!.sealed, name.device)
@@ -112,6 +119,8 @@ export class Inbox {
         break
       }
       inc = log.find(header.incarnation)
+      // What the writer had of a log before it knew that it ends, is taken.
+      if (!asides.isEmpty && !asides.isEnded(inc)) for (const [i, s] of context) asides.raise(i, s)
       good.push({
         name, stored: entries[i]!,
         arrived: { inc, seq: header.seq, clockMs: header.clockMs, first: header.firstOp, context, ops },
@@ -177,6 +186,8 @@ export class Inbox {
       for (const b of this.#batches) {
         for (let w = b.entries[0]; w; w = b.entries[0]) {
           const { inc, seq, context } = w.arrived
+          // It was ended meanwhile.
+          if (seq > this.#p.asides.cap(inc)) break
           if (has(inc) !== seq - 1 || context.some(([i, s]) => has(i) < s && !this.#p.isForked(i))) break
           if (slice.length > 0 && ops + w.arrived.ops.length > this.#sliceOps) return slice
           slice.push(w)

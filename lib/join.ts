@@ -169,7 +169,7 @@ export async function becomeMember(db: Database, device: Pick<Device, 'publicKey
 }
 
 /** What an intake sees of the network: a Net, or a simulator's. */
-export interface Linked { onLink: (link: Link) => void; readonly links: readonly Link[] }
+export interface Linked { set onLink(onLink: (link: Link) => void); readonly links: readonly Link[] }
 
 /** Who may give: a device that writes, whom the link vouches for; or one that keeps, whom nobody need believe. */
 type Giver = 'full' | 'storage'

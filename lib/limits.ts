@@ -17,6 +17,13 @@ export const MIN_CHUNK_AVERAGE_BYTES = 4 * 1024
 /** How long a read waits for its content before it fails with EIO: a peer that wakes from sleep, not one that is gone. Milliseconds. */
 export const READ_DEADLINE_MS = 30_000
 
+// --- devices ---
+
+/** A device that is silent for so long is set aside: what all need not be kept for longer than anybody is on a journey. */
+export const ASIDE_AFTER_MS = 60 * 86_400_000
+/** Before a device judges others silent it was up itself for so long: whoever is there has come by then. */
+export const ASIDE_UP_MS = 3_600_000
+
 // --- names and values (format: every device must refuse alike) ---
 
 /** NAME_MAX of Linux. */

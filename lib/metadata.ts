@@ -15,6 +15,7 @@ import { certify } from './keys/certificate.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import { newIncarnation, type Device } from './keys/device.js'
+import { Asides, type DeviceView } from './log/asides.js'
 import { decodeHeader } from './log/entry.js'
 import { Forks } from './log/forks.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
@@ -22,7 +23,9 @@ import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { Members } from './log/members.js'
 import { INO_HIGH, type ChunkRef, type Op } from './log/ops.js'
 import { PlacedTable } from './log/placed.js'
+import { Silence } from './log/silence.js'
 import { writeHead, type SnapshotLog } from './log/snapshot-head.js'
+import { ASIDE_AFTER_MS, ASIDE_UP_MS } from './limits.js'
 import type { CausalEngine, CausalHost } from './order/causal/engine.js'
 import { EntrySealer, SIGNATURE_BYTES, signEntry, verifyEntry } from './seal/entry.js'
 import { SNAPSHOT_ID_BYTES, SnapshotSealer } from './seal/snapshot.js'
@@ -55,6 +58,8 @@ export interface MetadataParts {
   store: { holds(segment: number, offset: number, length: number): boolean }
   /** The removal of an inode can not be taken back any more. */
   gone(ino: number): void
+  /** When a silent device is set aside; default ASIDE_AFTER_MS, ASIDE_UP_MS. */
+  aside?: { afterMs: number; upMs: number }
   /** Sealed bytes of each log that are kept when nobody needs them any more; default KEEP_LOG_BYTES. */
   keepLogBytes?: number
 }
@@ -66,6 +71,8 @@ export class Metadata {
   readonly engine: CausalEngine
   readonly members: Members
   readonly forks: Forks
+  readonly asides: Asides
+  readonly silence: Silence
   readonly #p: MetadataParts
   #settling: (() => void) | null = null
   /** Taken back while part of our log is missing. */
@@ -86,6 +93,9 @@ export class Metadata {
     const rows = new Rows(db, p.chunks)
     this.forks = new Forks(db)
     this.log = new Log(db, sealer)
+    this.asides = new Asides(db, this.log, { applied: (inc) => this.engine.applied(inc), seen: (inc) => this.engine.seen(inc) })
+    this.asides.load()
+    this.silence = new Silence(db, p.clock, p.timers)
     this.tree = new Tree({ rows, sealer: p.sealer, incarnationId: (i) => this.log.incarnationId(i) })
     const journal = this.journal = new Journal({
       db, rows, log: this.log, sealer, clock: p.clock, timers: p.timers, drive: keys.driveId, incarnation: db.getMeta('incarnation') as number,
@@ -107,12 +117,15 @@ export class Metadata {
         journal.touched()
       },
       gone: p.gone,
+      aside: (inc, seq, ops) => this.asides.add(inc, seq, ops),
     })
     journal.contextOf = () => this.engine.context()
     journal.onEntry = (entry) => this.engine.closed(entry)
     this.members = new Members(db, keys.driveId, () => journal.touched('derived'))
   }
 
+  get db(): Database { return this.#p.db }
+  get clock(): Clock { return this.#p.clock }
   get deviceName(): string { return (this.#p.db.getMeta('device_name') as string | undefined) ?? '' }
 
   /** Whether others take part. */
@@ -170,13 +183,91 @@ export class Metadata {
     const { journal, engine } = this
     if (journal.stopped) return
     try {
+      if (this.silence.look()) journal.touched('derived')
+      // What it says counts no more.
+      if (this.isEnded) return
+      if (this.#p.keys.canWrite && !this.#held) this.#setAside()
       if (this.#p.keys.canWrite && !this.#held && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - STATE_AFTER_MS)) journal.state()
-      if (engine.settle(this.members.writers(this.log)) === 0) return
+      if (engine.settle(this.awaited()) === 0) return
       for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()
     } catch (e) {
       journal.stop(e as Error)
     }
+  }
+
+  // --- devices that are away ------------------------------------------------
+
+  /** This incarnation was ended by others: what is written from here on is written anew after a snapshot. */
+  get isEnded(): boolean { return this.asides.isEnded(this.journal.incarnation) }
+
+  /** Why this device has to take all metadata anew; undefined: it need not. */
+  get mustBeginAnew(): string | undefined {
+    if (this.asides.isEmpty) return undefined
+    if (this.isEnded) return 'this device was away for so long that the others have set it aside'
+    for (const inc of this.asides.ended()) {
+      if (this.engine.applied(inc) > (this.asides.limit(inc) ?? Infinity)) return 'this device has entries of one that the others have set aside without them'
+    }
+    return undefined
+  }
+
+  /** As devices tell each other in the handshake. */
+  get view(): DeviceView | undefined {
+    const writers = this.members.writers().map((c) => c.device).sort(Buffer.compare)
+    const awaited = writers.filter((device) => !this.asides.isAway(device))
+    // One that was welcomed and has not begun may not know of it.
+    const hasEnded = (incs: number[]) => incs.length > 0 && incs.every((inc) => this.asides.isEnded(inc))
+    const ended = writers.filter((device) => this.asides.isAway(device) || hasEnded(this.#incarnationsOf(device)))
+    return awaited[0] && { writers: awaited.length, first: awaited[0], ended }
+  }
+
+  /** A device was met, or an entry of it has come. */
+  heard(device: Buffer): void { this.silence.hear(device) }
+
+  #incarnationsOf(device: Buffer): number[] {
+    return this.log.incarnations.flatMap((_, i) => (this.log.deviceOf(i).equals(device) ? [i] : []))
+  }
+
+  /** For whom what is final waits: the incarnations of each device that may write, and is not away. */
+  awaited(): number[][] {
+    const { asides } = this
+    return this.members.writers().filter((c) => !asides.isGone(c.device)).map((c) => this.#incarnationsOf(c.device).filter((inc) => !asides.isEnded(inc)))
+  }
+
+  /** Sets aside who was silent for so long that what it would hold up is as long. */
+  #setAside(): void {
+    const { afterMs, upMs } = this.#p.aside ?? { afterMs: ASIDE_AFTER_MS, upMs: ASIDE_UP_MS }
+    const { asides, silence } = this
+    const others = this.members.writers().filter((c) => !c.device.equals(this.#p.device.publicKey) && !asides.isAway(c.device))
+    const now = this.#p.clock.nowMs()
+    const silent = others.filter((c) => now - silence.heardMs(c.device) >= afterMs)
+    if (silent.length === 0 || !silence.isSure(upMs) || this.engine.unsettledMs < afterMs) return
+    const voters = [this.#p.device.publicKey, ...others.filter((c) => !silent.includes(c)).map((c) => c.device)]
+    for (const { device } of silent) this.#end(device, false, voters)
+    this.journal.commit()
+  }
+
+  #end(device: Buffer, isBack: boolean, voters: Buffer[]): void {
+    const logs = this.#incarnationsOf(device).map((inc) => ({ id: this.log.incarnationId(inc), seq: this.engine.applied(inc) }))
+    this.engine.submitNow({ type: 'aside', device, isBack, round: this.asides.nextRound(device, isBack), logs, voters })
+  }
+
+  /**
+   * A device that has written here before asks for all metadata: it begins anew, and what it has said it has counts no
+   * more. Before the snapshot is made. False: this device can not give one.
+   */
+  welcome(device: Buffer): boolean {
+    if (this.isEnded || this.#held) return false
+    if (!this.#p.keys.canWrite || this.members.get(device)?.role !== 'full') return true
+    const incs = this.#incarnationsOf(device)
+    const isNew = incs.length === 0 && !this.asides.isAway(device)
+    // Somebody has said so before, and it has not begun yet.
+    const isKnown = this.asides.isAwaited(device) && incs.every((inc) => this.asides.isEnded(inc))
+    if (isNew || isKnown) return true
+    const voters = this.members.writers().filter((c) => !c.device.equals(device) && !this.asides.isAway(c.device))
+    this.#end(device, true, voters.map((c) => c.device))
+    this.journal.commit()
+    return true
   }
 
   // --- a lost tail --------------------------------------------------------
@@ -321,7 +412,7 @@ export class Metadata {
 
 function renumber(op: Op, ino: (n: number) => number): Op {
   switch (op.type) {
-    case 'author': return op
+    case 'author': case 'aside': return op
     case 'create': case 'link': case 'unlink': return { ...op, ino: ino(op.ino), parent: ino(op.parent) }
     case 'rename': return { ...op, ino: ino(op.ino), parent: ino(op.parent), newParent: ino(op.newParent), over: ino(op.over) }
     case 'content': case 'setattr': case 'xattr': return { ...op, ino: ino(op.ino) }

@@ -16,7 +16,8 @@ export function define(command: Command): void {
     .description(`Lists the devices of the drive: those that are enrolled, with their role, and guests, which are
 connected with a read-only or storage key and which no full device has enrolled. A device with
 the full key enrols itself. \`add\` enrols a guest, so that it counts and has a name; DEVICE is its
-id, or the beginning of it.`)
+id, or the beginning of it. A device that is silent for 60 days is set aside: the others wait for
+it no more; when it comes back it takes their metadata, and does again what it has written.`)
     .addOption(new Option('--role <role>', 'what an added device is').choices(['read-only', 'storage']))
     .option('--name <name>', 'what an added device is called (default: the name that it gives itself)')
     .option('--json', 'print one JSON object')
@@ -58,7 +59,7 @@ async function list(devices: DeviceStatus[]): Promise<void> {
     ['ID', 'NAME', 'ROLE', 'SEEN'],
     ...devices.map((d) => [
       d.device.slice(0, SHOWN_CHARS), d.name, d.role,
-      d.isThisDevice ? 'this device' : d.isConnected ? 'connected' : d.lastSeenMs === null ? 'never' : formatAge(d.lastSeenMs),
+      `${d.isThisDevice ? 'this device' : d.isConnected ? 'connected' : d.lastSeenMs === null ? 'never' : formatAge(d.lastSeenMs)}${d.isAway ? ', set aside' : ''}`,
     ]),
   ])
 }

@@ -1,7 +1,6 @@
 /** The devices of the drive: their certificates, as this device knows them. */
 import { readCertificate, type Certificate } from '../keys/certificate.js'
 import type { Database } from '../store/database.js'
-import type { Log } from './log.js'
 
 export class Members {
   readonly #db: Database
@@ -41,8 +40,6 @@ export class Members {
   /** Whether the bytes are a certificate of this drive, known or not. */
   isValid(bytes: Buffer): boolean { return readCertificate(bytes, this.#driveId) !== undefined }
 
-  /** The incarnations (local indexes) of each device that may write. */
-  writers(log: Log): number[][] {
-    return this.all().filter((c) => c.role === 'full').map((c) => log.incarnations.flatMap((_, i) => (log.deviceOf(i).equals(c.device) ? [i] : [])))
-  }
+  /** The devices that may write. */
+  writers(): Certificate[] { return this.all().filter((c) => c.role === 'full') }
 }

@@ -92,15 +92,26 @@ export interface ContentOp {
 /** The name of the device that writes this log; the first op of each. */
 export interface AuthorOp { type: 'author'; name: Buffer }
 
+/** A log as far as it is known: the id of its incarnation. */
+export interface NamedLog { id: Buffer; seq: number }
+
+/**
+ * A device whose incarnations end here (asides.ts). `logs`: those that are known, and how much the writer has of each; `voters`:
+ * the devices that say what they have. `isBack`: the device begins anew, and is waited for; else nobody waits for it.
+ */
+export interface AsideOp { type: 'aside'; device: Buffer; isBack: boolean; round: number; logs: NamedLog[]; voters: Buffer[] }
+
 /** value null: removed. */
 export interface XattrOp { type: 'xattr'; ino: number; name: Buffer; value: Buffer | null; mode?: number; ctime: Time }
 
-export type Op = CreateOp | LinkOp | UnlinkOp | RenameOp | SetAttrOp | ContentOp | XattrOp | AuthorOp
+export type Op = CreateOp | LinkOp | UnlinkOp | RenameOp | SetAttrOp | ContentOp | XattrOp | AuthorOp | AsideOp
 
-const TYPE: Record<Op['type'], number> = { create: 1, link: 2, unlink: 3, rename: 4, setattr: 5, content: 6, xattr: 7, author: 8 }
+const TYPE: Record<Op['type'], number> = { create: 1, link: 2, unlink: 3, rename: 4, setattr: 5, content: 6, xattr: 7, author: 8, aside: 9 }
 
 /** Bounds that a decoder checks before it allocates. */
 const MAX_PIECES = 1 << 20
+const MAX_ASIDE_LOGS = 1 << 12
+const MAX_VOTERS = 1 << 12
 
 /** Translates inode numbers to what means the same on every device, and back. */
 export interface InodeCodec {
@@ -194,7 +205,29 @@ export function encodeOp(w: Writer, op: Op, codec: InodeCodec): void {
       putTime(w, op.ctime)
       return
     case 'author': w.bytes(op.name); return
+    case 'aside': encodeAside(w, op); return
   }
+}
+
+export function encodeAside(w: Writer, op: AsideOp): void {
+  w.fixed(op.device)
+  w.byte(op.isBack ? 1 : 0)
+  w.uint(op.round)
+  w.uint(op.logs.length)
+  for (const { id, seq } of op.logs) { w.fixed(id); w.uint(seq) }
+  w.uint(op.voters.length)
+  for (const voter of op.voters) w.fixed(voter)
+}
+
+export function decodeAside(r: Reader): AsideOp {
+  const device = r.fixed(32)
+  const isBack = r.byte() === 1
+  const round = r.uint()
+  const logs: NamedLog[] = []
+  for (let n = r.count(MAX_ASIDE_LOGS); n > 0; n--) logs.push({ id: r.fixed(16), seq: r.uint() })
+  const voters: Buffer[] = []
+  for (let n = r.count(MAX_VOTERS); n > 0; n--) voters.push(r.fixed(32))
+  return { type: 'aside', device, isBack, round, logs, voters }
 }
 
 /** Reads one op; EIO for anything that no encoder writes. */
@@ -258,6 +291,7 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
       return { type: 'xattr', ino, name, value, ...(mode !== undefined ? { mode } : {}), ctime: getTime(r) }
     }
     case 8: return { type: 'author', name: r.bytes(MAX_DEVICE_NAME_BYTES) }
+    case 9: return decodeAside(r)
     default: throw fail('EIO', `log entry: unknown op type ${type}`)
   }
 }

@@ -2,8 +2,8 @@
  * The daemon: owns one drive, its mounts and the control socket.
  *
  *   running    takes calls and mounts
- *   reopening  the store had to stop (a failed sync, an index that rolled back): calls wait; the sessions are ended, the store
- *              is opened anew with what is durable, and mounted where it was. If it stops again soon, the daemon stops
+ *   reopening  the store had to stop (a failed sync, an index that rolled back), or has a new index: calls wait; the sessions are
+ *              ended, the store is opened anew with what is durable, and mounted where it was. If it has to stop again soon, the daemon stops
  *   stopping   refuses calls; unmounts, flushes, closes the drive, ends the connections
  *   stopped    `closed` has resolved; the store is free
  *
@@ -174,20 +174,32 @@ export class Daemon implements ServiceApi {
     if (!reopen || now() - this.#reopenedAt < REOPEN_AGAIN_MS) {
       return this.shutdown(reopen ? 'the store had to stop again so soon after it was reopened; its disk is not well' : 'the store cannot go on', cause)
     }
-    this.#state = 'reopening'
     log.line('the store had to stop: it is opened again')
-    this.#reopening = this.#reopen(reopen, now).then(() => {
+    await this.#openAgain(cause)
+    this.#reopenedAt = now()
+  }
+
+  /** The drive has another index: it is closed, opened again, and mounted where it was. What is open ends with an error. Never throws. */
+  async renew(why: string): Promise<void> {
+    if (this.#state !== 'running' || !this.#options.reopen) return
+    this.#options.log.line(why)
+    await this.#openAgain(undefined)
+  }
+
+  async #openAgain(cause: unknown): Promise<void> {
+    this.#state = 'reopening'
+    this.#reopening = this.#reopen(this.#options.reopen!).then(() => {
       this.#reopening = undefined
     }, (error: unknown) => {
-      log.fault('reopening the store', error)
+      this.#options.log.fault('reopening the store', error)
       this.#reopening = undefined
       this.#state = 'running'
-      void this.shutdown('the store cannot be opened again', cause)
+      void this.shutdown('the store cannot be opened again', cause ?? error)
     })
     await this.#reopening
   }
 
-  async #reopen(reopen: NonNullable<DaemonOptions['reopen']>, now: () => number): Promise<void> {
+  async #reopen(reopen: NonNullable<DaemonOptions['reopen']>): Promise<void> {
     // Whoever waited for what failed is told first.
     await new Promise((resolve) => setImmediate(resolve))
     // Those that are being made end one way or the other, on a drive that answers with errors.
@@ -199,7 +211,6 @@ export class Daemon implements ServiceApi {
     const { drive, mounter } = await reopen()
     this.#drive = drive
     this.#mounter = mounter
-    this.#reopenedAt = now()
     this.#state = 'running'
     let failure: unknown
     for (const { request } of wanted) {

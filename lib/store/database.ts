@@ -80,6 +80,8 @@ CREATE TABLE placed(key INTEGER NOT NULL, id BLOB NOT NULL, inc INTEGER NOT NULL
 CREATE TABLE seen(inc INTEGER PRIMARY KEY, final_op INTEGER NOT NULL, context BLOB NOT NULL);
 -- The devices of the drive and their certificates.
 CREATE TABLE device(key BLOB PRIMARY KEY, certificate BLOB NOT NULL) WITHOUT ROWID;
+-- Ops that set devices aside, by the entry that they are in.
+CREATE TABLE IF NOT EXISTS aside(by INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, op BLOB NOT NULL, PRIMARY KEY(by, seq, n)) WITHOUT ROWID;
 `
 
 export class Database {

@@ -57,6 +57,7 @@ export const TABLES: Table[] = [
   },
   { name: 'device', columns: ['key', 'certificate'], query: 'SELECT key,certificate FROM device' },
   { name: 'meta', columns: ['key', 'value'], query: `SELECT key,value FROM meta WHERE key IN (${META_LIST})` },
+  { name: 'aside', columns: ['by', 'seq', 'n', 'op'], query: 'SELECT by,seq,n,op FROM aside' },
 ]
 
 const ROWS_BYTES = 256 << 10

@@ -3,6 +3,7 @@
  * and its certificate if it has one.
  */
 import type { KeyKind } from '../keys/capability.js'
+import type { DeviceView } from '../log/asides.js'
 import { Reader, Writer } from '../log/codec.js'
 import { MAX_DEVICE_NAME_BYTES } from '../limits.js'
 import { MAX_CERTIFICATE_BYTES } from './messages.js'
@@ -11,7 +12,12 @@ export interface Hello {
   kind: KeyKind
   name: string
   certificate: Buffer | undefined
+  /** Of a device that may write. */
+  view?: DeviceView
 }
+
+/** Others are met one by one. */
+const MAX_ENDED = 32
 
 const VERSION = 1
 const KINDS: KeyKind[] = ['full', 'read-only', 'storage']
@@ -22,6 +28,13 @@ export function writeHello(h: Hello): Buffer {
   w.byte(KINDS.indexOf(h.kind))
   w.bytes(Buffer.from(h.name).subarray(0, MAX_DEVICE_NAME_BYTES))
   w.bytes(h.certificate ?? Buffer.alloc(0))
+  if (h.view) {
+    w.uint(h.view.writers)
+    w.fixed(h.view.first)
+    const ended = h.view.ended.slice(0, MAX_ENDED)
+    w.uint(ended.length)
+    for (const device of ended) w.fixed(device)
+  }
   return w.take()
 }
 
@@ -33,8 +46,17 @@ export function readHello(bytes: Buffer): Hello | undefined {
     const kind = KINDS[r.byte()]
     const name = r.bytes(MAX_DEVICE_NAME_BYTES).toString()
     const certificate = r.bytes(MAX_CERTIFICATE_BYTES)
-    return kind && { kind, name, certificate: certificate.length ? certificate : undefined }
+    const view = r.left > 0 ? readView(r) : undefined
+    return kind && { kind, name, certificate: certificate.length ? certificate : undefined, ...(view && { view }) }
   } catch {
     return undefined
   }
+}
+
+function readView(r: Reader): DeviceView {
+  const writers = r.uint()
+  const first = r.fixed(32)
+  const ended: Buffer[] = []
+  for (let n = r.count(MAX_ENDED); n > 0; n--) ended.push(r.fixed(32))
+  return { writers, first, ended }
 }

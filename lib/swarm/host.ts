@@ -3,6 +3,7 @@ import type { Cache } from '../cache.js'
 import type { Timers } from '../clock.js'
 import type { ChunkSource } from '../file/fetch.js'
 import type { Inbox } from '../inbox.js'
+import type { Linked } from '../join.js'
 import type { DriveKeys } from '../keys/derive.js'
 import type { Device } from '../keys/device.js'
 import type { Journal } from '../log/journal.js'
@@ -43,9 +44,13 @@ export interface SwarmHost {
   /** For a device that joins, or (`withChunks`) for one that keeps it for others. KEY_KIND, ENOENT: there is none. */
   snapshot(withChunks: boolean): Promise<SnapshotGift>
   /** For when others hold more of our own log than we do (absent: it writes none), and for forks. */
-  readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'hold' | 'resume' | 'renew'>>
+  readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'hold' | 'resume' | 'renew' | 'welcome' | 'heard' | 'asides' | 'view' | 'mustBeginAnew'>>
   /** Whether it holds, or means to hold, every chunk of the drive; absent: it does. */
   readonly keepsEverything?: boolean
   /** Of a device that keeps snapshots without reading them. */
   readonly kept?: SnapshotHolder
+  /** This device must take all metadata anew, from one of `links`. Once in a session, which ends with it. Absent: one that takes no snapshots. */
+  beginAnew?(links: Linked, onNotice: (text: string) => void): void
+  /** It did not so lately, on the word of others. */
+  readonly mayBeginAnew?: boolean
 }

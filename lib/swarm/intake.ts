@@ -140,6 +140,17 @@ export class Intake {
     this.#emit({ type: 'needSnapshot', peer: best[0], log: log.name, from: next })
   }
 
+  /** Logs of which peers that are believed hold more, and none of them what comes next: with the last entry that is here. */
+  stuck(isBelieved: (peer: Peer) => boolean): { log: LogName; seq: number }[] {
+    const stuck: { log: LogName; seq: number }[] = []
+    for (const log of this.#logs.values()) {
+      const next = log.durable + 1
+      const more = [...log.claims].filter(([peer, claim]) => isBelieved(peer) && !this.isLiar(peer, log.name) && log.taken(claim) >= next)
+      if (more.length > 0 && more.every(([, claim]) => claim.first > next)) stuck.push({ log: log.name, seq: log.durable })
+    }
+    return stuck
+  }
+
   #of(peer: Peer): PeerClaims { return this.#peers.get(peer)! }
 
   // --- what comes ---
@@ -225,6 +236,8 @@ export class Intake {
       }
       if (entries.length === 0) return
     }
+    entries = entries.slice(0, Math.max(0, log.endSeq - from + 1))
+    if (entries.length === 0) return
     const last = from + entries.length - 1
     // The newest of those that we have: the chain vouches for the ones before it.
     const known = Math.min(last, log.durable)
@@ -361,6 +374,14 @@ export class Intake {
     this.#gotBytes -= log.drop()
     this.#asking.drop((r) => r.log === log)
     for (const state of this.#peers.values()) state.useful.delete(log.key)
+    this.#claimsChanged(log)
+  }
+
+  /** Others have ended the log: nothing behind `seq` is taken. Of what is known only. */
+  end(name: LogName, seq: number): void {
+    const log = this.#logs.get(logKey(name))
+    if (!log || log.endSeq === seq) return
+    log.endSeq = seq
     this.#claimsChanged(log)
   }
 

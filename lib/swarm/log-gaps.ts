@@ -43,6 +43,8 @@ export class LogGaps {
   commonSeq = Infinity
   /** The entry that others have taken at the end of it, where the proof names it. */
   commonHash: Buffer | undefined
+  /** The log was ended by others: nothing behind this entry is taken. */
+  endSeq = Infinity
   /** The host has this batch. */
   checking: Got | undefined
   /** The host cannot judge the next entries yet (no certificate): tried again then. */
@@ -64,7 +66,7 @@ export class LogGaps {
   get isForked(): boolean { return this.commonSeq !== Infinity }
 
   /** Of what somebody holds, as far as it is taken. */
-  taken(claim: Claim): number { return Math.min(claim.seq, this.commonSeq) }
+  taken(claim: Claim): number { return Math.min(claim.seq, this.commonSeq, this.endSeq) }
 
   get isIdle(): boolean {
     return this.durable === 0 && this.delivered === 0 && this.claims.size === 0 && this.asked.length === 0 && this.got.length === 0 && !this.checking && !this.isForked

@@ -14,9 +14,10 @@ import { ChunkSwarm } from './chunk-swarm.js'
 import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
-import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
+import { MAX_ENTRIES, MAX_ENTRIES_BYTES, logKey, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link } from './net/link.js'
 import { SnapshotKeeper } from './snapshot-keeper.js'
+import { SnapshotLinks } from './snapshot-links.js'
 import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode } from './wire.js'
@@ -32,6 +33,8 @@ const FIRST_CUT_OFF_MS = 2000
 const MAX_CUT_OFF_MS = 3_600_000
 /** So many of them are remembered. */
 const MAX_LIARS = 1024
+/** Nobody gives what comes next of a log for so long: it is nowhere. */
+const STUCK_MS = 10_000
 const FALSE_CERTIFICATE = 'it sent a certificate that the drive has not signed'
 
 interface Connected { link: Link; hello: Hello; certificate: Certificate | undefined }
@@ -55,9 +58,12 @@ export class Peers {
   #lost: { seq: number; stop: () => void } | null = null
   /** Peers whose word that they hold more of our log did not come true. */
   readonly #mistaken = new Set<Peer>()
-  #needs = false
-  /** Nobody holds any more what this device lacks: it must take a snapshot. */
-  onNeedSnapshot: () => void = () => {}
+  /** As the sync was told: the logs that were ended, and where. */
+  readonly #ends = new Map<number, number>()
+  /** Logs of which nobody who is believed has the next entry: with the last that is here, and since when. */
+  #stuck = new Map<string, { seq: number; sinceMs: number }>()
+  /** While a snapshot is taken. */
+  #taking: SnapshotLinks | null = null
   /** What a person should know: a lying peer, a fork. */
   onNotice: (text: string) => void = () => {}
 
@@ -98,6 +104,7 @@ export class Peers {
     this.#keeper = drive.kept && new SnapshotKeeper({
       holder: drive.kept, timers: drive.timers, keys: drive.keys, send: (peer, m, priority) => this.#send(peer, m, priority),
     })
+    this.#endLogs()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
 
@@ -106,7 +113,8 @@ export class Peers {
     const { keys, members, device, deviceName } = this.#drive
     // While it is alone it is not among the members yet, and must show what it holds all the same.
     const own = () => (keys.canWrite ? certify(keys, { device: device.publicKey, role: keys.kind, name: deviceName }) : undefined)
-    return writeHello({ kind: keys.kind, name: deviceName, certificate: members.bytesOf(device.publicKey) ?? own() })
+    const view = this.#drive.metadata.view
+    return writeHello({ kind: keys.kind, name: deviceName, certificate: members.bytesOf(device.publicKey) ?? own(), ...(view && { view }) })
   }
 
   status(): PeerStatus[] {
@@ -162,7 +170,7 @@ export class Peers {
       this.chunks.drained(peer)
     }
     link.onFileError = (head, e) => this.chunks.fileError(peer, head, e)
-    link.onClose = () => { if (this.#peers.get(peer)?.link === link) this.#down(peer) }
+    link.onClose = (reason) => { if (this.#peers.get(peer)?.link === link) this.#down(peer, reason) }
     this.#pace()
     this.#do(this.#sync.peerUp(this.#now(), peer))
     this.chunks.peerUp(peer)
@@ -170,14 +178,18 @@ export class Peers {
   }
 
   #mayGive(peer: Peer): void {
-    const { certificate, hello } = this.#peers.get(peer)!
+    const { certificate, hello, link } = this.#peers.get(peer)!
     if (certificate?.role === 'full') this.#keeper?.up(peer, 'full')
     else if (hello.kind === 'storage') this.#keeper?.up(peer, 'storage')
+    // What was kept from before does not say that this device begins anew.
+    if (certificate?.role === 'full') this.#taking?.up(link)
   }
 
-  #down(peer: Peer): void {
+  #down(peer: Peer, reason = 'closed'): void {
+    const link = this.#peers.get(peer)?.link
     this.#peers.delete(peer)
     this.#keeper?.down(peer)
+    if (link) this.#taking?.down(link, reason)
     this.#do(this.#sync.peerDown(this.#now(), peer))
     this.#snapshots.down(peer)
     this.chunks.peerDown(peer)
@@ -203,6 +215,7 @@ export class Peers {
       case 'wantChunks': case 'hurryChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
         return this.chunks.message(peer, m)
       case 'snapshotBegin': case 'snapshotPiece': case 'snapshotEnd': case 'snapshotRefused':
+        if (this.#taking) return this.#taking.message(link, bytes)
         // Elsewhere nobody asked for it.
         this.#keeper?.message(peer, m)
         return
@@ -221,10 +234,8 @@ export class Peers {
         case 'lying': this.#lying(e.peer, e.why); break
         case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
         case 'ownAhead': if (this.#drive.metadata.renew) this.#ownAhead(e.peer, e.seq); break
-        case 'needSnapshot':
-          if (this.#keeper) this.#keeper.lacking(e.peer)
-          else this.#needSnapshot(e.log)
-          break
+        // Of a device that can read, #lookWhetherAnew sees to it.
+        case 'needSnapshot': this.#keeper?.lacking(e.peer); break
         case 'receipt': break
       }
     }
@@ -238,6 +249,7 @@ export class Peers {
     const verdict = await this.#drive.inbox.deliver(log, from, entries)
     if (this.#isClosed) return
     this.#tookBack(log)
+    if (verdict.accepted >= from) this.#drive.metadata.heard?.(log.device)
     this.#do(this.#sync.verdict(this.#now(), log, verdict))
     if (verdict.then === 'forked') this.#forked(log, verdict.accepted, entries[verdict.accepted - from + 1]!.signed)
     // Whoever waits for our receipt need not wait for the next change here.
@@ -261,15 +273,20 @@ export class Peers {
     this.onNotice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
     metadata.hold?.()
     const before = log.head(journal.incarnation).seq
-    const stop = timers.after(TAKE_BACK_MS, () => {
+    const end = () => {
+      // Nobody has them any more: this device begins anew, and makes no entries before.
+      if (this.#sync.stuck((p) => this.#isBelieved(p)).some((s) => this.#find(s.log) === journal.incarnation)) {
+        this.#lost!.stop = timers.after(TAKE_BACK_MS, end)
+        return
+      }
       this.#mistaken.add(peer)
       // Some came: their numbers are taken.
       if (log.head(journal.incarnation).seq > before) return this.#renew()
       this.#lost = null
       this.onNotice('the lost entries did not come: going on without them')
       metadata.resume?.()
-    })
-    this.#lost = { seq, stop }
+    }
+    this.#lost = { seq, stop: timers.after(TAKE_BACK_MS, end) }
   }
 
   /** Entries of a log came; of our own: perhaps all that were lost. */
@@ -290,11 +307,45 @@ export class Peers {
     this.onNotice('this device goes on as a new incarnation')
   }
 
-  #needSnapshot(log: LogName): void {
-    if (this.#needs) return
-    this.#needs = true
-    this.onNotice(`this device was away for so long that the others have dropped what it lacks (of ${this.#drive.members.get(log.device)?.name ?? 'a device'}); join again with a fresh store`)
-    this.onNeedSnapshot()
+  // --- beginning anew -------------------------------------------------------
+
+  /** Whether this device has to take all metadata anew: what it lacks is nowhere any more, or others have ended its log. */
+  #lookWhetherAnew(): void {
+    if (this.#taking || this.#isClosed) return
+    const why = this.#whyAnew()
+    if (why === undefined) return
+    this.onNotice(`${why}: it takes their metadata, and does again what only it had`)
+    this.#taking = new SnapshotLinks()
+    for (const { link, certificate } of this.#peers.values()) if (certificate?.role === 'full') this.#taking.up(link)
+    this.#drive.beginAnew!(this.#taking, (text) => this.onNotice(text))
+  }
+
+  /** What a peer says of its logs is not signed: only who may write is believed. */
+  #isBelieved(peer: Peer): boolean { return this.#peers.get(peer)?.certificate?.role === 'full' }
+
+  #whyAnew(): string | undefined {
+    const { metadata, members, device } = this.#drive
+    if (!this.#drive.beginAnew || !metadata.asides) return undefined
+    const stuck = this.#sync.stuck((peer) => this.#isBelieved(peer))
+    const since = new Map<string, { seq: number; sinceMs: number }>()
+    let due: LogName | undefined
+    for (const { log, seq } of stuck) {
+      const before = this.#stuck.get(logKey(log))
+      since.set(logKey(log), before?.seq === seq ? before : { seq, sinceMs: this.#now() })
+      if (before?.seq === seq && this.#now() - before.sinceMs >= STUCK_MS) due = log
+    }
+    this.#stuck = since
+    const must = metadata.mustBeginAnew
+    if (must !== undefined) return must
+    if (due && this.#drive.mayBeginAnew) return `this device was away for so long that the others have dropped what it lacks (of ${members.get(due.device)?.name ?? 'a device'})`
+    // Apart for so long that each has set the other aside: one of the two sides begins anew.
+    const own = metadata.view
+    for (const { link, hello, certificate } of own ? this.#peers.values() : []) {
+      if (certificate?.role !== 'full' || !hello.view?.ended.some((a) => a.equals(device.publicKey)) || !metadata.asides.isAway(link.peer)) continue
+      const { writers, first } = hello.view
+      if (writers > own!.writers || (writers === own!.writers && Buffer.compare(first, own!.first) < 0)) return `this device and ${certificate.name} were apart for so long that each has set the other aside`
+    }
+    return undefined
   }
 
   #certificates(certificates: Buffer[], from: Peer): void {
@@ -424,6 +475,9 @@ export class Peers {
   #now(): number { return this.#drive.timers.nowMs() }
 
   #tick(): void {
+    this.#endLogs()
+    this.#lookWhetherAnew()
+    for (const { link } of this.#peers.values()) this.#drive.metadata.heard?.(link.peer)
     const { keepsEverything } = this.#drive
     if (keepsEverything !== this.#keepsEverything) this.chunks.statusChanged()
     this.#keepsEverything = keepsEverything
@@ -432,6 +486,17 @@ export class Peers {
     this.#keeper?.tick()
     this.chunks.tick()
     this.#pace()
+  }
+
+  /** The sync asks for no more of logs that others have ended. */
+  #endLogs(): void {
+    const { metadata: { asides }, log } = this.#drive
+    for (const inc of asides?.ended() ?? []) {
+      const end = asides!.cap(inc)
+      if (this.#ends.get(inc) === end || log.head(inc).seq === 0) continue
+      this.#ends.set(inc, end)
+      this.#do(this.#sync.end(this.#now(), { incarnation: log.incarnationId(inc), device: log.deviceOf(inc) }, end))
+    }
   }
 
   /** While somebody listens, changes are made known at once. */

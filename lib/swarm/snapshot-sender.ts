@@ -16,7 +16,7 @@ interface Links {
 }
 
 export class SnapshotSender {
-  readonly #drive: Pick<SwarmHost, 'timers' | 'snapshot'>
+  readonly #drive: Pick<SwarmHost, 'timers' | 'snapshot' | 'metadata'>
   readonly #links: Links
   readonly #giver = new SnapshotGiver()
   /** By token. */
@@ -26,7 +26,7 @@ export class SnapshotSender {
   /** Reads that wait for room in the link. */
   readonly #waiting = new Map<Peer, number>()
 
-  constructor(drive: Pick<SwarmHost, 'timers' | 'snapshot'>, links: Links) {
+  constructor(drive: Pick<SwarmHost, 'timers' | 'snapshot' | 'metadata'>, links: Links) {
     this.#drive = drive
     this.#links = links
   }
@@ -72,6 +72,8 @@ export class SnapshotSender {
 
   async #open(peer: Peer, token: number): Promise<void> {
     let gift: SnapshotGift
+    // Who has written here begins anew, and what is in the snapshot says so.
+    if (this.#drive.metadata.welcome?.(Buffer.from(peer, 'hex')) === false) return this.#do(this.#giver.failed(token, 'none'))
     try {
       // Whoever may not read has no use for rows, and keeps the chunks.
       gift = await this.#drive.snapshot(this.#kinds.get(peer) === 'storage')

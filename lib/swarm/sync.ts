@@ -199,6 +199,16 @@ export class LogSync {
     for (const state of this.#peers.values()) state.pushed = 0
   }
 
+  /** Others have ended a log: of what comes behind `seq` nothing is asked for or taken. */
+  end(nowMs: number, name: LogName, seq: number): SyncEffect[] {
+    this.#intake.nowMs = nowMs
+    this.#intake.end(name, seq)
+    return this.#end()
+  }
+
+  /** As Intake.stuck. */
+  stuck(isBelieved: (peer: Peer) => boolean): { log: LogName; seq: number }[] { return this.#intake.stuck(isBelieved) }
+
   /** A link has room again. */
   drained(nowMs: number, peer: Peer): SyncEffect[] {
     this.#intake.nowMs = nowMs
@@ -232,7 +242,7 @@ export class LogSync {
     let toPeer = 0, fromPeer = 0
     for (const log of this.#intake.all()) {
       const seq = log.claims.get(peer)?.seq ?? 0
-      const taken = Math.min(seq, log.commonSeq)
+      const taken = Math.min(seq, log.commonSeq, log.endSeq)
       if (taken > log.durable) fromPeer += taken - log.durable
       else toPeer += Math.max(0, log.durable - seq)
     }

@@ -202,6 +202,8 @@ export class Tree {
       }
       case 'xattr': return this.#xattr(op)
       case 'author': return this.#author(op, opId)
+      // Of devices, not of the tree.
+      case 'aside': return ''
     }
   }
 

@@ -165,7 +165,7 @@ async function main(): Promise<void> {
     console.log(`CPU ${((cpu.user + cpu.system) / 1e6).toFixed(2)} s: where that is much less than the time, others had the processors`)
     console.log(`RSS ${(process.memoryUsage.rss() / 2 ** 20).toFixed(0)} MiB; ${drive.engine.timeline.tail.length} entries not final; ${drive.engine.redone} ops applied anew`)
     const settle = performance.now()
-    drive.engine.settle(drive.members.writers(drive.log))
+    drive.engine.settle(drive.metadata.awaited())
     console.log(`looking for what is final: ${(performance.now() - settle).toFixed(1)} ms`)
     const report = await drive.fsck()
     if (report.problems.length) throw new Error(JSON.stringify(report.problems.slice(0, 5)))

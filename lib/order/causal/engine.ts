@@ -11,7 +11,7 @@
  * Invariants: the tree is base, then `timeline.tail` in order, then the ops of
  * the open batch; an entry is applied only when all of its context is.
  */
-import type { Op } from '../../log/ops.js'
+import type { AsideOp, Op } from '../../log/ops.js'
 import { INO_HIGH } from '../../log/ops.js'
 import type { PlacedEntry, PlacedTable } from '../../log/placed.js'
 import { Reader, Writer } from '../../log/codec.js'
@@ -51,6 +51,8 @@ export interface CausalHost {
   setMeta(key: string, value: number): void
   /** An inode whose removal can not be taken back any more. */
   gone(ino: number): void
+  /** An entry with ops on devices was applied; within its transaction, once. */
+  aside?(inc: number, seq: number, ops: AsideOp[]): void
 }
 
 /** An entry of another device: verified, in the log, and all of its context applied or before it in the same batch. */
@@ -267,9 +269,15 @@ export class CausalEngine implements OrderEngine {
     this.#applied.set(inc, e.seq)
     this.#seen.set(inc, context)
     this.#hold(entry, { ops: this.#batchOps, records: this.#batch, context })
+    this.#tellAsides(inc, e.seq, this.#batchOps)
     this.#batch = []
     this.#batchOps = []
     this.#owed = 0
+  }
+
+  #tellAsides(inc: number, seq: number, ops: Op[]): void {
+    const asides = ops.filter((op) => op.type === 'aside')
+    if (asides.length > 0) this.#host.aside?.(inc, seq, asides)
   }
 
   /** Remembers what an entry does, and where; its ops are those that were applied. */
@@ -326,6 +334,15 @@ export class CausalEngine implements OrderEngine {
     return e ? e.first + e.count : this.timeline.finalOps(inc)
   }
 
+  /** What the last entry of an incarnation had seen. */
+  seen(inc: number): ReadonlyMap<number, number> | undefined { return this.#seen.get(inc) }
+
+  /** How long the end of the order is that is not final: from the last final entry to the last one, by their keys, milliseconds. */
+  get unsettledMs(): number {
+    const last = this.timeline.tail[this.timeline.tail.length - 1]
+    return last ? last.key - this.timeline.baseKey : 0
+  }
+
   /** Last entry of an incarnation that is applied. */
   applied(inc: number): number { return this.#applied.get(inc) ?? 0 }
 
@@ -352,6 +369,7 @@ export class CausalEngine implements OrderEngine {
       this.#seen.set(a.inc, context)
       placed.setSeen(a.inc, this.timeline.finalOps(a.inc), encodeVector(context))
       news.set(entry, { ops: a.ops, context })
+      this.#tellAsides(a.inc, a.seq, a.ops)
     }
     const order = [...news.keys()].sort(compare)
     const { tail } = this.timeline
@@ -553,7 +571,7 @@ export class CausalEngine implements OrderEngine {
   /**
    * How many of the first `n` entries all that come after them have seen. The
    * others are needed yet: an entry that is concurrent with them may be applied
-   * anew, and then asks what they have changed.
+   * anew, and then asks what they have changed. One without ops asks nothing.
    */
   #seenByRest(n: number): number {
     const { tail } = this.timeline

@@ -192,7 +192,7 @@ function subjectsOf(op: Op): number[] {
   switch (op.type) {
     case 'create': case 'link': case 'unlink': case 'setattr': case 'content': case 'xattr': return [op.ino]
     case 'rename': return op.over === 0 ? [op.ino] : [op.ino, op.over]
-    case 'author': return []
+    case 'author': case 'aside': return []
   }
 }
 

@@ -64,7 +64,7 @@ export class Timeline {
   /** Those with entries in the tail. */
   incarnations(): IterableIterator<number> { return this.#byInc.keys() }
 
-  /** The first entry of an incarnation at `index` of the tail or behind it. */
+  /** The first entry of an incarnation with ops at `index` of the tail or behind it. */
   firstFrom(inc: number, index: number): PlacedEntry | undefined {
     const at = this.tail[index]
     const list = this.#byInc.get(inc)
@@ -76,6 +76,7 @@ export class Timeline {
       if (compare(list[mid]!, at) >= 0) hi = mid
       else lo = mid + 1
     }
+    while (lo < list.length && list[lo]!.count === 0) lo++
     return list[lo]
   }
 

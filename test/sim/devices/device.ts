@@ -2,6 +2,7 @@
  * A device of the simulation: the real tree, log, order, inbox and swarm code
  * over a fake disk, clock and network. Programs make ops where a mount would.
  */
+import { adopt, mayBeginAnew, takeAnew } from '../../../lib/anew.js'
 import { SnapshotIntake, becomeMember, type Linked } from '../../../lib/join.js'
 import { Inbox } from '../../../lib/inbox.js'
 import { certify } from '../../../lib/keys/certificate.js'
@@ -10,9 +11,11 @@ import type { DriveKeys } from '../../../lib/keys/derive.js'
 import { fromMs, type Clock, type Timers } from '../../../lib/clock.js'
 import { treeSealer } from '../../../lib/drive.js'
 import type { LocalChunk } from '../../../lib/file/flush.js'
+import { ASIDE_AFTER_MS } from '../../../lib/limits.js'
 import { INO_HIGH, type Op } from '../../../lib/log/ops.js'
 import { Metadata } from '../../../lib/metadata.js'
 import { CausalEngine } from '../../../lib/order/causal/engine.js'
+import { rescue } from '../../../lib/rescue.js'
 import { chunkId, sealedLength } from '../../../lib/seal/chunk.js'
 import { Arrivals } from '../../../lib/store/arrivals.js'
 import { ChunkTable } from '../../../lib/store/chunks.js'
@@ -27,6 +30,8 @@ import type { World } from './world.js'
 
 /** Sealed bytes of each log that are kept: little, so that logs are truncated. */
 export const KEEP_LOG_BYTES = 4096
+/** A device that was up for so long judges whether others are silent. */
+const UP_MS = 20_000
 /** Plaintext bytes of each chunk. */
 export const CHUNK_BYTES = 400
 
@@ -56,7 +61,10 @@ interface Session {
 
 interface Joining { timers: Timers & { stop(): void }; db: SimDatabase; linked: Linked & { links: SimLink[] } }
 
-type State = { is: 'off' } | { is: 'joining'; at: Joining } | { is: 'on'; at: Session }
+/** Between one index and the other. */
+interface Exchanging { timers: Timers & { stop(): void }; db: SimDatabase }
+
+type State = { is: 'off' } | { is: 'anew'; at: Exchanging } | { is: 'joining'; at: Joining } | { is: 'on'; at: Session }
 
 export class SimDevice {
   readonly name: string
@@ -75,10 +83,11 @@ export class SimDevice {
   readonly notices: string[] = []
   readonly links = new Map<string, SimLink>()
 
-  constructor(world: World, name: string) {
+  /** `keys`: another than the full key. */
+  constructor(world: World, name: string, keys = world.keys) {
     this.world = world
     this.name = name
-    this.keys = world.keys
+    this.keys = keys
     this.device = deviceFromSeed(blake.blake3(`device ${name}`), newIncarnation())
   }
 
@@ -137,14 +146,14 @@ export class SimDevice {
   }
 
   #open(): void {
-    const { world } = this
+    const { world, clock } = this
     const timers = world.timers()
     const db = new SimDatabase(this.disk, timers)
     const chunks = new ChunkTable(db)
     const store = new SimStore(this.disk, timers)
     const metadata: Metadata = new Metadata({
       db, keys: this.keys, device: this.device, clock: this.clock, timers, chunks, sealer: treeSealer(this.keys), makeEngine: (host) => new CausalEngine(host), store,
-      gone: (ino) => this.#gone(ino), keepLogBytes: KEEP_LOG_BYTES,
+      gone: (ino) => this.#gone(ino), keepLogBytes: KEEP_LOG_BYTES, aside: { afterMs: ASIDE_AFTER_MS, upMs: UP_MS },
     })
     const { log, tree, journal, engine, members } = metadata
     journal.onStop = (e) => world.broken(this, e)
@@ -158,19 +167,23 @@ export class SimDevice {
     const files = { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
     const inbox = new Inbox({
       driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, timers, isForked: (inc) => metadata.isForked(inc),
-      mayWrite: (device) => members.get(device)?.role === 'full',
+      mayWrite: (device) => members.get(device)?.role === 'full', asides: metadata.asides,
     })
     const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
     const host: SwarmHost = {
       keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null }, files,
       space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: (withChunks) => metadata.snapshot(withChunks), metadata,
+      get mayBeginAnew() { return mayBeginAnew(db, clock.nowMs()) },
+      beginAnew: (links) => {
+        world.count('begins anew')
+        this.#beginAnew(links).catch((e: Error) => world.broken(this, e))
+      },
     }
     const peers = new Peers(host)
     peers.onNotice = (text) => {
       this.notices.push(text)
       world.noticed(this, text)
     }
-    peers.onNeedSnapshot = () => timers.soon(() => this.#joinAnew())
     this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers } }
     world.trace(`${this.name} boots: next op ${journal.nextOpCounter}, entry ${log.head(journal.incarnation).seq}`)
     for (const [inc, seq] of log.heads()) {
@@ -180,6 +193,7 @@ export class SimDevice {
     world.rebooted(this, journal.newOpId())
     world.onBoot(this)
     metadata.start()
+    this.#rescue()
     for (const ino of tree.rows.orphans()) this.#gone(ino)
   }
 
@@ -202,8 +216,7 @@ export class SimDevice {
     const linked: Joining['linked'] = { onLink: () => {}, links: [] }
     this.state = { is: 'joining', at: { timers, db, linked } }
     const intake = new SnapshotIntake(db, linked, this.keys, timers, {})
-    const certificate = certify(this.keys, { device: this.publicKey, role: 'full', name: this.name })
-    intake.run().then(() => becomeMember(db, this.device, certificate)).then(() => {
+    intake.run().then(() => becomeMember(db, this.device, this.#certificate())).then(() => {
       if (this.state.is !== 'joining' || this.state.at.db !== db) return
       this.isMember = true
       this.#down()
@@ -213,26 +226,58 @@ export class SimDevice {
     }, (e: Error) => this.world.broken(this, e))
   }
 
-  /** As whoever is told so does: the store is thrown away, and joins. */
-  #joinAnew(): void {
-    // A liar's word is enough for the notice; nobody throws a store away for that here.
-    if (!this.wasRestored && this.world.liars.size > 0) return
-    if (!this.wasRestored) return this.world.broken(this, new Error('it has missed what the others have dropped, and was never restored'))
-    this.world.trace(`${this.name} joins anew`)
-    this.world.count('joined anew')
-    this.world.thrownAway(this)
-    this.crash(0)
-    this.isMember = false
+  /** As a drive and its daemon do (lib/anew.ts): a second index is filled, takes the place of the first, and the device starts again. */
+  async #beginAnew(links: Linked): Promise<void> {
+    const { world } = this
+    const at = this.s
+    const disk = new SimDisk()
+    disk.syncMs = this.disk.syncMs
+    const taken = new SimDatabase(disk, at.timers)
+    const { log, journal } = at.metadata
+    await takeAnew({
+      taken, links, keys: this.keys, incarnation: log.incarnationId(journal.incarnation), timers: at.timers, signal: new AbortController().signal, onNotice: (text) => world.trace(`${this.name} notices: ${text}`),
+    })
+    if (this.live !== at) return
+    taken.syncWalNow()
+    taken.close()
+    if (journal.isHeld) at.metadata.renew()
+    this.leave()
+    const timers = world.timers()
+    const old = new SimDatabase(this.disk, timers)
+    this.state = { is: 'anew', at: { timers, db: old } }
+    const lasting = new SimDatabase(disk, timers)
+    await adopt(old, lasting, this.keys, this.device, this.clock.nowMs())
+    if (this.state.is !== 'anew' || this.state.at.db !== old) return
+    this.disk.before = this.disk.image
+    this.disk.image = disk.image
+    world.begunAnew(this)
+    this.#down()
+    old.close()
+    lasting.close()
     this.isRestored = false
-    this.disk.chunks.clear()
-    this.disk.image = undefined
-    this.device = deviceFromSeed(blake.blake3(`device ${this.name}`), newIncarnation())
     this.boot()
+  }
+
+  /** What only the index of before had. */
+  #rescue(): void {
+    const { db, metadata } = this.s
+    if (db.getMeta('anew') !== 1) return
+    const disk = new SimDisk()
+    disk.image = this.disk.before
+    const old = new SimDatabase(disk, this.s.timers)
+    const ops = rescue(old, metadata, this.keys, treeSealer(this.keys), this.publicKey)
+    old.close()
+    this.world.trace(`${this.name} does ${ops} ops again`)
+    for (let n = ops; n > 0; n--) this.world.count('done again')
+    db.setMeta('anew', 0)
+    metadata.journal.touched()
+    metadata.journal.settle().then(() => { this.disk.before = undefined }, () => {})
   }
 
   /** The disk as it was at an earlier time. */
   restore(backup: ReturnType<SimDisk['copy']>): void {
     this.disk.image = backup.image
+    this.disk.before = backup.before
     this.disk.chunks = backup.chunks
     this.isRestored = this.wasRestored = true
     this.world.count('restored')
@@ -274,7 +319,11 @@ export class SimDevice {
 
   hello(): Buffer {
     if (this.state.is === 'on') return Buffer.from(this.state.at.peers.hello())
-    return Buffer.from(writeHello({ kind: 'full', name: this.name, certificate: certify(this.keys, { device: this.publicKey, role: 'full', name: this.name }) }))
+    return Buffer.from(writeHello({ kind: this.keys.kind, name: this.name, certificate: this.#certificate() }))
+  }
+
+  #certificate(): Buffer | undefined {
+    return this.keys.canWrite ? certify(this.keys, { device: this.publicKey, role: 'full', name: this.name }) : undefined
   }
 
   #linkUp(peer: string): void {

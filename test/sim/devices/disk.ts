@@ -23,6 +23,8 @@ interface Stored { sealed: Buffer; isDurable: boolean }
 export class SimDisk {
   /** The index as it would be found after a power cut. */
   image: Image | undefined
+  /** The index of before, while a device that has begun anew has not done again what only that had. */
+  before: Image | undefined
   /** Written, and not acknowledged yet; oldest first. */
   underWay: Image[] = []
   chunks = new Map<string, Stored>()
@@ -37,8 +39,8 @@ export class SimDisk {
     for (const [at, chunk] of this.chunks) if (!chunk.isDurable) this.chunks.delete(at)
   }
 
-  copy(): { image: Image | undefined; chunks: Map<string, Stored> } {
-    return { image: this.image, chunks: new Map([...this.chunks].filter(([, c]) => c.isDurable)) }
+  copy(): { image: Image | undefined; before: Image | undefined; chunks: Map<string, Stored> } {
+    return { image: this.image, before: this.before, chunks: new Map([...this.chunks].filter(([, c]) => c.isDurable)) }
   }
 }
 

@@ -38,12 +38,106 @@ export async function run(seed: number, options: Options = {}): Promise<Result> 
   }
 }
 
+/**
+ * Months: some devices are away, off or on their own, while the others write, set them aside and go on; some of them on both
+ * sides. Then they come back with what they have written, or never.
+ */
+export async function runAway(seed: number, options: Options = {}): Promise<Result> {
+  const world = new World(seed)
+  world.isVerbose = options.isVerbose ?? false
+  world.onBoot = options.sabotage ?? (() => {})
+  try {
+    return await away(world)
+  } finally {
+    world.close()
+  }
+}
+
+async function away(world: World): Promise<Result> {
+  const programs = new Programs(world)
+  const count = 2 + world.below(3)
+  for (let i = 0; i < count; i++) {
+    // Or one that only reads.
+    const d = world.add(NAMES[i]!, i > 0 && i === count - 1 && world.chance(0.25) ? world.readKeys : world.keys)
+    if (i === 0) d.create()
+    else d.boot()
+  }
+  const crashes = world.chance(0.6) ? world.between(30, 300) : Infinity
+  let isHealing = false
+  const reconnect = world.net.every(700, () => world.net.connectAll())
+  const off = new Set<SimDevice>()
+  const act = () => {
+    if (isHealing) return
+    world.net.after(world.between(1, 400), act)
+    const d = world.pick(world.devices)
+    if (off.has(d)) return
+    if (!d.isOn) return world.chance(0.5) ? d.boot() : undefined
+    if (d.isMember && world.below(crashes) === 0) return d.crash(world.random())
+    if (!d.live || !d.keys.canWrite) return
+    for (let n = world.chance(0.1) ? world.below(10) : 1; n > 0; n--) programs.step(d)
+    if (world.chance(0.3)) world.fsync(d)
+  }
+  await world.run(20_000, () => world.devices.every((d) => d.live))
+  act()
+  await world.run(world.net.nowMs + world.between(2_000, 10_000))
+
+  // --- some go: each for itself, or together
+  const leaving = world.devices.filter(() => world.chance(0.5))
+  if (leaving.length === 0 || leaving.length === count) leaving.splice(0, leaving.length, world.pick(world.devices))
+  const stay = world.devices.filter((d) => !leaving.includes(d)).map((d) => d.name)
+  const part = world.chance(0.5) ? [stay, leaving.map((d) => d.name)] : [stay, ...leaving.map((d) => [d.name])]
+  world.net.partition(part)
+  world.trace(`apart: ${part.map((names) => names.join(' ')).join(', ')}`)
+  await world.run(world.net.nowMs + world.between(500, 5_000))
+  // One that is off does not see the months, nor sets anybody aside.
+  for (const d of leaving) {
+    if (world.chance(0.4)) continue
+    off.add(d)
+    if (d.isOn) d.crash(world.random())
+  }
+  const months = world.chance(0.9)
+  world.warp(months ? world.between(61, 400) : 30)
+  await world.run(world.net.nowMs + world.between(40_000, 60_000))
+  if (world.chance(0.3)) world.warp(90)
+  // Entries of others are stated after a minute.
+  await world.run(world.net.nowMs + (world.chance(0.8) ? world.between(100_000, 130_000) : 5_000))
+
+  // --- and come back
+  if (months && world.chance(0.25) && world.devices.some((d) => d.keys.canWrite && !off.has(d))) for (const d of off) world.gone.add(d)
+  for (const d of off) if (!world.gone.has(d) && !d.isOn && world.chance(0.5)) {
+    // It writes before it meets anybody.
+    d.boot()
+    for (let n = world.below(12); n > 0 && d.keys.canWrite; n--) programs.step(d)
+    world.fsync(d)
+  }
+  await world.run(world.net.nowMs + 1_000)
+  for (const d of off) if (!world.gone.has(d)) off.delete(d)
+  world.net.heal()
+  await world.run(world.net.nowMs + world.between(500, 30_000))
+  isHealing = true
+  for (const d of world.devices) if (!d.isOn && !off.has(d)) d.boot()
+  if (world.gone.size > 0) {
+    // Nobody waits for them, once that was found out.
+    world.warp(61)
+    // A clock is believed a day an entry.
+    for (let day = 0; day < 70; day++) {
+      programs.step(world.pick(world.honest.filter((d) => d.keys.canWrite)))
+      await world.run(world.net.nowMs + 300)
+    }
+    await world.run(world.net.nowMs + 100_000)
+  }
+  await settle(world)
+  reconnect()
+  return { seed: world.seed, digest: world.digest(), events: world.events, counts: world.counts, simulatedMs: world.net.nowMs, synced: world.syncedWrites }
+}
+
+const NAMES = ['ada', 'bob', 'cyd', 'dan', 'eve']
+
 async function runIn(world: World): Promise<Result> {
   const programs = new Programs(world)
-  const names = ['ada', 'bob', 'cyd', 'dan', 'eve']
   const count = 2 + world.below(3)
   const hasLiar = count > 2 && world.chance(0.35)
-  world.add(names[0]!).create()
+  world.add(NAMES[0]!).create()
   const reconnect = world.net.every(700, () => { if (world.chance(0.8)) world.net.connectAll() })
 
   // --- faults and programs
@@ -54,7 +148,7 @@ async function runIn(world: World): Promise<Result> {
   const backups = new Map<SimDevice, ReturnType<SimDevice['disk']['copy']>>()
   let isHealing = false
   const join = (i: number) => {
-    const d = world.add(names[i]!)
+    const d = world.add(NAMES[i]!)
     if (hasLiar && i === count - 1) world.liars.set(d, new Liar(world, d))
     d.boot()
   }
@@ -105,6 +199,14 @@ async function runIn(world: World): Promise<Result> {
   world.net.heal()
   for (const d of world.devices) if (!d.isOn) d.boot()
   for (const k of world.keepers) if (!k.live) k.boot()
+  await settle(world)
+  for (const k of world.keepers) await restore(world, k)
+  reconnect()
+  return { seed: world.seed, digest: world.digest(), events: world.events, counts: world.counts, simulatedMs: world.net.nowMs, synced: world.syncedWrites }
+}
+
+/** Healed, they become equal; and what must be true is. */
+async function settle(world: World): Promise<void> {
   let nextLookMs = 0
   const isEqual = () => {
     if (world.net.nowMs < nextLookMs) return false
@@ -115,9 +217,6 @@ async function runIn(world: World): Promise<Result> {
   await world.run(world.net.nowMs + STATE_MS)
   if (!await world.run(world.net.nowMs + HEAL_MS, isEqual)) world.violated(`after the statements: ${unsettled(world)}`)
   check(world)
-  for (const k of world.keepers) await restore(world, k)
-  reconnect()
-  return { seed: world.seed, digest: world.digest(), events: world.events, counts: world.counts, simulatedMs: world.net.nowMs, synced: world.syncedWrites }
 }
 
 /** Some devices can not reach some others, or a link drops. */
@@ -136,9 +235,15 @@ function jump(world: World): number {
   return world.pick([0, small, small, hours, years])
 }
 
-function heads(d: SimDevice | SimKeeper): string {
+/** `but`: logs that were ended, of which one that cannot read may have more. */
+function heads(d: SimDevice | SimKeeper, but: readonly string[] = []): string {
   const { log } = d instanceof SimKeeper ? d.live!.sealed : d.s.metadata
-  return [...log.heads()].map(([inc, seq]) => `${log.incarnationId(inc).toString('hex').slice(0, 8)}:${seq}`).filter((h) => !h.endsWith(':0')).sort().join(' ')
+  return [...log.heads()].filter(([inc]) => !but.includes(log.incarnationId(inc).toString('hex'))).map(([inc, seq]) => `${log.incarnationId(inc).toString('hex').slice(0, 8)}:${seq}`).filter((h) => !h.endsWith(':0')).sort().join(' ')
+}
+
+function endedOn(d: SimDevice): string[] {
+  const { asides, log } = d.s.metadata
+  return [...asides.ended()].map((inc) => log.incarnationId(inc).toString('hex'))
 }
 
 /** Chunks that it should have and has not. */
@@ -152,7 +257,7 @@ function hasSettled(world: World): boolean {
   const [first, ...others] = world.honest
   const all = heads(first!)
   return others.every((d) => heads(d) === all) && world.honest.every((d) => missing(d) === 0)
-    && world.keepers.every((k) => heads(k) === all && unkept(k, first!) === 0)
+    && world.keepers.every((k) => heads(k, endedOn(first!)) === heads(first!, endedOn(first!)) && unkept(k, first!) === 0)
 }
 
 function unsettled(world: World): string {
@@ -202,7 +307,7 @@ async function joinAlone(world: World, k: SimKeeper, name: string): Promise<SimD
   const hasAll = () => {
     if (!d.live) return false
     const { log: has } = d.live.metadata
-    return had.every(({ id, seq }) => has.find(id) >= 0 && has.head(has.find(id)).seq >= seq)
+    return had.every(({ id, seq }) => endedOn(d).includes(id.toString('hex')) || (has.find(id) >= 0 && has.head(has.find(id)).seq >= seq))
   }
   if (!await world.run(world.net.nowMs + 120_000, hasAll)) world.violated(`${d.name}, which joined from ${k.name} alone, ${d.live ? `has ${heads(d)}` : `is ${d.state.is}`}, of ${heads(k)}`)
   return d
@@ -227,7 +332,7 @@ async function restore(world: World, keeper: SimKeeper): Promise<void> {
   compare(world, first, d)
   const found = findings(d)
   if (found.length > 0) world.violated(`the tree of ${d.name} is not sound: ${found.slice(0, 3).join('; ')}`)
-  if (!await world.run(world.net.nowMs + 60_000, () => heads(keeper) === heads(d))) world.violated(`${keeper.name} has not taken what ${d.name} wrote: ${heads(keeper)}, ${heads(d)}`)
+  if (!await world.run(world.net.nowMs + 60_000, () => heads(keeper, endedOn(d)) === heads(d, endedOn(d)))) world.violated(`${keeper.name} has not taken what ${d.name} wrote: ${heads(keeper)}, ${heads(d)}`)
 }
 
 function compare(world: World, a: SimDevice, b: SimDevice): void {

@@ -34,12 +34,15 @@ export class World {
   readonly seed: number
   readonly net: SimNetwork
   readonly keys = DriveKeys.fromRoot(Buffer.alloc(32, 7))
+  readonly readKeys = DriveKeys.fromCapability(this.keys.capability('read-only'))
   readonly devices: SimDevice[] = []
   /** Storage-only devices. */
   readonly keepers: SimKeeper[] = []
   readonly random: () => number
   /** Devices whose messages are changed on the way out; not looked at afterwards. */
   readonly liars = new Map<SimDevice, Liar>()
+  /** Devices that never come back; not looked at afterwards either, and what only they had is lost. */
+  readonly gone = new Set<SimDevice>()
   isVerbose = false
   /** Programs get in each other's way more than they would. */
   isCrowded = false
@@ -53,7 +56,7 @@ export class World {
   #failure: Error | undefined
   #written: Written[] = []
   #dismissed: Dismissed[] = []
-  /** Content that was only on a store that was thrown away. */
+  /** Content that only a device had that was put back to a backup. */
   readonly #excused = new Set<string>()
 
   constructor(seed: number) {
@@ -111,15 +114,15 @@ export class World {
 
   // --- devices ------------------------------------------------------------
 
-  add(name: string): SimDevice {
-    const device = new SimDevice(this, name)
+  add(name: string, keys = this.keys): SimDevice {
+    const device = new SimDevice(this, name, keys)
     this.devices.push(device)
     return device
   }
 
   node(name: string): SimNode { return [...this.devices, ...this.keepers].find((d) => d.name === name)! }
 
-  get honest(): SimDevice[] { return this.devices.filter((d) => !this.liars.has(d)) }
+  get honest(): SimDevice[] { return this.devices.filter((d) => !this.liars.has(d) && !this.gone.has(d)) }
 
   // --- what happens -------------------------------------------------------
 
@@ -219,10 +222,10 @@ export class World {
     }, (e: Error) => { if (d.live === at) this.broken(d, e) })
   }
 
-  /** Its store is gone, with what only it had. */
-  thrownAway(d: SimDevice): void {
-    for (const w of this.#written) if (w.device === d) this.#excused.add(w.h)
-    this.#written = this.#written.filter((w) => w.device !== d)
+  /** It has another index, whose numbers mean something else: what it wrote must be found by its content. */
+  begunAnew(d: SimDevice): void {
+    this.count('begun anew')
+    for (const x of [...this.#written, ...this.#dismissed]) if (x.device === d) x.op = -1
   }
 
   /** Power was cut: what was not durable never was. */
@@ -249,8 +252,8 @@ export class World {
 
   // --- what must be true at the end ---------------------------------------
 
-  /** Whether nobody need have the chunk: a liar has made it, or its store was thrown away. */
-  isExcused(h: string): boolean { return this.#excused.has(h) || this.#written.some((w) => w.h === h && this.liars.has(w.device)) }
+  /** Whether nobody need have the chunk: a liar has made it, or it was lost with what a backup lacks. */
+  isExcused(h: string): boolean { return this.#excused.has(h) || this.#written.some((w) => w.h === h && (this.liars.has(w.device) || this.gone.has(w.device))) }
 
   /** Every write that was acknowledged is there, unless somebody who saw it took it away. */
   checkSynced(): void {
@@ -260,7 +263,7 @@ export class World {
     const there = new Set(rows.map((r) => r.h.toLowerCase()))
     const dismissed = new Set(this.#dismissed.map((x) => x.h))
     for (const w of this.#written) {
-      if (!w.isSynced || this.liars.has(w.device) || there.has(w.h) || dismissed.has(w.h)) continue
+      if (!w.isSynced || this.liars.has(w.device) || this.gone.has(w.device) || there.has(w.h) || dismissed.has(w.h)) continue
       this.violated(`a write of ${w.device.name} (op ${w.op % INO_HIGH}, content ${w.h.slice(0, 8)}) was durable, nobody who saw it took it away, and it is gone`)
     }
   }

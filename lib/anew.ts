@@ -1,0 +1,167 @@
+/**
+ * Beginning anew in place: a device whose log others have ended, or which lacks
+ * what they have dropped, takes all metadata of one of them, keeps its chunks
+ * and its settings, and does again what only it had (rescue.ts).
+ *
+ *   taking   a second index, anew.db, is filled beside the one in use
+ *   ready    closed; the index is before.db too, and anew.db takes its name
+ *   rescued  what only before.db had is in the new index, durable; it goes
+ *
+ * A crash leaves the one index or the other, never a mixture: the name changes
+ * once. Until then nothing was changed; from then on before.db stays until what
+ * it had is elsewhere.
+ */
+import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Timers } from './clock.js'
+import { fail } from './errors.js'
+import { certify } from './keys/certificate.js'
+import type { DriveKeys } from './keys/derive.js'
+import { newIncarnation, type Device } from './keys/device.js'
+import { SnapshotIntake, becomeMember, type Linked } from './join.js'
+import { Reader } from './log/codec.js'
+import { decodeAside, INO_HIGH } from './log/ops.js'
+import { ChunkTable } from './store/chunks.js'
+import { Database } from './store/database.js'
+
+const TAKEN = 'anew.db'
+const BEFORE = 'before.db'
+/** After a snapshot that can not be used. */
+const AGAIN_MS = 5000
+/** On the word of others alone a device does not begin anew again sooner, twice as long each time, at most this long: they may lie. */
+const WAIT_MS = 60_000
+const MAX_WAIT_MS = 3_600_000
+/** Settings that are of one index, or come with a snapshot. */
+const NOT_CARRIED = new Set(['index_version', 'incarnation', 'redo_session', 'joining', 'finished', 'anew', 'base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
+
+export interface AnewParts {
+  /** Empty. */
+  taken: Database
+  links: Linked
+  keys: DriveKeys
+  /** The incarnation that ends. */
+  incarnation: Buffer
+  timers: Timers
+  signal: AbortSignal
+  onNotice: (text: string) => void
+}
+
+/** Fills `taken` from one of the links. Rejects with EINTR when the signal comes. */
+export async function takeAnew(p: AnewParts): Promise<void> {
+  for (;;) {
+    await new SnapshotIntake(p.taken, p.links, p.keys, p.timers, { signal: p.signal, onNotice: p.onNotice }).run()
+    if (endsLog(p.taken, p.incarnation)) return
+    // What this device has stated would go on to count.
+    p.onNotice('the metadata that came does not say that this device begins anew: asking again')
+    await new Promise<void>((resolve) => { p.timers.after(AGAIN_MS, resolve) })
+    if (p.signal.aborted) throw fail('EINTR', 'interrupted before another device gave its metadata')
+  }
+}
+
+/** Whether others will not wait for an incarnation, nor count on what it said: they do not know it, or it was ended. */
+function endsLog(taken: Database, incarnation: Buffer): boolean {
+  if (!taken.sql.prepare('SELECT 1 FROM incarnation i JOIN log_head l ON l.inc = i.idx WHERE i.id = ?').get(incarnation)) return true
+  return (taken.sql.prepare('SELECT op FROM aside').all() as { op: Buffer }[]).some((r) => decodeAside(new Reader(r.op)).logs.some((l) => l.id.equals(incarnation)))
+}
+
+/** Makes `taken` the index of this device: with the chunks that are here, its settings, and an incarnation of its own, whose id it gives. Durable when it resolves. */
+export async function adopt(old: Database, taken: Database, keys: DriveKeys, device: Pick<Device, 'publicKey'>, nowMs: number): Promise<Buffer> {
+  taken.sql.exec('BEGIN')
+  carryChunks(old, taken)
+  for (const [key, value] of old.sql.prepare('SELECT key, value FROM meta').raw(true).all() as [string, string | number | Buffer][]) {
+    if (!NOT_CARRIED.has(key) && !key.startsWith('building:')) taken.setMeta(key, value)
+  }
+  taken.setMeta('anew', 1)
+  const isRecent = Math.abs(nowMs - ((old.getMeta('anew_at') as number | undefined) ?? 0)) < MAX_WAIT_MS
+  taken.setMeta('anew_at', Math.floor(nowMs))
+  taken.setMeta('anew_times', 1 + (isRecent ? (old.getMeta('anew_times') as number | undefined) ?? 0 : 0))
+  taken.sql.exec('COMMIT')
+  const name = (old.getMeta('device_name') as string | undefined) ?? ''
+  const known = taken.sql.prepare('SELECT certificate FROM device WHERE key = ?').get(device.publicKey) as { certificate: Buffer } | undefined
+  const certificate = known?.certificate ?? (keys.canWrite ? certify(keys, { device: device.publicKey, role: keys.kind, name }) : undefined)
+  const incarnation = newIncarnation()
+  await becomeMember(taken, { publicKey: device.publicKey, incarnation }, certificate)
+  return incarnation
+}
+
+/** Chunks that are here stay where they are; pins stay on what they were on. */
+function carryChunks(old: Database, taken: Database): void {
+  const chunks = new ChunkTable(taken)
+  chunks.indexIds()
+  const inline = old.sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true)
+  for (const [num, seg, off, id] of old.sql.prepare('SELECT num, seg, off, id FROM chunk WHERE seg >= 0').raw(true).iterate() as Iterable<[number, number, number, Buffer]>) {
+    const at = chunks.findById(id)
+    if (at === 0) continue
+    const data = seg === 0 ? (inline.get(num) as [Buffer] | undefined)?.[0] : undefined
+    if (data) chunks.moveInline(at, data)
+    else if (seg > 0) chunks.move(at, seg, off)
+  }
+  if (!old.sql.prepare("SELECT 1 FROM sqlite_master WHERE name = 'pin'").get()) return
+  taken.sql.exec('CREATE TABLE IF NOT EXISTS pin(ino INTEGER PRIMARY KEY)')
+  const idOf = new Map((old.sql.prepare('SELECT idx, id FROM incarnation').raw(true).all() as [number, Buffer][]).map(([idx, id]) => [idx, id.toString('latin1')]))
+  const indexOf = new Map((taken.sql.prepare('SELECT idx, id FROM incarnation').raw(true).all() as [number, Buffer][]).map(([idx, id]) => [id.toString('latin1'), idx]))
+  const pin = taken.sql.prepare('INSERT OR IGNORE INTO pin SELECT ino FROM inode WHERE ino = ?')
+  for (const ino of old.sql.prepare('SELECT ino FROM pin').pluck().all() as number[]) {
+    const index = indexOf.get(idOf.get(Math.floor(ino / INO_HIGH)) ?? '')
+    if (index !== undefined) pin.run(index * INO_HIGH + ino % INO_HIGH)
+  }
+}
+
+/** Whether it was long enough ago. */
+export function mayBeginAnew(db: Database, nowMs: number): boolean {
+  const times = (db.getMeta('anew_times') as number | undefined) ?? 0
+  return times === 0 || Math.abs(nowMs - (db.getMeta('anew_at') as number)) >= Math.min(MAX_WAIT_MS, WAIT_MS * 2 ** (times - 1))
+}
+
+// --- on a disk ----------------------------------------------------------------
+
+/** An empty second index in a store. */
+export function createTaken(dir: string): Database {
+  removeIndex(join(dir, TAKEN))
+  return Database.create(join(dir, TAKEN))
+}
+
+/** It is not wanted any more. */
+export function dropTaken(dir: string): void { removeIndex(join(dir, TAKEN)) }
+
+/** With the store closed: what `adopt` has made is its index from here on. */
+export function exchangeIndex(dir: string): void {
+  const [index, taken, before] = ['index.db', TAKEN, BEFORE].map((name) => join(dir, name)) as [string, string, string]
+  for (const path of [index, taken]) {
+    Database.settle(path)
+    rmSync(path + '-wal', { force: true })
+    rmSync(path + '-shm', { force: true })
+  }
+  rmSync(before, { force: true })
+  try { linkSync(index, before) } catch { copyFileSync(index, before) }
+  syncPath(before)
+  syncPath(taken)
+  syncPath(dir)
+  renameSync(taken, index)
+  syncPath(dir)
+  // Of the index before.
+  rmSync(join(dir, 'redo'), { force: true })
+}
+
+/** When a store is opened: what is left of an attempt that did not come to its end. Gives the index of before, if what only it had is still to be done. */
+export function leftBefore(dir: string, db: Database): Database | undefined {
+  dropTaken(dir)
+  const path = join(dir, BEFORE)
+  if (!existsSync(path)) return undefined
+  if (db.getMeta('anew') === 1) return Database.open(path)
+  removeIndex(path)
+  return undefined
+}
+
+/** What it had is elsewhere, durable. */
+export function dropBefore(dir: string): void { removeIndex(join(dir, BEFORE)) }
+
+function removeIndex(path: string): void {
+  for (const suffix of ['', '-wal', '-shm']) rmSync(path + suffix, { force: true })
+}
+
+function syncPath(path: string): void {
+  const fd = openSync(path, 'r')
+  try { fsyncSync(fd) } finally { closeSync(fd) }
+}
+
