@@ -190,6 +190,8 @@ export class SnapshotIntake {
   #bytes = 0
   #uncommitted = 0
   #total = 0
+  /** Why the last attempt failed. */
+  #failure = ''
   /** Devices that keep are not asked before: one that writes may yet come. */
   #keepersFromMs = Infinity
   #settle!: { resolve: () => void; reject: (e: Error) => void }
@@ -274,7 +276,9 @@ export class SnapshotIntake {
     const link = this.#from
     for (const e of this.#taker.cancel()) if (e.type === 'send') link?.send(encode(e.message), e.priority)
     this.#from = null
-    this.#options.onNotice?.(`a device that was asked for the drive's metadata failed (${why}); asking again`)
+    // Once, for one that is asked again and again.
+    if (why !== this.#failure) this.#options.onNotice?.(`a device that was asked for the drive's metadata failed (${why}); asking again`)
+    this.#failure = why
     const giver = link && this.#links.get(link)
     if (link && giver) {
       // To the end of the line.

@@ -151,6 +151,7 @@ export class Sealed {
 
   /** EIO for one that is of no use here. */
   begin(meta: SnapshotMeta): void {
+    if (meta.head && this.#head?.id.equals(meta.head.id)) throw fail('EIO', 'the snapshot that is here')
     if (meta.head) this.#check(meta.head)
     this.#snapshots.begin()
     this.#coming = { meta, bytes: 0 }

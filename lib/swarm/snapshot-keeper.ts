@@ -1,7 +1,7 @@
 /**
  * Gets snapshots for a device that keeps them: joins the step machine
  * (snapshot.ts) to what keeps them. Asked are devices that may write; with none of
- * them there, and nothing here yet, others that keep one.
+ * them there for a while, others that keep one.
  */
 import { isDfsError } from '../errors.js'
 import type { Timers } from '../clock.js'
@@ -11,9 +11,8 @@ import type { Message, Peer, PieceKind, SnapshotBegin, SnapshotEnd, SnapshotPiec
 import type { Priority } from './net/link.js'
 import { SnapshotTaker, type TakeEffect } from './snapshot.js'
 
-/** What keeps them: lib/sealed.ts. The last four throw EIO or ENOSPC for what is not taken. */
+/** What keeps them: lib/sealed.ts. The first three throw EIO or ENOSPC for what is not taken. */
 export interface SnapshotHolder {
-  readonly head: object | undefined
   readonly isDue: boolean
   begin(meta: SnapshotMeta): void
   piece(kind: PieceKind, bytes: Buffer): void
@@ -34,10 +33,10 @@ export class SnapshotKeeper {
   readonly #timers: Timers
   readonly #keys: Pick<DriveKeys, 'driveId'>
   readonly #send: (peer: Peer, m: Message, priority: Priority) => void
-  readonly #peers = new Map<Peer, GiverKind>()
+  readonly #peers = new Map<Peer, { kind: GiverKind; askedMs: number }>()
   readonly #taker = new SnapshotTaker()
-  /** Entries are missing that nobody gives any more. */
-  #lacksEntries = false
+  /** Entries are missing that nobody gives any more: who says so. */
+  readonly #lacks = new Set<GiverKind>()
   #retryMs = FIRST_RETRY_MS
   #nextMs = 0
   #fullMs: number
@@ -52,9 +51,8 @@ export class SnapshotKeeper {
 
   /** A peer that can give: as its certificate says 'full', by its own word 'storage'. */
   up(peer: Peer, kind: GiverKind): void {
-    if (this.#peers.get(peer) === kind) return
-    this.#peers.delete(peer)
-    this.#peers.set(peer, kind)
+    if (this.#peers.get(peer)?.kind === kind) return
+    this.#peers.set(peer, { kind, askedMs: -1 })
     this.tick()
   }
 
@@ -63,9 +61,10 @@ export class SnapshotKeeper {
     this.#do(this.#taker.peerDown(peer))
   }
 
-  /** A device that may write says that nobody has what this one lacks. */
+  /** A peer has what follows upon entries that this device lacks, and nobody gives these. */
   lacking(peer: Peer): void {
-    if (this.#peers.get(peer) === 'full') this.#lacksEntries = true
+    const kind = this.#peers.get(peer)?.kind
+    if (kind) this.#lacks.add(kind)
   }
 
   message(peer: Peer, m: SnapshotBegin | SnapshotPiece | SnapshotEnd | SnapshotRefused): void {
@@ -75,20 +74,17 @@ export class SnapshotKeeper {
   tick(): void {
     const nowMs = this.#timers.nowMs()
     this.#do(this.#taker.tick(nowMs))
-    if ([...this.#peers.values()].includes('full')) this.#fullMs = nowMs
-    if (this.#taker.peer !== undefined || nowMs < this.#nextMs || !(this.#holder.isDue || this.#lacksEntries)) return
-    const peer = this.#giver(nowMs)
-    if (peer === undefined) return
-    // The next time another one first.
-    const kind = this.#peers.get(peer)!
-    this.#peers.delete(peer)
-    this.#peers.set(peer, kind)
-    this.#do(this.#taker.take(nowMs, peer))
-  }
-
-  #giver(nowMs: number): Peer | undefined {
-    const of = (kind: GiverKind) => [...this.#peers].find(([, k]) => k === kind)?.[0]
-    return of('full') ?? (!this.#holder.head && nowMs - this.#fullMs >= KEEPERS_AFTER_MS ? of('storage') : undefined)
+    const kind = [...this.#peers.values()].some((p) => p.kind === 'full') ? 'full' : 'storage'
+    if (kind === 'full') this.#fullMs = nowMs
+    if (this.#taker.peer !== undefined || nowMs < this.#nextMs) return
+    // Whose word is not enough to have a device that may write make one may himself be asked: what he has begins with its head.
+    if (!this.#holder.isDue && !this.#lacks.has(kind)) return
+    if (kind === 'storage' && nowMs - this.#fullMs < KEEPERS_AFTER_MS) return
+    // In turn.
+    const [first] = [...this.#peers].filter(([, p]) => p.kind === kind).sort(([, a], [, b]) => a.askedMs - b.askedMs)
+    if (!first) return
+    first[1].askedMs = nowMs
+    this.#do(this.#taker.take(nowMs, first[0]))
   }
 
   #do(effects: TakeEffect[]): void {
@@ -99,7 +95,7 @@ export class SnapshotKeeper {
           case 'begin': {
             const meta = readMeta(e.meta, this.#keys.driveId)
             // Signed at its end: until then the one that gives it is believed, or not.
-            if (!meta.head && this.#peers.get(e.peer) !== 'full') return this.#refuse()
+            if (!meta.head && this.#peers.get(e.peer)?.kind !== 'full') return this.#refuse()
             this.#holder.begin(meta)
             break
           }
@@ -109,7 +105,7 @@ export class SnapshotKeeper {
             break
           case 'complete':
             this.#holder.complete(e.hash, e.head)
-            this.#lacksEntries = false
+            this.#lacks.clear()
             this.#retryMs = FIRST_RETRY_MS
             this.#nextMs = this.#timers.nowMs() + FIRST_RETRY_MS
             break

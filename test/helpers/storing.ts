@@ -69,7 +69,7 @@ export async function read(drive: Drive, path: string): Promise<Buffer> {
   try { return await f.read(0, (await f.stat()).size) } finally { await f.close() }
 }
 
-/** All that the one has of the other's log, and all chunks that it names. */
+/** All that the one has of the other's log, a snapshot, and all chunks that these name. */
 export async function keepsAll(s: Device<StoragePeer>, a: Device): Promise<void> {
   // What is safe in the redo file is no entry yet.
   a.drive.journal.commit()
@@ -77,6 +77,6 @@ export async function keepsAll(s: Device<StoragePeer>, a: Device): Promise<void>
     const { log, journal } = a.drive
     const inc = s.drive.log.find(log.incarnationId(journal.incarnation))
     const status = await s.drive.status()
-    return inc > 0 && s.drive.log.head(inc).seq === log.head(journal.incarnation).seq && status.chunks.owed === 0 && status.chunks.here > 0
+    return inc > 0 && s.drive.keepsEverything && s.drive.log.head(inc).seq === log.head(journal.incarnation).seq && status.chunks.owed === 0 && status.chunks.here > 0
   })
 }

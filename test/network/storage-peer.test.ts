@@ -6,7 +6,7 @@ import { closeSync, existsSync, openSync, readdirSync, readFileSync, statSync, w
 import { join } from 'node:path'
 import type { DeviceStatus, PeerStatus } from '../../lib/api.js'
 import { Drive } from '../../lib/drive.js'
-import { prepareJoin } from '../../lib/join.js'
+import { finishJoin, prepareJoin } from '../../lib/join.js'
 import { certify } from '../../lib/keys/certificate.js'
 import { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice } from '../../lib/keys/device.js'
@@ -17,7 +17,7 @@ import { StoragePeer } from '../../lib/storage-peer.js'
 import { ELSEWHERE } from '../../lib/store/chunks.js'
 import { joinDrive, TestDevice, until } from '../helpers/devices.js'
 import { scratchDir } from '../helpers/scratch.js'
-import { first, joined, keepsAll, read, storing, write } from '../helpers/storing.js'
+import { Device, first, joined, keepsAll, read, storing, write } from '../helpers/storing.js'
 
 const LONG = { timeout: 180_000 }
 
@@ -176,6 +176,40 @@ test('an entry is taken, and said to be here, only after all that it has seen', 
   t.alike(await s.inbox.deliver(a, 4, [entry(a, 9)]), { accepted: 3, then: 'later' })
   t.is(seqOf(a), 3)
   t.alike((await s.fsck()).problems, [])
+})
+
+test('from one storage peer to another, and from there to a new device; with entries that are longer than a piece of a snapshot', LONG, async (t) => {
+  const a = await first(t)
+  a.drive.share()
+  await write(a.drive, '/file', randomBytes(700_000))
+  const values = Array.from({ length: 25 }, () => randomBytes(60_000))
+  for (const [i, value] of values.entries()) await a.drive.setXattr('/file', Buffer.from(`user.${i}`), value)
+  await a.drive.sync()
+  a.drive.journal.commit()
+  const longest = a.drive.db.sql.prepare('SELECT max(length(ops)) AS n FROM log').get() as { n: number }
+  t.ok(longest.n > 1 << 20, `an entry of ${longest.n} bytes`)
+  const key = await a.drive.key('storage')
+  const full = await a.drive.key('full')
+  const s = await storing(t, key, [a.address])
+  await keepsAll(s, a)
+  t.ok(s.drive.kept.head!.pieces > 4)
+  await a.stop()
+  const s2 = await storing(t, key, [s.address])
+  await until('it has all that the first has', async () => s2.drive.keepsEverything && (await s2.drive.status()).chunks.owed === 0 && [...s.drive.log.heads()].every(([inc, seq]) => {
+    const there = s2.drive.log.find(s.drive.log.incarnationId(inc))
+    return there >= 0 && s2.drive.log.head(there).seq === seq
+  }))
+  t.ok(s2.drive.kept.head!.id.equals(s.drive.kept.head!.id))
+  await s.stop()
+  const dir = scratchDir(t)
+  await prepareJoin(dir, full)
+  await finishJoin(dir, { network: { host: '127.0.0.1', dht: false, mdns: false, peers: [s2.address] } })
+  const c = await new Device(t, dir, [s2.address]).start()
+  await until('all of it has come', async () => (await c.drive.status()).chunks.owed === 0)
+  for (const [i, value] of values.entries()) t.ok((await c.drive.getXattr('/file', Buffer.from(`user.${i}`)))?.equals(value))
+  t.is((await read(c.drive, '/file')).length, 700_000)
+  t.alike((await c.drive.fsck({ data: true })).problems, [])
+  t.alike([...s.notices, ...s2.notices, ...c.notices], [])
 })
 
 async function other(t: Assert): Promise<Drive> {
