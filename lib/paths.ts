@@ -97,7 +97,7 @@ export abstract class PathApi implements DriveApi {
     if (!inode.isFile) throw fail('EOPNOTSUPP', `${text(path)} is not a regular file`)
     if (spec.truncate && inode.size > 0) {
       await this.#want(this.posix.setattr(inode.ino, { size: 0 }), path)
-      this.changed(inode, 0, 0)
+      this.changed(inode, 0, 0, true)
     }
     return new Handle(this, this.files.open(inode), path, spec.write)
   }
@@ -248,8 +248,8 @@ export abstract class PathApi implements DriveApi {
   // --- inside -------------------------------------------------------------
 
   /** Mounts keep copies: `inode` has changed, its attributes alone or content from `from` on. */
-  changed(inode: Inode, from = -1, length = 0): void {
-    this.posix.tell(null, (w) => w.inodeChanged(inode.ino, from, length))
+  changed(inode: Inode, from = -1, length = 0, isShorter = false): void {
+    this.posix.tell(null, (w) => w.inodeChanged(inode.ino, from, length, isShorter))
   }
 
   /** Of what is made. An ordinary user counts as the drive's creator, as on a mount (mount/idmap.ts). */
@@ -371,9 +371,10 @@ class Handle implements FileHandle {
   }
 
   async truncate(size: number): Promise<void> {
+    const before = this.#file.inode.size
     const r = await this.#api.posix.setattr(this.#file.inode.ino, { size })
     if (typeof r === 'string') throw error(r, this.#path)
-    this.#api.changed(this.#file.inode, Math.min(size, this.#file.inode.size), 0)
+    this.#api.changed(this.#file.inode, Math.min(size, before), 0, size < before)
   }
 
   async sync(): Promise<void> { await this.#api.posix.fsync(this.#file.inode) }

@@ -69,7 +69,7 @@ export interface Watcher {
   /** The name means something else now, or nothing. */
   entryChanged(parent: number, name: Buffer): void
   /** Attributes, and content in [from, from + length); length 0: to the end; from < 0: attributes alone. */
-  inodeChanged(ino: number, from: number, length: number): void
+  inodeChanged(ino: number, from: number, length: number, isShorter?: boolean): void
 }
 
 export class Posix {
@@ -120,7 +120,7 @@ export class Posix {
       const now = old && tree.get(ino)
       if (!now) continue
       const range = changes.ranges.get(ino)
-      if (old.size !== now.size) this.tell(null, (w) => w.inodeChanged(ino, Math.min(range?.from ?? Infinity, old.size, now.size), 0))
+      if (old.size !== now.size) this.tell(null, (w) => w.inodeChanged(ino, Math.min(range?.from ?? Infinity, old.size, now.size), 0, now.size < old.size))
       else if (old.version !== now.version && range) this.tell(null, (w) => w.inodeChanged(ino, range.from, range.to - range.from))
       else if (!isSame(old, seen(now))) this.tell(null, (w) => w.inodeChanged(ino, -1, 0))
     }

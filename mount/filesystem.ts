@@ -56,9 +56,9 @@ export class Filesystem implements Operations {
     // What changes by anything but this mount's own requests: the command line, another mount.
     this.#unwatch = posix.watch(this.#watcher = {
       entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },
-      inodeChanged: (ino, from, length) => {
+      inodeChanged: (ino, from, length, isShorter) => {
         this.#reads.changed(ino, from, length)
-        if (this.#knows(ino)) notifier.invalInode(ino, from, length)
+        if (this.#knows(ino)) notifier.invalInode(ino, from, length, isShorter)
       },
     })
   }
@@ -74,9 +74,16 @@ export class Filesystem implements Operations {
     this.#drive.posix.tell(this.#watcher, (w) => w.entryChanged(parent, copy))
   }
 
-  #changed(ino: number, from = -1, length = 0): void {
-    if (!this.#drive.posix.isWatched(this.#watcher)) return
-    this.#drive.posix.tell(this.#watcher, (w) => w.inodeChanged(ino, from, length))
+  #changed(ino: number, from = -1, length = 0, isShorter = false): void {
+    if (ino === 0 || !this.#drive.posix.isWatched(this.#watcher)) return
+    this.#drive.posix.tell(this.#watcher, (w) => w.inodeChanged(ino, from, length, isShorter))
+  }
+
+  /** What a name stands for that is about to change, if another mount has to hear of its link count and times; else 0. */
+  #behind(parent: number, name: Buffer): number {
+    if (!this.#drive.posix.isWatched(this.#watcher)) return 0
+    const found = this.#drive.posix.lookup(parent, name)
+    return typeof found === 'string' ? 0 : found.ino
   }
 
   async destroy(): Promise<void> {
@@ -119,11 +126,12 @@ export class Filesystem implements Operations {
   }
 
   link(ino: number, parent: number, name: Buffer, _caller: Caller): Reply<Attr> {
-    return this.#made(parent, name, this.#drive.posix.link(ino, parent, name))
+    return this.#made(parent, name, this.#drive.posix.link(ino, parent, name), () => this.#changed(ino))
   }
 
   unlink(parent: number, name: Buffer, _caller: Caller): Reply<0> {
-    return this.#unnamed(parent, name, this.#drive.posix.unlink(parent, name, false))
+    const ino = this.#behind(parent, name)
+    return this.#unnamed(parent, name, this.#drive.posix.unlink(parent, name, false), () => this.#changed(ino))
   }
 
   rmdir(parent: number, name: Buffer, _caller: Caller): Reply<0> {
@@ -131,9 +139,13 @@ export class Filesystem implements Operations {
   }
 
   rename(parent: number, name: Buffer, newParent: number, newName: Buffer, flags: number, _caller: Caller): Reply<0> {
+    const inos = [this.#behind(parent, name), this.#behind(newParent, newName)]
     const outcome = this.#drive.posix.rename(parent, name, newParent, newName, flags)
     const from = outcome instanceof Promise ? Buffer.from(name) : name
-    return this.#unnamed(newParent, newName, outcome, () => this.#named(parent, from))
+    return this.#unnamed(newParent, newName, outcome, () => {
+      this.#named(parent, from)
+      for (const ino of inos) this.#changed(ino)
+    })
   }
 
   // --- attributes ---------------------------------------------------------
@@ -155,11 +167,12 @@ export class Filesystem implements Operations {
     }
     const atime = time(set.atime)
     const mtime = time(set.mtime)
+    const before = size === undefined ? 0 : this.#drive.tree.get(ino)?.size ?? 0
     return mapped(this.#drive.posix.setattr(ino, {
       ...(mode !== undefined ? { mode } : {}), ...(uid !== undefined ? { uid } : {}), ...(gid !== undefined ? { gid } : {}),
       ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}), keepsSgid,
     }), (inode) => {
-      this.#changed(ino, size === undefined ? -1 : size, 0)
+      this.#changed(ino, size === undefined ? -1 : Math.min(size, before), 0, size !== undefined && size < before)
       return inode
     })
   }
@@ -205,7 +218,11 @@ export class Filesystem implements Operations {
     // Invalidation is explicit: what the kernel still has is true.
     const opened = () => ({ fh: this.#handle(inode), keepCache: true })
     if (!(flags & O_TRUNC)) return opened()
-    return mapped(this.#drive.posix.setattr(ino, { size: 0, ...(killSuidGid ? { killSuidGid, keepsSgid: keeps(caller) } : {}) }), opened)
+    const isShorter = inode.size > 0
+    return mapped(this.#drive.posix.setattr(ino, { size: 0, ...(killSuidGid ? { killSuidGid, keepsSgid: keeps(caller) } : {}) }), () => {
+      this.#changed(ino, 0, 0, isShorter)
+      return opened()
+    })
   }
 
   create(parent: number, name: Buffer, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
@@ -257,7 +274,12 @@ export class Filesystem implements Operations {
       if (killed !== '') {
         if (typeof killed === 'string') return toErrno(killed)
         const copy = Buffer.from(data)
-        return killed.then(async (o) => (o === '' ? ((await this.#drive.files.write(inode, offset, copy)), 0) : toErrno(o)))
+        return killed.then(async (o) => {
+          if (o !== '') return toErrno(o)
+          await this.#drive.files.write(inode, offset, copy)
+          this.#changed(inode.ino, offset, copy.length)
+          return 0
+        })
       }
     }
     const wait = this.#drive.files.write(inode, offset, data)
@@ -360,11 +382,12 @@ export class Filesystem implements Operations {
     })
   }
 
-  #made(parent: number, name: Buffer, result: Soon<Result<Inode>>): Reply<Attr> {
+  #made(parent: number, name: Buffer, result: Soon<Result<Inode>>, also: () => void = () => {}): Reply<Attr> {
     if (result instanceof Promise) name = Buffer.from(name)
     return mapped(result, (inode) => {
       this.#held.add(inode.ino)
       this.#named(parent, name)
+      also()
       return inode
     })
   }

@@ -17,11 +17,21 @@ export interface NotifyQueue {
 }
 
 const RETRY_MS = 5
+/**
+ * The end of a file that became shorter is said so much later, with all that comes meanwhile: a READ that is answered with less than it asked
+ * for tells the kernel where the file ends, but not if an INVAL_INODE came while it was under way (fs/fuse/file.c, fuse_read_update_size).
+ * Then the kernel goes by the size that it knew, fills what is missing with zeros, and the program gets those. So the READs that the change
+ * found under way are answered first; and what is truncated and written anew is said once.
+ */
+const HELD_MS = 5
 
 export class KernelNotifier implements Notifier {
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
   readonly #repeats = new Repeats((ino) => this.#invalidate(ino, -1, 0))
+  /** From where on, by inode. */
+  readonly #held = new Map<number, { offset: number }>()
+  #release: NodeJS.Timeout | undefined
   #timer: NodeJS.Timeout | undefined
   #closed = false
 
@@ -30,9 +40,29 @@ export class KernelNotifier implements Notifier {
   }
 
   /** See Notifier. For a directory, offset 0 drops the kernel's listing of it. */
-  invalInode(ino: number, offset: number, length: number): void {
-    this.#invalidate(ino, offset, length)
-    if (!this.#closed) this.#repeats.note(ino)
+  invalInode(ino: number, offset: number, length: number, isShorter = false): void {
+    if (this.#closed) return
+    const held = this.#held.get(ino)
+    if (held) {
+      held.offset = offset < 0 ? held.offset : Math.min(held.offset, offset)
+    } else if (isShorter) {
+      this.#held.set(ino, { offset })
+      // And after a look for requests, should this process not have run meanwhile.
+      this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#releaseAll())), HELD_MS)
+    } else {
+      this.#invalidate(ino, offset, length)
+      this.#repeats.note(ino)
+    }
+  }
+
+  #releaseAll(): void {
+    this.#release = undefined
+    if (this.#closed) return
+    for (const [ino, { offset }] of this.#held) {
+      this.#invalidate(ino, offset, 0)
+      this.#repeats.note(ino)
+    }
+    this.#held.clear()
   }
 
   #invalidate(ino: number, offset: number, length: number): void {
@@ -54,7 +84,7 @@ export class KernelNotifier implements Notifier {
 
   /** Resolves when all that was sent has been written to the kernel. */
   async drained(): Promise<void> {
-    while (!this.#closed && (this.#waiting.size > 0 || this.#queue.pending() > 0)) {
+    while (!this.#closed && (this.#held.size > 0 || this.#waiting.size > 0 || this.#queue.pending() > 0)) {
       await new Promise(resolve => setTimeout(resolve, 1))
     }
   }
@@ -62,6 +92,8 @@ export class KernelNotifier implements Notifier {
   close(): void {
     this.#closed = true
     this.#repeats.close()
+    this.#held.clear()
+    clearTimeout(this.#release)
     this.#waiting.clear()
     clearTimeout(this.#timer)
   }

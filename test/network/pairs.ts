@@ -14,7 +14,8 @@ import { join } from 'node:path'
 import { Client } from '../../lib/client.js'
 import { Member, until } from '../helpers/member.js'
 import { DFS, isMounted, kill } from '../helpers/mount.js'
-import { must, run, sleep } from '../helpers/run.js'
+import { run, sleep } from '../helpers/run.js'
+import { attributes, differences, namesIn, shown } from '../helpers/shown.js'
 import { random } from './trio.js'
 
 export interface PairsOptions {
@@ -316,21 +317,20 @@ class Pairs {
   }
 
   async #like(members: Member[]): Promise<void> {
-    const seen = async (dir: string) => {
-      const listing = (await must('find', ['.', '-printf', '%p|%y|%m|%U:%G|%s|%T@|%C@|%n|%l\\n'], { cwd: dir })).split('\n').sort().join('\n')
-      return `${listing}\n${await must('sh', ['-ec', 'find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum'], { cwd: dir })}`
-    }
     let first: string | undefined
     for (const m of members) {
-      const cached = await seen(m.dir)
-      first ??= cached
-      if (cached !== first) throw new Stale(m, '.', `another tree than ${members[0]!.name} shows:\n${differences(first, cached)}`)
       const fresh = `${m.dir}-fresh`
       mkdirSync(fresh, { recursive: true })
       await m.dfs('mount', fresh)
       try {
-        const uncached = await seen(fresh)
-        if (cached !== uncached) throw new Stale(m, '.', `its kernel's caches are not what the drive is:\n${differences(uncached, cached)}`)
+        const names = await namesIn(fresh)
+        for (const show of [(dir: string) => attributes(dir, names), shown]) {
+          const [cached, uncached] = [await show(m.dir), await show(fresh)]
+          if (cached !== uncached) throw new Stale(m, '.', `its kernel's caches are not what the drive is:\n${differences(uncached, cached)}`)
+          if (show !== shown) continue
+          first ??= cached
+          if (cached !== first) throw new Stale(m, '.', `another tree than ${members[0]!.name} shows:\n${differences(first, cached)}`)
+        }
       } finally {
         await m.dfs('unmount', fresh)
       }
@@ -365,11 +365,6 @@ class Pairs {
 
 function absent(e: NodeJS.ErrnoException): undefined {
   if (e.code !== 'ENOENT') throw e
-}
-
-function differences(one: string, other: string): string {
-  const [a, b] = [new Set(one.split('\n')), new Set(other.split('\n'))]
-  return [...[...a].filter((l) => !b.has(l)).map((l) => `< ${l}`), ...[...b].filter((l) => !a.has(l)).map((l) => `> ${l}`)].slice(0, 30).join('\n')
 }
 
 /** One round. Throws with what was wrong and all that is known of it. Gives the peak memory of each daemon, bytes. */

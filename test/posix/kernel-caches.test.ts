@@ -82,6 +82,30 @@ test('an invalidation that overtakes the reply to a look-up, or to a change of a
   t.is(await isSoon(3), 0, 'a change of attributes')
 })
 
+test('a file that gets shorter while it is read gives no zeros', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  for (const [before, now] of [[3_000_000, 1], [200_000, 5000], [9000, 4096], [4000, 10]] as const) {
+    const name = `${before} to ${now}`
+    const ino = memfs.put(1, name, Buffer.alloc(before, 1))
+    // The kernel believes the old size, and reads what has another by now: truncated, and written anew.
+    t.is((await fs.stat(join(dir, name))).size, before)
+    let reads = 0
+    memfs.readHook = (which) => {
+      if (which !== ino || reads++ > 0) return undefined
+      memfs.put(1, name, Buffer.alloc(0))
+      mount.notifier.invalInode(ino, 0, 0, true)
+      memfs.put(1, name, Buffer.alloc(now, 2))
+      mount.notifier.invalInode(ino, 0, now)
+      return new Promise((resolve) => setImmediate(() => setImmediate(() => resolve(Buffer.alloc(now, 2)))))
+    }
+    const read = await fs.readFile(join(dir, name))
+    t.absent(read.includes(0), `${name}: ${read.length} bytes`)
+    await mount.notifier.drained()
+    t.is((await fs.readFile(join(dir, name))).length, now)
+    t.is((await fs.stat(join(dir, name))).size, now)
+  }
+})
+
 test('an invalidation that waits for a read holds up neither the read nor other inodes', async t => {
   const { dir, memfs, mount } = await withMemMount(t)
   const ino = memfs.put(1, 'waits', Buffer.alloc(8192, 1))
