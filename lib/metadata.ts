@@ -398,7 +398,7 @@ export class Metadata {
       const header = next && decodeHeader(next.signed.subarray(0, next.signed.length - SIGNATURE_BYTES))
       return [{
         incarnation: log.incarnationId(inc), device: log.deviceOf(inc), seq, hash,
-        final, finalHash: header?.previous ?? hash, nextOp: header?.firstOp ?? engine.nextOp(inc),
+        final, finalHash: header?.previous ?? hash, nextOp: header?.firstOp ?? engine.nextOp(inc), isEnded: this.asides.limit(inc) === seq,
       }]
     })
   }

@@ -186,7 +186,8 @@ export class Sealed {
     this.#snapshots.complete(meta.head ? meta.signed : signed)
     this.#head = head
     for (const log of head.logs) this.#goOn(log)
-    this.#sinceBytes = this.#bytesSince()
+    // What is here beyond it, the device that made it lacks, or may not take: no reason for another one.
+    this.#sinceBytes = 0
     this.journal.touched()
     this.inbox.kick()
     this.#work()
@@ -204,7 +205,8 @@ export class Sealed {
       const hash = here.seq === l.seq ? here.hash : log.hashAt(inc, l.seq)
       if (hash && here.seq > 0 && !hash.equals(l.hash)) throw fail('EIO', `a snapshot of another history of ${encodeZ32(l.device).slice(0, 8)}`)
     }
-    const has = new Map(head.logs.map((l) => [l.incarnation.toString('latin1'), l.seq]))
+    // Of a log that was ended nobody needs more.
+    const has = new Map(head.logs.map((l) => [l.incarnation.toString('latin1'), l.isEnded ? Infinity : l.seq]))
     for (const [name, seq] of had) if ((has.get(name) ?? 0) < seq) throw fail('EIO', 'a snapshot that is older than the one that is here')
     for (const inc of log.heads().keys()) {
       const { first } = log.head(inc)

@@ -16,8 +16,8 @@ import { MAX_SNAPSHOT_PIECE_BYTES, type PieceKind } from './swarm/messages.js'
 
 /** Rows of one piece. */
 const MAX_PLAIN_BYTES = MAX_SNAPSHOT_PIECE_BYTES - PIECE_OVERHEAD_BYTES - 2
-/** Ids in a piece: some thousands. */
-const CHUNKS_BYTES = 256 << 10
+/** Ids in a piece: as many as are read in some milliseconds. */
+const CHUNKS_BYTES = 64 << 10
 /** Rows that go together, in as many pieces as they need: no longer than the longest value. */
 const MAX_ROWS_BYTES = 80 << 20
 

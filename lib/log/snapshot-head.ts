@@ -28,6 +28,8 @@ export interface SnapshotLog {
   finalHash: Buffer
   /** Counter of the first op after entry `final`. */
   nextOp: number
+  /** It was ended there by others, for good: entries behind `seq` do not exist. */
+  isEnded: boolean
 }
 
 export interface SnapshotHead {
@@ -47,7 +49,7 @@ export interface VerifiedHead extends SnapshotHead { by: Certificate }
 
 /** `certificate`: of the device that signs. */
 export function writeHead(driveId: Buffer, certificate: Buffer, head: SnapshotHead, deviceSecretKey: Buffer): Buffer {
-  const w = new Writer(1024 + head.logs.length * 176)
+  const w = new Writer(1024 + head.logs.length * 180)
   w.byte(VERSION)
   w.fixed(driveId)
   w.bytes(certificate)
@@ -65,6 +67,7 @@ export function writeHead(driveId: Buffer, certificate: Buffer, head: SnapshotHe
     w.uint(log.final)
     w.fixed(log.finalHash)
     w.uint(log.nextOp)
+    w.byte(log.isEnded ? 1 : 0)
   }
   const body = w.take()
   return Buffer.concat([body, signSnapshot(body, deviceSecretKey)])
@@ -82,7 +85,7 @@ export function readHead(bytes: Buffer, driveId: Buffer): VerifiedHead | undefin
     const head: VerifiedHead = { by, id: r.fixed(SNAPSHOT_ID_BYTES), clockMs: r.uint(), pieces: r.uint(), totalBytes: r.uint(), hash: r.fixed(32), logs: [] }
     const names = new Set<string>()
     for (let n = r.count(MAX_SNAPSHOT_LOGS); n > 0; n--) {
-      const log: SnapshotLog = { incarnation: r.fixed(16), device: r.fixed(32), seq: r.uint(), hash: r.fixed(32), final: r.uint(), finalHash: r.fixed(32), nextOp: r.uint() }
+      const log: SnapshotLog = { incarnation: r.fixed(16), device: r.fixed(32), seq: r.uint(), hash: r.fixed(32), final: r.uint(), finalHash: r.fixed(32), nextOp: r.uint(), isEnded: r.byte() === 1 }
       const name = log.incarnation.toString('latin1')
       if (log.seq < 1 || log.final > log.seq || log.nextOp < 1 || names.has(name)) throw fail('EIO', 'a log of a snapshot that can not be')
       names.add(name)

@@ -60,7 +60,8 @@ export const TABLES: Table[] = [
   { name: 'aside', columns: ['by', 'seq', 'n', 'op'], query: 'SELECT by,seq,n,op FROM aside' },
 ]
 
-const ROWS_BYTES = 256 << 10
+/** Rows that are read in one turn of the loop: some milliseconds. */
+const ROWS_BYTES = 64 << 10
 /** Of the index's pages, what its rows take without their indexes. */
 const ROWS_SHARE = 0.6
 

@@ -78,7 +78,7 @@ export const MAX_FORKED_HEADER_BYTES = 768 * 1024
 export const MAX_CERTIFICATE_BYTES = 4096
 /** Certificates in one message: 1 MiB at most. More go into further messages. */
 export const MAX_CERTIFICATES = 256
-/** What describes a snapshot: up to MAX_PEER_LOGS logs, 139 bytes each, a certificate and a signature. */
+/** What describes a snapshot: up to MAX_PEER_LOGS logs, 140 bytes each, a certificate and a signature. */
 export const MAX_SNAPSHOT_META_BYTES = 1024 * 1024
 /** A piece of a snapshot: long enough to be efficient, short enough that it is sent in some milliseconds. */
 export const MAX_SNAPSHOT_PIECE_BYTES = 512 * 1024
