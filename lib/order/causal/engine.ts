@@ -105,7 +105,7 @@ export class CausalEngine implements OrderEngine {
     this.#shared = host.getMeta('shared') === 1
     this.timeline = new Timeline((host.getMeta('base_key') as number | undefined) ?? 0)
     host.tree.shared = this.#shared
-    this.#footprints = new Footprints({ resolve: (ino) => host.tree.rows.resolve(ino), keyOf: (dir, name) => host.tree.keyOf(dir, name) })
+    this.#footprints = new Footprints({ resolve: (ino) => host.tree.rows.resolve(ino), keyOf: (dir, name) => host.tree.keyOf(dir, name), movesDirectory: (op) => this.#movesDirectory(op) })
     if (this.#shared) this.reload()
     host.tree.merge.history = (op) => this.#recordOf(op)
     host.tree.merge.written = (op) => this.#writtenBy(op)
@@ -496,7 +496,7 @@ export class CausalEngine implements OrderEngine {
     for (let i = 0; i < ops.length; i++) {
       const recorder = new UndoRecorder()
       const op = unnumbered(ops[i]!)
-      let isAccepted = accept === undefined || !this.#movesDirectory(op)
+      let isAccepted = accept === undefined || !this.#movesDirectory(op) || this.#footprints.mayMoveDirectory(e)
       if (isAccepted) {
         const outcome = this.#record(recorder, () => tree.apply(op, e.inc * INO_HIGH + e.first + i, this.#chunk, view))
         isAccepted = accept === undefined || accept(recorder.images, op)

@@ -17,10 +17,11 @@
  *
  * Beyond its footprint an op looks in three cases only: up the chain of parents
  * (moving a directory, bringing one back), at the copies beside a file, and at
- * what else is in a directory when it needs a name for one. The engine does not
- * apply ops in place that do so. Later ones that did are not disturbed by what
- * is done to names elsewhere; in the directories that they touched nothing is
- * applied below them.
+ * what else is in a directory when it needs a name for one. Of these a directory
+ * alone is moved in place, when no later entry has moved one or done any of the
+ * rest. Later ones that did are not disturbed by what is done to names elsewhere,
+ * which changes no chain; in the directories that they touched nothing is applied
+ * below them.
  *
  * Invariant: of every entry of the tail after `floor`, each inode of its
  * footprint is in `whole`, each directory of which it has to do with names in
@@ -48,6 +49,8 @@ export interface Names {
   resolve(ino: number): number
   /** Undefined: there is no such directory. */
   keyOf(dir: number, name: Buffer): Buffer | undefined
+  /** Whether the op may move a directory. */
+  movesDirectory(op: Op): boolean
 }
 
 export class Footprints {
@@ -59,6 +62,8 @@ export class Footprints {
   readonly #lists = new Map<number, PlacedEntry[]>()
   #listed = 0
   readonly #tree: Names
+  /** The last that looked up a chain of parents, or changed one. */
+  #chains: PlacedEntry | undefined
   /** Of it and what comes before nothing is known. */
   #floor: PlacedEntry | null = null
 
@@ -70,6 +75,7 @@ export class Footprints {
   reset(last: PlacedEntry | null): void {
     for (const map of [this.#whole, this.#within, this.#names, this.#lists]) map.clear()
     this.#listed = 0
+    this.#chains = undefined
     this.#floor = last
   }
 
@@ -103,6 +109,9 @@ export class Footprints {
     return v.isClear
   }
 
+  /** Whether no later entry has to do with chains of parents. */
+  mayMoveDirectory(e: PlacedEntry): boolean { return isClear(e, this.#chains) }
+
   isClear(e: PlacedEntry, of: 'whole' | 'within', ino: number): boolean { return isClear(e, (of === 'whole' ? this.#whole : this.#within).get(ino)) }
   isNameClear(e: PlacedEntry, key: Buffer): boolean { return isClear(e, this.#names.get(key.readUIntLE(0, 6))) }
 
@@ -115,6 +124,8 @@ export class Footprints {
     }
     for (let i = 0; i < ops.length; i++) {
       visit(ops[i]!, records[i]!, this.#tree, v)
+      const isLast = this.#chains === undefined || compare(this.#chains, e) < 0
+      if (isLast && (this.#tree.movesDirectory(ops[i]!) || !isPlain(ops[i]!, records[i]!, this.#tree))) this.#chains = e
       for (const im of records[i]!) if (im.t === 'names') this.#list(e, im.ino)
     }
     if (this.#whole.size + this.#within.size + this.#names.size + this.#listed > MAX_NOTED) this.reset(tailEnd)
@@ -139,6 +150,7 @@ export class Footprints {
 
   /** What is final can not come after anything. */
   forget(final: ReadonlySet<PlacedEntry>): void {
+    if (this.#chains && final.has(this.#chains)) this.#chains = undefined
     for (const map of [this.#whole, this.#within, this.#names] as Map<unknown, PlacedEntry>[]) for (const [k, e] of map) if (final.has(e)) map.delete(k)
     for (const [dir, list] of this.#lists) {
       const left = list.filter((e) => !final.has(e))
