@@ -21,6 +21,14 @@ export function pageEnd(n: number): number {
   return Math.ceil(n / PAGE_BYTES) * PAGE_BYTES
 }
 
+/**
+ * `target[at...] = source`, all of it. set() and copy() go by words, or single bytes, as soon as one of the two is shared
+ * memory (each of them as one atomic access), which takes many times as long; fill() of as many bytes does not.
+ */
+export function copyInto(target: Buffer, at: number, source: Uint8Array): void {
+  if (source.length > 0) target.fill(source, at, at + source.length)
+}
+
 export interface Block {
   readonly memory: SharedArrayBuffer
   /** Where the block begins in `memory`; a page boundary. */

@@ -18,6 +18,8 @@ export type Urgency = 'reader' | 'ahead'
 export interface ChunkSource {
   /** What it gives is what was asked for: it has compared the hash. Otherwise whoever asks checks. */
   readonly isVerified?: boolean
+  /** What it gives is kept here as far as there is room: whoever asks need not. Its bytes are good until the event loop turns. */
+  readonly isKept?: boolean
   /**
    * The sealed bytes of the chunk `id` (32 bytes: their BLAKE3-256).
    * Takes its time as long as there is hope, since how long to wait is for the caller to say: `signal` is aborted
@@ -38,6 +40,7 @@ export class SourceSlot implements ChunkSource {
   }
 
   get isVerified(): boolean { return this.provider?.isVerified ?? false }
+  get isKept(): boolean { return this.provider?.isKept ?? false }
 
   fetch(id: Buffer, how: { urgency: Urgency; signal: AbortSignal }): Promise<Buffer> {
     return this.provider ? this.provider.fetch(id, how) : Promise.reject(fail('EIO', 'it is on other devices, and this one is not connected'))

@@ -190,7 +190,7 @@ export class Loads {
       plain.release()
       throw error
     }
-    this.#host.arrived(chunk, sealed)
+    if (!source.isKept) this.#host.arrived(chunk, sealed)
     return plain
   }
 }

@@ -81,6 +81,37 @@ export class Plain {
   release(): void { this.#home?.leave() }
 }
 
+/** Plaintexts by chunk, in the order in which they were put. Each is in use as long as it is here. */
+export class PlainCache {
+  readonly #plains = new Map<number, Plain>()
+  #bytes = 0
+
+  get bytes(): number { return this.#bytes }
+
+  has(chunk: number): boolean { return this.#plains.has(chunk) }
+
+  put(chunk: number, plain: Plain): void {
+    this.#plains.set(chunk, plain)
+    this.#bytes += plain.bytes.length
+  }
+
+  /** It is the caller's then. */
+  take(chunk: number): Plain | undefined {
+    const plain = this.#plains.get(chunk)
+    if (plain) {
+      this.#plains.delete(chunk)
+      this.#bytes -= plain.bytes.length
+    }
+    return plain
+  }
+
+  /** As `take`, whichever was put first. */
+  oldest(): Plain | undefined {
+    for (const chunk of this.#plains.keys()) return this.take(chunk)
+    return undefined
+  }
+}
+
 /** What a read uses while it waits for the rest. */
 export class Holding {
   #plains: Plain[] | null = []

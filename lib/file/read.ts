@@ -19,11 +19,13 @@ import { pieceRange, sealedLength } from '../seal/chunk.js'
 import type { Files } from './files.js'
 import type { OpenFile } from './file.js'
 import { Loads, type Load, type LoadHost } from './loads.js'
-import { Holding, RUN_BYTES, type Plain } from './plain.js'
+import { Holding, PlainCache, RUN_BYTES, type Plain } from './plain.js'
 import { Reading } from './reading.js'
 
 /** Plaintext of whole chunks kept for readers that go on. */
 const CACHE_BYTES = 24 << 20
+/** Of it, what was loaded ahead and nobody has read yet: it goes after what was read, or a reader would fetch again what it was ahead of. */
+const UNREAD_BYTES = 20 << 20
 /** A reader that goes on sequentially is read ahead by this much at most. */
 const AHEAD_BYTES = 8 << 20
 /**
@@ -46,8 +48,9 @@ export interface ReadHost extends LoadHost {
 export class ReadEngine {
   readonly #host: ReadHost
   readonly #files: Files
-  readonly #cache = new Map<number, Plain>()
-  #cached = 0
+  /** What nobody has read yet, and what somebody has: each the oldest first. */
+  readonly #unread = new PlainCache()
+  readonly #seen = new PlainCache()
   readonly #loads: Loads
   /** What the read being laid out waits for. */
   #joined: Load[] = []
@@ -106,11 +109,7 @@ export class ReadEngine {
 
   /** Forgets plaintext (the chunk was found damaged, or dropped). */
   forget(chunk: number): void {
-    const known = this.#cache.get(chunk)
-    if (!known) return
-    this.#cached -= known.bytes.length
-    this.#cache.delete(chunk)
-    known.release()
+    ;(this.#unread.take(chunk) ?? this.#seen.take(chunk))?.release()
   }
 
   /** What is being fetched is given up. */
@@ -156,11 +155,9 @@ export class ReadEngine {
   #chunkRange(e: ReadExtent, from: number, to: number): Buffer | Promise<Buffer> {
     if (e.clen < 0) throw fail('EIO', `chunk ${e.chunk} is not in the index; run dfs fsck`)
     this.#host.used?.(e.chunk)
-    const whole = this.#cache.get(e.chunk)
+    const whole = this.#unread.take(e.chunk) ?? this.#seen.take(e.chunk)
     if (whole) {
-      // The last one used goes last.
-      this.#cache.delete(e.chunk)
-      this.#cache.set(e.chunk, whole)
+      this.#seen.put(e.chunk, whole)
       ;(this.#holding ??= new Holding()).add(whole)
       return whole.bytes.subarray(from, to)
     }
@@ -220,12 +217,9 @@ export class ReadEngine {
   /** The cache releases it when it goes. */
   #keep(chunk: number, plain: Plain): void {
     this.forget(chunk)
-    this.#cache.set(chunk, plain)
-    this.#cached += plain.bytes.length
-    for (const old of this.#cache.keys()) {
-      if (this.#cached <= CACHE_BYTES) break
-      this.forget(old)
-    }
+    this.#unread.put(chunk, plain)
+    while (this.#unread.bytes > UNREAD_BYTES) this.#unread.oldest()!.release()
+    while (this.#unread.bytes + this.#seen.bytes > CACHE_BYTES) (this.#seen.oldest() ?? this.#unread.oldest())!.release()
   }
 
   /** Starts loading what comes after `from`, up to a window that grows with the run. */
@@ -241,7 +235,7 @@ export class ReadEngine {
     let run: ReadExtent[] = []
     let runBytes = 0
     for (const e of this.#host.rows.extents(inode.ino, start, to, 256)) {
-      if (e.seg === 0 || e.clen < 0 || this.#cache.has(e.chunk) || this.#loads.find(e.chunk)) continue
+      if (e.seg === 0 || e.clen < 0 || this.#unread.has(e.chunk) || this.#seen.has(e.chunk) || this.#loads.find(e.chunk)) continue
       if (e.seg === ELSEWHERE || this.#host.chunks.bad.has(e.chunk)) {
         file.isRemote = true
         this.#loads.start(e, 'ahead')

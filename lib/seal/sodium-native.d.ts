@@ -21,6 +21,15 @@ declare module 'sodium-native' {
     crypto_sign_detached(signature: Bytes, message: Bytes, secretKey: Bytes): void
     crypto_sign_verify_detached(signature: Bytes, message: Bytes, publicKey: Bytes): boolean
     crypto_pwhash_async(out: Bytes, password: Bytes, salt: Bytes, passes: number, memoryBytes: number, algorithm: number): Promise<void>
+    readonly crypto_secretstream_xchacha20poly1305_ABYTES: number
+    readonly crypto_secretstream_xchacha20poly1305_HEADERBYTES: number
+    readonly crypto_secretstream_xchacha20poly1305_STATEBYTES: number
+    readonly crypto_secretstream_xchacha20poly1305_TAG_MESSAGE: Bytes
+    crypto_secretstream_xchacha20poly1305_init_push(state: Bytes, header: Bytes, key: Bytes): void
+    crypto_secretstream_xchacha20poly1305_init_pull(state: Bytes, header: Bytes, key: Bytes): void
+    crypto_secretstream_xchacha20poly1305_push(state: Bytes, sealed: Bytes, plain: Bytes, ad: Bytes | null, tag: Bytes): void
+    /** Throws when the tag does not match. `plain` may lie in `sealed`, from its second byte on. */
+    crypto_secretstream_xchacha20poly1305_pull(state: Bytes, plain: Bytes, tag: Bytes, sealed: Bytes, ad: Bytes | null): void
     crypto_stream_xor(out: Bytes, input: Bytes, nonce: Bytes, key: Bytes): void
   }
   const sodium: Sodium

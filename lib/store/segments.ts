@@ -24,7 +24,7 @@ import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { DfsError, fail, isDfsError } from '../errors.js'
 import { BULK_BATCH_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
-import { BlockPool, pageEnd } from '../memory.js'
+import { copyInto, BlockPool, pageEnd } from '../memory.js'
 import { readMark, writeMark } from './mark.js'
 import { SegmentReaders } from './readers.js'
 import { HEADER_BYTES, RECORD_BYTES, recordHeader, segmentHeader } from './record.js'
@@ -605,7 +605,7 @@ function gather(bytes: Buffer, records: SegmentRecord[]): RecordRun {
     records: records.map((r) => {
       at += RECORD_BYTES
       const sealed = bytes.subarray(at, at + r.sealed.length)
-      sealed.set(r.sealed)
+      copyInto(sealed, 0, r.sealed)
       at += sealed.length
       return { ...r, sealed }
     }),

@@ -17,7 +17,7 @@ import { Confirmer, proofOf } from './confirm.js'
 import { Custody, type CustodyEffect } from './custody.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
 import type { SwarmHost } from './host.js'
-import { keyOf, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status, type Urgency } from './messages.js'
+import { keyOf, type Chunk, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status, type Urgency } from './messages.js'
 import { ChunkServer, type ServeEffect } from './serve.js'
 import { chunkHead } from './wire.js'
 
@@ -40,6 +40,7 @@ interface Waiter { resolve: (sealed: Buffer) => void; reject: (e: Error) => void
 
 export class ChunkSwarm implements ChunkSource, Holders {
   readonly isVerified = true
+  readonly isKept = true
   readonly #drive: SwarmHost
   readonly #links: ChunkLinks
   readonly #exchange: ChunkExchange
@@ -51,6 +52,8 @@ export class ChunkSwarm implements ChunkSource, Holders {
   readonly #known = new Map<string, Peer[]>()
   readonly #peers = new Set<Peer>()
   #kept: number[] = []
+  /** What is being taken lies in memory that is to be given back. */
+  #lent: { sealed: Buffer; giveBack: () => void } | undefined
   #wanting: (WantedChunk & { urgency: Urgency })[] = []
   /** What the exchange wants done, and whether it is being done. */
   readonly #effects: ExchangeEffect[] = []
@@ -175,6 +178,15 @@ export class ChunkSwarm implements ChunkSource, Holders {
     const author = device.toString('hex')
     for (const id of ids) this.#holds(author, id)
     this.#do(this.#exchange.moreMissing(this.#now()))
+  }
+
+  /** As `message`; `giveBack` is called once, when its bytes are used no more. */
+  lent(peer: Peer, m: Chunk, giveBack: () => void): void {
+    this.#lent = { sealed: m.sealed, giveBack }
+    this.#do(this.#exchange.message(this.#now(), peer, m))
+    // Not wanted any more, or not what it should be.
+    if (this.#lent) giveBack()
+    this.#lent = undefined
   }
 
   message(peer: Peer, m: ChunkMessage | CustodyMessage | Status): void | Promise<void> {
@@ -341,15 +353,19 @@ export class ChunkSwarm implements ChunkSource, Holders {
     const waiters = this.#waiters.get(key)
     this.#waiters.delete(key)
     const taken = () => this.#do(this.#exchange.taken(this.#now(), id))
-    if (waiters) {
-      // Whoever reads keeps it too.
-      for (const w of waiters) w.resolve(sealed)
-      queueMicrotask(taken)
-      return
-    }
+    const lent = this.#lent?.sealed === sealed ? this.#lent : undefined
+    if (lent) this.#lent = undefined
     const num = this.#drive.chunks.findById(id)
-    if (num === 0) return queueMicrotask(taken)
-    this.#drive.arrivals.keep(num, sealed).then(taken, taken)
+    const keeping = num === 0 ? Promise.resolve(false) : this.#drive.arrivals.keep(num, sealed)
+    if (waiters) {
+      for (const w of waiters) w.resolve(sealed)
+      // What waits for the disk is counted there.
+      queueMicrotask(taken)
+    } else keeping.then(taken, taken)
+    if (!lent) return
+    // Who waited has used it when the loop turns.
+    const giveBack = () => { this.#drive.timers.soon(lent.giveBack) }
+    keeping.then(giveBack, giveBack)
   }
 
   #failed(id: Buffer, why: string): void {

@@ -8,19 +8,20 @@
  *                  └─ snapshots (to those who join, and to those who keep them)
  */
 import type { PeerStatus } from '../api.js'
+import { isDfsError } from '../errors.js'
 import { encodeZ32 } from '../keys/zbase32.js'
 import { certify, type Certificate } from '../keys/certificate.js'
 import { ChunkSwarm } from './chunk-swarm.js'
 import { isForkProof } from './fork.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
-import { MAX_ENTRIES, MAX_ENTRIES_BYTES, logKey, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
+import { MAX_ENTRIES, MAX_ENTRIES_BYTES, logKey, type Chunk, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link } from './net/link.js'
 import { SnapshotKeeper } from './snapshot-keeper.js'
 import { SnapshotLinks } from './snapshot-links.js'
 import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
-import { decode, encode } from './wire.js'
+import { decode, encode, isChunk } from './wire.js'
 
 /** The step machines are asked for what is due so often. */
 const TICK_MS = 200
@@ -35,6 +36,7 @@ const MAX_CUT_OFF_MS = 3_600_000
 const MAX_LIARS = 1024
 /** Nobody gives what comes next of a log for so long: it is nowhere. */
 const STUCK_MS = 10_000
+const NO_MESSAGE = 'it sent a message that no dfs writes'
 const FALSE_CERTIFICATE = 'it sent a certificate that the drive has not signed'
 
 interface Connected { link: Link; hello: Hello; certificate: Certificate | undefined }
@@ -164,6 +166,7 @@ export class Peers {
     if (hello.kind === 'storage' && !this.#drive.journal.stopped) this.#drive.share()
     this.#peers.set(peer, { link, hello, certificate: this.#drive.members.get(link.peer) })
     link.onMessage = (bytes) => this.#onMessage(peer, link, bytes)
+    link.onLent = (bytes, giveBack) => this.#onLent(peer, link, bytes, giveBack)
     link.onDrain = () => {
       this.#do(this.#sync.drained(this.#now(), peer))
       this.#snapshots.drained(peer)
@@ -196,13 +199,26 @@ export class Peers {
     this.#pace()
   }
 
+  /** Chunks are used where they lie. */
+  #onLent(peer: Peer, link: Link, bytes: Buffer, giveBack: () => void): boolean {
+    if (this.#peers.get(peer)?.link !== link || !isChunk(bytes)) return false
+    try {
+      this.chunks.lent(peer, decode(bytes) as Chunk, giveBack)
+    } catch (e) {
+      if (!isDfsError(e, 'EIO')) throw e
+      giveBack()
+      this.#lying(peer, NO_MESSAGE)
+    }
+    return true
+  }
+
   #onMessage(peer: Peer, link: Link, bytes: Buffer): void | Promise<void> {
     if (this.#peers.get(peer)?.link !== link) return
     let m: Message
     try {
       m = decode(bytes)
     } catch {
-      this.#lying(peer, 'it sent a message that no dfs writes')
+      this.#lying(peer, NO_MESSAGE)
       return
     }
     switch (m.type) {

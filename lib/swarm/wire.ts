@@ -104,6 +104,11 @@ export function chunkHead(id: Buffer): Buffer {
   return Buffer.concat([Buffer.from([TYPES.chunk]), id])
 }
 
+/** Whether these are a chunk's: most of all bytes are. */
+export function isChunk(bytes: Uint8Array): boolean {
+  return bytes[0] === TYPES.chunk
+}
+
 /** `bytes` become the message's: a chunk is a view of them. */
 export function decode(bytes: Buffer): Message {
   if (bytes.length > MAX_MESSAGE_BYTES) throw wrong('it is too long')

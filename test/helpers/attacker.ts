@@ -1,23 +1,25 @@
 /** A peer that keeps to the protocol as far as it is told, and no further. */
 import type { Assert } from 'brittle'
 import { EventEmitter, once } from 'node:events'
-import type SecretStream from '@hyperswarm/secret-stream'
+import type { Socket } from 'node:net'
 import type { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice, type Device } from '../../lib/keys/device.js'
+import type { EncryptedStream } from '../../lib/swarm/net/conn.js'
 import { encodeGreeting, NO_LINK, proofPacket } from '../../lib/swarm/net/handshake.js'
 import { KIND } from '../../lib/swarm/net/packet.js'
 import { Tcp } from '../../lib/swarm/net/tcp.js'
+import { TcpStream } from '../../lib/swarm/net/tcp-stream.js'
 import { HOST, type Node } from './net.js'
 
 export class Attacker {
   readonly device: Device
-  readonly stream: SecretStream
+  readonly stream: EncryptedStream
   readonly keys: DriveKeys
   readonly packets: Buffer[] = []
   isClosed = false
   readonly #events = new EventEmitter()
 
-  constructor(stream: SecretStream, keys: DriveKeys, device: Device) {
+  constructor(stream: EncryptedStream, keys: DriveKeys, device: Device) {
     this.stream = stream
     this.keys = keys
     this.device = device
@@ -49,6 +51,15 @@ export class Attacker {
   send(...packet: (number | Uint8Array)[]): void {
     this.stream.write(Buffer.concat(packet.map((part) => (typeof part === 'number' ? Buffer.of(part) : part))))
   }
+
+  /** Past the encryption. */
+  raw(bytes: Uint8Array): void {
+    if (this.stream instanceof TcpStream) this.stream.writeRaw(bytes)
+    else (this.stream.rawStream as unknown as Socket).write(bytes)
+  }
+
+  /** Nothing is read from the socket any more. */
+  deafen(): void { (this.stream as TcpStream).pause() }
 
   prove(): void {
     this.stream.write(proofPacket(this.keys, this.stream.isInitiator ? 'dialler' : 'answerer', this.stream.handshakeHash!))

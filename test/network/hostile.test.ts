@@ -151,15 +151,13 @@ test('frames that are longer than they may be are not even begun', LONG, async (
   const a = await here.node({ device: proudDevice() })
   for (const claim of [0xffffff, 100_000, PACKET_BYTES]) {
     const x = await attack(t, a, here.keys)
-    const raw = x.stream.rawStream as unknown as Socket
     const header = Buffer.alloc(3)
     header.writeUIntLE(claim, 0, 3)
-    raw.write(header)
+    x.raw(header)
     await x.closed()
   }
   const flood = await attack(t, a, here.keys)
-  const raw = flood.stream.rawStream as unknown as Socket
-  for (let i = 0; i < 100; i++) raw.write(Buffer.alloc(3 * 1000))
+  for (let i = 0; i < 100; i++) flood.raw(Buffer.alloc(3 * 1000))
   await flood.closed()
   t.is((await a.net.status())!.refused['frames that are too long'], 4)
   await stillServes(here, a)
@@ -260,8 +258,7 @@ test('a member that floods with pings and never reads holds next to nothing', LO
   const a = await here.node({ device: proudDevice() })
   const x = await (await attack(t, a, here.keys)).link()
   const seen = await a.until(() => a.links[0])
-  const raw = x.stream.rawStream as unknown as Socket
-  raw.pause()
+  x.deafen()
   const before = process.memoryUsage().rss
   for (let i = 0; i < 300_000; i++) {
     x.send(numbered(KIND.ping, i))
@@ -306,7 +303,7 @@ test('strangers on the DHT: Noise lets them in, the proof does not, and a flood 
   for (const speak of [
     (x: Attacker) => x.send(randomBytes(1000)),
     (x: Attacker) => x.send(KIND.proof, 1, randomBytes(32)),
-    (x: Attacker) => (x.stream.rawStream as unknown as Socket).write(Buffer.of(0xff, 0xff, 0xff)),
+    (x: Attacker) => x.raw(Buffer.of(0xff, 0xff, 0xff)),
     () => {},
   ]) {
     const x = await stranger(speak)

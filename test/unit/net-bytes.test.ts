@@ -8,6 +8,7 @@ import { formatAddress, mayDial, networkOf, parseAddress } from '../../lib/swarm
 import { Fifo } from '../../lib/swarm/net/fifo.js'
 import { FrameGuard } from '../../lib/swarm/net/guard.js'
 import { checkProof, decodeGreeting, encodeGreeting, proofPacket } from '../../lib/swarm/net/handshake.js'
+import { bytesAt, giveBack, Lender, makeLentMemory } from '../../lib/swarm/net/lent.js'
 import { answer, hear, question } from '../../lib/swarm/net/mdns-packet.js'
 import { decodeRecords, encodeRecords } from '../../lib/swarm/net/record.js'
 import { Assembly, KIND, MAX_FRAME_BYTES, numbered, readBye, readCredit, readNumber } from '../../lib/swarm/net/packet.js'
@@ -82,7 +83,7 @@ test('messages are put together from any cut, and nothing else is', (t) => {
       t.absent(got)
       got = assembly.take(KIND.more, Buffer.concat([Buffer.of(KIND.more), message.subarray(at, at + PACKET_BYTES)]))
     }
-    t.ok(got?.equals(message))
+    t.ok(got?.bytes.equals(message))
     t.is(assembly.heldBytes, 0)
   }
   const kinds = fc.constantFrom(KIND.whole, KIND.first, KIND.more)
@@ -91,6 +92,47 @@ test('messages are put together from any cut, and nothing else is', (t) => {
     const fuzzed = new Assembly()
     return packets.every(([kind, packet]) => isRefusedOrTaken(() => fuzzed.take(kind, packet)) && fuzzed.heldBytes <= MAX_MESSAGE_BYTES)
   }), RUNS)
+})
+
+test('large messages lie in lent memory, one behind the other, until they are given back', (t) => {
+  const memory = makeLentMemory()!
+  const lender = new Lender(memory)
+  const assembly = new Assembly(lender)
+  const take = (length: number) => {
+    const message = randomBytes(length)
+    const got = assembly.take(KIND.whole, Buffer.concat([Buffer.of(KIND.whole), message]))!
+    return { message, place: got.place, isSame: () => (got.place ? bytesAt(memory, got.place) : got.bytes).equals(message) }
+  }
+  t.absent(take(1000).place, 'a small one has its own')
+  const fuzz = fc.array(fc.tuple(fc.integer({ min: 20_000, max: PACKET_BYTES }), fc.nat(40)), { minLength: 50, maxLength: 200 })
+  fc.assert(fc.property(fuzz, (steps) => {
+    const held: ReturnType<typeof take>[] = []
+    for (const [length, keep] of steps) {
+      held.push(take(length))
+      while (held.length > keep) {
+        const [old] = held.splice(length % held.length, 1)
+        if (!old!.isSame()) return false
+        if (old!.place) giveBack(memory, old!.place)
+      }
+    }
+    return held.every((h) => {
+      const isSame = h.isSame()
+      if (h.place) giveBack(memory, h.place)
+      return isSame
+    })
+  }), { numRuns: 30 })
+  const uses = new Int32Array(memory.uses)
+  t.is(uses.reduce((a, b) => a + b), 1, 'only the block that is being filled is in use')
+
+  const held: ReturnType<typeof take>[] = []
+  while (held.at(-1)?.place !== undefined || held.length === 0) held.push(take(PACKET_BYTES))
+  t.ok(held.length > 100, 'then messages have their own')
+  t.ok(held.every((h) => h.isSame()))
+  for (const h of held) if (h.place) giveBack(memory, h.place)
+  assembly.take(KIND.first, Buffer.concat([numbered(KIND.first, 100_000), Buffer.alloc(10)]))
+  t.is(uses.reduce((a, b) => a + b), 2)
+  assembly.drop()
+  t.is(uses.reduce((a, b) => a + b), 1, 'what does not come any more is given back')
 })
 
 test('the guard sees the same frames however the stream is cut', (t) => {

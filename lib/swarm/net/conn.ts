@@ -15,11 +15,14 @@
  */
 import type SecretStream from '@hyperswarm/secret-stream'
 import { BULK_WINDOW_BYTES, FILE_READ_AHEAD_BYTES, MESSAGE_COST_BYTES, NOW_WINDOW_BYTES, PACKET_BYTES } from '../../limits.js'
+import { copyInto } from '../../memory.js'
 import { Fifo } from './fifo.js'
-import type { FileRanges } from './files.js'
+import type { FileRange, FileRanges } from './files.js'
 import type { FrameGuard } from './guard.js'
 import { checkProof, decodeGreeting, encodeGreeting, LINK_ID_BYTES, proofPacket, type Greeting, type Membership, type Role } from './handshake.js'
-import { Assembly, broken, bye, credit, FIRST_HEADER_BYTES, KIND, numbered, readBye, readCredit, readNumber, type LaneIndex } from './packet.js'
+import type { Lender } from './lent.js'
+import { Assembly, broken, bye, credit, FIRST_HEADER_BYTES, KIND, numbered, readBye, readCredit, readNumber, type Incoming, type LaneIndex } from './packet.js'
+import type { TcpStream } from './tcp-stream.js'
 
 /** Of the proof, and of the greeting (the main thread makes its part). */
 const STEP_TIMEOUT_MS = 8000
@@ -36,6 +39,8 @@ const PROBE_MS = 2500
 /** For the last packets to leave. */
 const GOODBYE_MS = 1000
 
+/** Either gives whole frames and takes whole frames; what it gives is good until its listener returns. */
+export type EncryptedStream = TcpStream | SecretStream
 export type Transport = 'tcp' | 'udx'
 export type ConnState = 'proving' | 'greeting' | 'ready' | 'active' | 'closed'
 
@@ -51,13 +56,15 @@ export interface ConnOwner {
   readonly member: Membership
   readonly publicKey: Buffer
   readonly files: FileRanges
+  /** For large messages that come. */
+  readonly lender: Lender | undefined
   /** Rejects if the main thread is gone. */
   greet(conn: Conn): Promise<Omit<Greeting, 'hello'> & { hello: Uint8Array }>
   onReady(conn: Conn): void
   onUse(conn: Conn): void
   onLost(conn: Conn, linkId: Buffer): void
   onAddresses(conn: Conn, packet: Buffer): void
-  onMessage(conn: Conn, lane: LaneIndex, message: Buffer): void
+  onMessage(conn: Conn, lane: LaneIndex, message: Incoming): void
   onSent(conn: Conn, bytes: number): void
   onFileError(conn: Conn, head: Uint8Array, error: Error, queuedBytes: number): void
   onRtt(conn: Conn): void
@@ -68,7 +75,7 @@ interface Outgoing {
   /** The whole message; absent until a file's range is read. */
   bytes: Uint8Array | undefined
   length: number
-  file?: { head: Uint8Array; path: string; offset: number; error?: Error }
+  file?: { head: Uint8Array; path: string; offset: number; range?: FileRange; error?: Error }
 }
 type FileItem = Outgoing & Required<Pick<Outgoing, 'file'>>
 
@@ -82,16 +89,17 @@ class Lane {
   grantedBytes: number
   /** Taken, and not yet given back to the sender. */
   owedBytes = 0
-  readonly incoming = new Assembly()
+  readonly incoming: Assembly
 
-  constructor(readonly index: LaneIndex, readonly limitBytes: number) {
+  constructor(readonly index: LaneIndex, readonly limitBytes: number, lender: Lender | undefined) {
+    this.incoming = new Assembly(lender)
     this.windowBytes = limitBytes
     this.grantedBytes = limitBytes
   }
 }
 
 export class Conn {
-  readonly stream: SecretStream
+  readonly stream: EncryptedStream
   readonly origin: ConnOrigin
   /** The peer's public key; from the handshake on. */
   peer: Buffer
@@ -104,7 +112,7 @@ export class Conn {
   readonly #guard: FrameGuard
   #state: ConnState = 'proving'
   #stateMs = performance.now()
-  readonly #lanes: readonly [Lane, Lane] = [new Lane(0, NOW_WINDOW_BYTES), new Lane(1, BULK_WINDOW_BYTES)]
+  readonly #lanes: readonly [Lane, Lane]
   readonly #unread = new Fifo<FileItem>()
   #readAheadBytes = 0
   #isBlocked = false
@@ -122,11 +130,12 @@ export class Conn {
   #goodbye: NodeJS.Timeout | undefined
 
   /** `stream`: its handshake is done. `guard` sees the stream's bytes before it does. */
-  constructor(stream: SecretStream, guard: FrameGuard, origin: ConnOrigin, owner: ConnOwner) {
+  constructor(stream: EncryptedStream, guard: FrameGuard, origin: ConnOrigin, owner: ConnOwner) {
     this.stream = stream
     this.origin = origin
     this.#guard = guard
     this.#owner = owner
+    this.#lanes = [new Lane(0, NOW_WINDOW_BYTES, owner.lender), new Lane(1, BULK_WINDOW_BYTES, owner.lender)]
     this.peer = Buffer.from(stream.remotePublicKey)
     stream.on('data', (packet: Buffer) => this.#take(packet))
     stream.on('drain', () => {
@@ -152,8 +161,8 @@ export class Conn {
   /** UDX moves with the peer's address. */
   get remote(): { host: string; port: number } {
     const { host, port, transport } = this.origin
-    const { rawStream } = this.stream
-    return transport === 'udx' ? { host: rawStream.remoteHost ?? host, port: rawStream.remotePort ?? port } : { host, port }
+    const raw = transport === 'udx' ? (this.stream as SecretStream).rawStream : undefined
+    return { host: raw?.remoteHost ?? host, port: raw?.remotePort ?? port }
   }
 
   /** The same at both ends. */
@@ -237,7 +246,13 @@ export class Conn {
     // Nothing is said to who has proven nothing.
     if (isTold && before !== 'proving') this.#put(bye(reason))
     this.#become('closed')
-    for (const lane of this.#lanes) lane.queue.clear()
+    for (const lane of this.#lanes) {
+      for (let item = lane.queue.first; item; item = lane.queue.first) {
+        item.file?.range?.release()
+        lane.queue.shift()
+      }
+      lane.incoming.drop()
+    }
     this.#unread.clear()
     const probe = this.#probe
     if (probe) {
@@ -290,7 +305,7 @@ export class Conn {
         return this.close(readBye(packet) === 'closed' ? 'closed by the peer' : readBye(packet), false)
       case KIND.hello:
         if (this.#state !== 'greeting' || this.greeting) throw broken('a second greeting')
-        this.greeting = decodeGreeting(packet)
+        this.greeting = decodeGreeting(Buffer.from(packet))
         return this.#readyIfGreeted()
     }
     if (this.#state === 'greeting') throw broken(`packet ${kind} before the greeting`)
@@ -421,7 +436,7 @@ export class Conn {
     const packet = this.stream.alloc(headerBytes + part)
     packet[0] = (isWhole ? KIND.whole : isFirst ? KIND.first : KIND.more) | lane.index
     if (headerBytes > 1) packet.writeUInt32LE(bytes.length, 1)
-    packet.set(part === bytes.length ? bytes : bytes.subarray(lane.sentBytes, lane.sentBytes + part), headerBytes)
+    copyInto(packet, headerBytes, part === bytes.length ? bytes : bytes.subarray(lane.sentBytes, lane.sentBytes + part))
     this.#put(packet)
     this.#hasSent = true
     lane.sentBytes += part
@@ -429,6 +444,7 @@ export class Conn {
       lane.sentBytes = 0
       lane.queue.shift()
       if (next.file) {
+        next.file.range!.release()
         this.#readAheadBytes -= next.length
         this.#readAhead()
       }
@@ -449,10 +465,11 @@ export class Conn {
   #readRange(item: FileItem): void {
     const { file, length } = item
     this.#readAheadBytes += length
-    const bytes = Buffer.allocUnsafeSlow(length)
-    bytes.set(file.head)
-    this.#owner.files.read(file.path, file.offset, bytes.subarray(file.head.length)).then(() => {
-      item.bytes = bytes
+    this.#owner.files.read(file.head, file.path, file.offset, length - file.head.length).then((range) => {
+      // Nobody will send it.
+      if (this.#state === 'closed') return range.release()
+      file.range = range
+      item.bytes = range.bytes
     }, (error: Error) => {
       file.error = error
       this.#readAheadBytes -= length

@@ -35,6 +35,7 @@ export class FrameGuard {
   proven(): void { this.#isProven = true }
   /** This side's greeting is sent: messages may come. */
   open(): void { this.#limitBytes = MAX_FRAME_BYTES.open }
+  get isOpen(): boolean { return this.#limitBytes === MAX_FRAME_BYTES.open }
 
   /** False: a frame is too long, or too much came without proof. The stream must not see these bytes. */
   admits(data: Uint8Array): boolean {

@@ -80,6 +80,11 @@ export interface Link {
    * peer: a handler that works asynchronously returns a promise, and the message counts until it settles.
    */
   onMessage: (bytes: Buffer) => void | Promise<void>
+  /**
+   * A large message, in memory that is used again: asked before onMessage. True: it is taken, and `giveBack` is called once, when
+   * `bytes` are used no more. Otherwise onMessage gets a copy.
+   */
+  onLent?: ((bytes: Buffer, giveBack: () => void) => boolean) | undefined
   /** queuedBytes has fallen below LOW_WATER_BYTES after it was above. */
   onDrain: () => void
   /** A sendFile that was not sent: its head and what went wrong. */

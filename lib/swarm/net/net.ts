@@ -10,7 +10,9 @@
 import { Worker } from 'node:worker_threads'
 import { fail } from '../../errors.js'
 import { LOW_WATER_BYTES, MAX_HELLO_BYTES, MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, MESSAGE_COST_BYTES } from '../../limits.js'
+import { copyInto } from '../../memory.js'
 import { parseAddress } from './address.js'
+import { bytesAt, giveBack, makeLentMemory, type LentMemory } from './lent.js'
 import type { Link, NetOptions, NetStatus, Priority, Via } from './link.js'
 import type { LaneIndex } from './packet.js'
 import { giveable, Outbox, type FromWorker, type NetSetup, type ToWorker } from './port.js'
@@ -115,11 +117,12 @@ export class Net {
       device: { publicKey: Uint8Array.from(device.publicKey), secretKey: Uint8Array.from(device.secretKey) },
       driveId: Uint8Array.from(driveId), topic: Uint8Array.from(topic), proofKey: Uint8Array.from(proofKey),
       port: this.#port || (port ?? 0), host, peers: this.#addresses, kept: this.#options.kept ?? [], bootstrap, tcp: tcp ?? true, dht: dht ?? true, mdns: mdns ?? true,
+      lent: makeLentMemory(),
     }
     const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, name: 'dfs network' })
     this.#worker = worker
     worker.on('message', (list: FromWorker[]) => {
-      if (this.#worker === worker) for (const message of list) this.#obey(message)
+      if (this.#worker === worker) for (const message of list) this.#obey(message, setup.lent)
     })
     worker.on('error', (error) => this.#fault(worker, error))
     worker.on('exit', (code) => this.#fault(worker, new Error(`the network's thread ended with code ${code}`)))
@@ -148,7 +151,7 @@ export class Net {
     this.#statuses.clear()
   }
 
-  #obey(message: FromWorker): void {
+  #obey(message: FromWorker, lent: LentMemory | undefined): void {
     switch (message.type) {
       case 'ready':
         this.#port = message.port
@@ -178,6 +181,13 @@ export class Net {
       }
       case 'message':
         return this.#links.get(message.link)?.arrived(message.lane, message.bytes)
+      case 'lent': {
+        const { place } = message
+        const link = this.#links.get(message.link)
+        if (link) link.lent(message.lane, bytesAt(lent!, place), () => giveBack(lent!, place))
+        else giveBack(lent!, place)
+        return
+      }
       case 'sent':
         return this.#links.get(message.link)?.sent(message.bytes)
       case 'unsent':
@@ -212,6 +222,7 @@ class NetLink implements Link {
   readonly peer: Buffer
   readonly hello: Buffer
   readonly reachedAt: string[]
+  onLent: Link['onLent']
   onDrain: () => void = () => {}
   onFileError: (head: Buffer, error: Error) => void = () => {}
   onClose: (reason: string) => void = () => {}
@@ -298,6 +309,19 @@ class NetLink implements Link {
     const taking = handler(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
     if (taking instanceof Promise) taking.finally(() => this.#taken(lane, costBytes))
     else this.#taken(lane, costBytes)
+  }
+
+  /** As `arrived`, in lent memory. */
+  lent(lane: LaneIndex, bytes: Buffer, giveBack: () => void): void {
+    if (!this.#isClosed && this.#early.length === 0 && this.onLent?.(bytes, giveBack)) {
+      this.#bytesIn += bytes.length
+      this.#taken(lane, bytes.length + MESSAGE_COST_BYTES)
+      return
+    }
+    const own = Buffer.allocUnsafe(bytes.length)
+    copyInto(own, 0, bytes)
+    giveBack()
+    this.arrived(lane, own)
   }
 
   sent(bytes: number): void {

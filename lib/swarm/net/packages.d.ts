@@ -10,6 +10,28 @@ declare module 'b4a' {
   export default b4a
 }
 
+declare module 'noise-curve-ed' {
+  const curve: object
+  export default curve
+}
+
+declare module 'noise-handshake' {
+  /** Throws where the other side does not keep to the pattern, or has not the key that it claims. */
+  export default class Noise {
+    constructor(pattern: 'XX', isInitiator: boolean, keyPair: { publicKey: Uint8Array; secretKey: Uint8Array }, options: { curve: object })
+    initialise(prologue: Uint8Array): void
+    send(): Uint8Array
+    recv(message: Uint8Array): Uint8Array
+    readonly complete: boolean
+    /** From then on: 32 bytes each (64 with what follows the key), the hash 64. */
+    readonly tx: Uint8Array | null
+    readonly rx: Uint8Array | null
+    readonly hash: Uint8Array | null
+    /** The other side's static key. */
+    readonly rs: Uint8Array | null
+  }
+}
+
 declare module '@hyperswarm/secret-stream' {
   import type { Duplex } from 'node:stream'
   import type { EventEmitter } from 'node:events'

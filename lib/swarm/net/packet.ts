@@ -5,6 +5,8 @@
  */
 import { fail } from '../../errors.js'
 import { MAX_HELLO_BYTES, MAX_MESSAGE_BYTES, MAX_TOLD_ADDRESSES, MAX_ADDRESS_CHARS, PACKET_BYTES } from '../../limits.js'
+import { copyInto } from '../../memory.js'
+import type { Lender, Place } from './lent.js'
 
 export const KIND = {
   proof: 1,
@@ -21,6 +23,9 @@ export const KIND = {
   first: 18,
   more: 20,
 } as const
+
+/** From this length on a message lies in lent memory. */
+const LENT_MESSAGE_BYTES = 16 * 1024
 
 export const LANES = ['now', 'bulk'] as const
 export type LaneIndex = 0 | 1
@@ -74,50 +79,65 @@ export function readCredit(packet: Buffer): { lane: LaneIndex; bytes: number } {
   return { lane: packet[1] as LaneIndex, bytes: packet.readUInt32LE(2) }
 }
 
+/** `place`: where it lies in lent memory; undefined: in memory of its own. */
+export interface Incoming { bytes: Buffer; place: Place | undefined }
+
 /**
  * Puts the packets of one lane together again.
  * Invariant: `#message` is there if and only if bytes of it are still missing.
  */
 export class Assembly {
-  #message: Buffer | undefined
+  readonly #lender: Lender | undefined
+  #message: Incoming | undefined
   #filled = 0
 
-  /** Of the message under way. */
-  get heldBytes(): number { return this.#message?.length ?? 0 }
+  constructor(lender?: Lender) {
+    this.#lender = lender
+  }
 
-  /** A packet of kind whole, first or more (without the lane bit); gives the message when it is complete, in memory of its own. */
-  take(kind: number, packet: Buffer): Buffer | undefined {
+  /** Of the message under way. */
+  get heldBytes(): number { return this.#message?.bytes.length ?? 0 }
+
+  /** A packet of kind whole, first or more (without the lane bit); gives the message when it is complete. */
+  take(kind: number, packet: Buffer): Incoming | undefined {
     if (kind === KIND.more) {
       const message = this.#message
       const part = packet.length - 1
-      if (!message || part < 1 || this.#filled + part > message.length) throw broken('a message goes on where none began, or past its end')
-      packet.copy(message, this.#filled, 1)
+      if (!message || part < 1 || this.#filled + part > message.bytes.length) throw broken('a message goes on where none began, or past its end')
+      copyInto(message.bytes, this.#filled, packet.subarray(1))
       this.#filled += part
-      if (this.#filled < message.length) return undefined
+      if (this.#filled < message.bytes.length) return undefined
       this.#message = undefined
       return message
     }
     if (this.#message) throw broken('a message begins inside another')
     if (kind === KIND.whole) {
       if (packet.length < 2) throw broken('a message is empty')
-      const message = own(packet.length - 1)
-      packet.copy(message, 0, 1)
+      const message = this.#room(packet.length - 1)
+      copyInto(message.bytes, 0, packet.subarray(1))
       return message
     }
     if (packet.length <= FIRST_HEADER_BYTES) throw broken('a message begins without bytes')
     const length = packet.readUInt32LE(1)
     const part = packet.length - FIRST_HEADER_BYTES
     if (length > MAX_MESSAGE_BYTES || length <= part) throw broken('a message has an impossible length')
-    this.#message = own(length)
-    packet.copy(this.#message, 0, FIRST_HEADER_BYTES)
+    this.#message = this.#room(length)
+    copyInto(this.#message.bytes, 0, packet.subarray(FIRST_HEADER_BYTES))
     this.#filled = part
     return undefined
   }
-}
 
-/** Not a slice of Node's pool: it is transferred to another thread. */
-function own(bytes: number): Buffer {
-  return Buffer.allocUnsafeSlow(bytes)
+  /** What is under way does not come any more. */
+  drop(): void {
+    if (this.#message?.place) this.#lender!.drop(this.#message.place)
+    this.#message = undefined
+  }
+
+  #room(length: number): Incoming {
+    const place = length >= LENT_MESSAGE_BYTES ? this.#lender?.place(length) : undefined
+    // Not a slice of Node's pool: it is transferred to another thread.
+    return { bytes: place ? this.#lender!.bytes(place) : Buffer.allocUnsafeSlow(length), place }
+  }
 }
 
 export function broken(what: string) {

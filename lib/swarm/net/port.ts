@@ -1,4 +1,5 @@
-/** What the main thread and the network's thread say to each other. Bytes are transferred or copies: nothing is shared. */
+/** What the main thread and the network's thread say to each other. Bytes are transferred, copies, or lie in lent memory (lent.ts). */
+import type { LentMemory, Place } from './lent.js'
 import type { NetStatus, Via } from './link.js'
 import type { LaneIndex } from './packet.js'
 
@@ -16,6 +17,8 @@ export interface NetSetup {
   tcp: boolean
   dht: boolean
   mdns: boolean
+  /** For large messages that come. */
+  lent: LentMemory | undefined
 }
 
 export type ToWorker =
@@ -35,6 +38,8 @@ export type FromWorker =
   | { type: 'hello'; id: number }
   | { type: 'link'; link: number; peer: Uint8Array; hello: Uint8Array; via: Via; address: string; reachedAt: string[]; rttMs: number }
   | { type: 'message'; link: number; lane: LaneIndex; bytes: Uint8Array }
+  /** As `message`, in lent memory. */
+  | { type: 'lent'; link: number; lane: LaneIndex; place: Place }
   /** So many bytes have left the queue for the network since the last time. */
   | { type: 'sent'; link: number; bytes: number }
   | { type: 'unsent'; link: number; head: Uint8Array; message: string; bytes: number }

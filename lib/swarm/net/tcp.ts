@@ -1,20 +1,19 @@
 /**
  * The TCP transport: listens and dials, opens the gate, shakes hands with Noise
- * (XX, as @hyperswarm/secret-stream does it), and hands over a stream whose other
+ * (tcp-stream.ts), and hands over a stream whose other
  * end is a device with the key that the stream names. Membership is proven on
  * the stream itself (conn.ts).
  *
  * Owns: the listener and every socket until its stream is handed over.
  */
-import { createConnection, createServer, type Server, type Socket } from 'node:net'
-import SecretStream from '@hyperswarm/secret-stream'
+import { createConnection, createServer, Socket, type Server, type SocketConstructorOpts, type TcpNetConnectOpts } from 'node:net'
 import sodium from 'sodium-native'
 import { fail } from '../../errors.js'
 import { MAX_ACCEPTED_PER_ADDRESS, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS } from '../../limits.js'
 import { formatAddress, networkOf, plainHost, type Address } from './address.js'
 import { FrameGuard } from './guard.js'
 import { gateMac, GATE_NONCE_BYTES, MAC_BYTES, sameMac, type Membership, type Role } from './handshake.js'
-import { RawTcp } from './raw-tcp.js'
+import { SOCKET_BYTES, TcpStream } from './tcp-stream.js'
 
 /** Of the connection itself, and of each step after. */
 const CONNECT_TIMEOUT_MS = 5000
@@ -24,7 +23,7 @@ export interface TcpOptions {
   device: { publicKey: Buffer; secretKey: Buffer }
   member: Membership
   /** A stream whose Noise handshake is done; `context` is what dial() was given. */
-  onStream(stream: SecretStream, guard: FrameGuard, origin: { role: Role } & Address, context: unknown): void
+  onStream(stream: TcpStream, guard: FrameGuard, origin: { role: Role } & Address, context: unknown): void
   /** A connection was not taken, or did not get through its handshake. */
   onRefused(reason: string): void
 }
@@ -54,7 +53,7 @@ export class Tcp {
 
   /** USAGE if the port or the address cannot be had. */
   async listen(port: number, host: string | undefined): Promise<void> {
-    const server = createServer({ noDelay: true }, (socket) => this.#accept(socket))
+    const server = createServer({ noDelay: true, pauseOnConnect: true }, (socket) => this.#accept(socket))
     await new Promise<void>((resolve, reject) => {
       server.once('error', (error: NodeJS.ErrnoException) => {
         const where = host === undefined ? `port ${port}` : formatAddress({ host, port })
@@ -71,15 +70,19 @@ export class Tcp {
   /** Resolves when the stream has been handed over. Rejects with why there is none. */
   async dial(address: Address, context: unknown): Promise<void> {
     if (this.#isClosed) throw new Error('closed')
-    const socket = createConnection({ ...address, noDelay: true })
+    const guard = new FrameGuard()
+    const stream = new TcpStream('dialler', guard)
+    const socket = createConnection({ ...address, noDelay: true, onread: stream.onread, writableHighWaterMark: SOCKET_BYTES } as TcpNetConnectOpts)
+    stream.attach(socket)
+    stream.on('error', () => {})
     this.#dialling.add(socket)
     socket.setTimeout(CONNECT_TIMEOUT_MS, () => socket.destroy(new Error('no answer')))
     socket.on('error', () => {})
     try {
-      await settled(socket, 'connect', () => true)
+      await connected(socket)
       socket.setTimeout(0)
       const host = plainHost(socket.remoteAddress ?? address.host)
-      await this.#shake(socket, 'dialler', { host, port: address.port }, context)
+      await this.#shake(stream, socket, guard, { host, port: address.port }, context)
     } catch (error) {
       socket.destroy()
       throw error
@@ -95,10 +98,16 @@ export class Tcp {
     for (const socket of this.#dialling) socket.destroy()
   }
 
-  #accept(socket: Socket): void {
-    socket.on('error', () => {})
-    const host = plainHost(socket.remoteAddress ?? '')
-    const port = socket.remotePort ?? 0
+  #accept(accepted: Socket): void {
+    accepted.on('error', () => {})
+    const { remoteAddress, remotePort } = accepted
+    const guard = new FrameGuard()
+    const stream = new TcpStream('answerer', guard)
+    const socket = reading(accepted, stream)
+    stream.attach(socket)
+    stream.on('error', () => {})
+    const host = plainHost(remoteAddress ?? '')
+    const port = remotePort ?? 0
     const network = networkOf(host)
     const refusal = this.#refusal(network)
     if (host === '' || refusal !== undefined) {
@@ -118,7 +127,7 @@ export class Tcp {
       const [oldest] = this.#halfOpen
       oldest!.socket.destroy(new Error('too many connections in handshake'))
     }
-    this.#shake(socket, 'answerer', { host, port }).catch((error: Error) => {
+    this.#shake(stream, socket, guard, { host, port }).catch((error: Error) => {
       socket.destroy()
       this.#options.onRefused(error.message)
     }).finally(() => this.#halfOpen.delete(entry))
@@ -132,71 +141,60 @@ export class Tcp {
     return ofNetwork >= MAX_HALF_OPEN_PER_ADDRESS ? 'too many connections of one address in handshake' : undefined
   }
 
-  async #shake(socket: Socket, role: Role, address: Address, context?: unknown): Promise<void> {
-    await deadline(socket, 'the gate was not answered in time', () => this.#gate(socket, role))
-    const guard = new FrameGuard()
-    const { publicKey, secretKey } = this.#options.device
-    const stream = new SecretStream(role === 'dialler', new RawTcp(socket, guard).asDuplex(), { keyPair: { publicKey, secretKey }, enableSend: false })
-    let failure: Error | undefined
-    stream.on('error', (error: Error) => {
-      failure ??= error
-    })
-    const isOpen = await deadline(socket, 'the Noise handshake was not done in time', () => stream.opened)
-    if (!isOpen || stream.destroying) throw failure ?? new Error('the Noise handshake failed')
+  async #shake(stream: TcpStream, socket: Socket, guard: FrameGuard, address: Address, context?: unknown): Promise<void> {
+    const role = stream.isInitiator ? 'dialler' : 'answerer'
+    await deadline(socket, 'the gate was not answered in time', () => this.#gate(stream, role))
+    await deadline(socket, 'the Noise handshake was not done in time', () => stream.shake(this.#options.device))
     this.#options.onStream(stream, guard, { role, ...address }, context)
   }
 
-  async #gate(socket: Socket, role: Role): Promise<void> {
+  async #gate(stream: TcpStream, role: Role): Promise<void> {
     const { member } = this.#options
     const own = Buffer.alloc(GATE_NONCE_BYTES)
     sodium.randombytes_buf(own)
     if (role === 'answerer') {
-      socket.write(own)
-      const answer = await take(socket, GATE_NONCE_BYTES + MAC_BYTES)
+      stream.writeRaw(own)
+      const answer = await stream.take(GATE_NONCE_BYTES + MAC_BYTES)
       const theirs = answer.subarray(0, GATE_NONCE_BYTES)
       if (!sameMac(gateMac(member, 'dialler', own, theirs), answer.subarray(GATE_NONCE_BYTES))) throw new Error('no member at the gate')
-      socket.write(gateMac(member, 'answerer', own, theirs))
+      stream.writeRaw(gateMac(member, 'answerer', own, theirs))
     } else {
-      const theirs = await take(socket, GATE_NONCE_BYTES)
-      socket.write(Buffer.concat([own, gateMac(member, 'dialler', theirs, own)]))
-      if (!sameMac(gateMac(member, 'answerer', theirs, own), await take(socket, MAC_BYTES))) throw new Error('it does not belong to this drive')
+      const theirs = await stream.take(GATE_NONCE_BYTES)
+      stream.writeRaw(Buffer.concat([own, gateMac(member, 'dialler', theirs, own)]))
+      if (!sameMac(gateMac(member, 'answerer', theirs, own), await stream.take(MAC_BYTES))) throw new Error('it does not belong to this drive')
     }
   }
 }
 
-/** Exactly so many bytes; what comes after stays in the socket. */
-function take(socket: Socket, length: number): Promise<Buffer> {
-  // One listener throughout: a new one is told at once of bytes that lie there, too few as they are, again and again.
-  return settled(socket, 'readable', () => {
-    // Gives null until so many are there, but all that is left once the end has come.
-    const bytes = socket.read(length) as Buffer | null
-    if (bytes && bytes.length < length) throw new Error('the connection ended in the handshake')
-    return bytes ?? undefined
+/**
+ * An accepted socket that reads into the stream's buffer. A server has no such option for the sockets that it makes, so the
+ * connection goes over to one made here; should a version of Node not allow that, what comes is copied.
+ */
+function reading(accepted: Socket, { onread }: TcpStream): Socket {
+  const owner = accepted as Socket & { _handle?: object | null }
+  const handle = owner._handle
+  if (handle) {
+    owner._handle = null
+    accepted.destroy()
+    return new Socket({ handle, onread, readable: true, writable: true, writableHighWaterMark: SOCKET_BYTES } as SocketConstructorOpts)
+  }
+  accepted.on('data', (data: Buffer) => {
+    for (let at = 0; at < data.length;) {
+      const room = onread.buffer()
+      const part = data.subarray(at, at + room.length)
+      room.set(part)
+      at += part.length
+      if (!onread.callback(part.length)) return
+    }
   })
+  return accepted
 }
 
-/** What `look` gives, tried now and at each `event`. Rejects with what `look` throws, or when the socket has ended. */
-function settled<T>(socket: Socket, event: 'connect' | 'readable', look: () => T | undefined): Promise<T> {
+function connected(socket: Socket): Promise<void> {
   return new Promise((resolve, reject) => {
-    const done = () => socket.off(event, onEvent).off('error', onError).off('close', onClose).off('end', onClose)
-    const onError = (error: Error) => {
-      done()
-      reject(error)
-    }
-    const onClose = () => onError(new Error('the connection ended in the handshake'))
-    const onEvent = () => {
-      try {
-        const value = look()
-        if (value === undefined) return
-        done()
-        resolve(value)
-      } catch (error) {
-        onError(error as Error)
-      }
-    }
-    socket.on(event, onEvent).on('error', onError).on('close', onClose).on('end', onClose)
-    if (socket.destroyed) onClose()
-    else if (event === 'readable') onEvent()
+    socket.once('connect', resolve)
+    socket.once('error', reject)
+    socket.once('close', () => reject(new Error('the connection ended in the handshake')))
   })
 }
 

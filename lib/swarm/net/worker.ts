@@ -6,20 +6,20 @@
  * which the main thread knows those in use.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import type SecretStream from '@hyperswarm/secret-stream'
 import sodium from 'sodium-native'
 import { fail } from '../../errors.js'
 import { MESSAGE_COST_BYTES } from '../../limits.js'
 import { AddressBook } from './address-book.js'
 import { formatAddress, isLocal, mayDial, networkState, ownAddresses, parseAddress, type Address } from './address.js'
-import { Conn, type ConnOrigin, type ConnOwner } from './conn.js'
+import { Conn, type ConnOrigin, type ConnOwner, type EncryptedStream } from './conn.js'
 import { Dht } from './dht.js'
 import { Dialer, type Entry } from './dialer.js'
 import { FileRanges } from './files.js'
 import type { FrameGuard } from './guard.js'
+import { Lender } from './lent.js'
 import type { NetStatus, Via } from './link.js'
 import { Mdns } from './mdns.js'
-import type { LaneIndex } from './packet.js'
+import type { Incoming, LaneIndex } from './packet.js'
 import { Outbox, TRANSFER_BYTES, type FromWorker, type NetSetup, type ToWorker } from './port.js'
 import { Switchboard } from './switchboard.js'
 import { Tcp } from './tcp.js'
@@ -34,6 +34,7 @@ class Network implements ConnOwner {
   readonly member: { driveId: Buffer; proofKey: Buffer }
   readonly publicKey: Buffer
   readonly files = new FileRanges()
+  readonly lender: Lender | undefined
 
   readonly #setup: NetSetup
   readonly #out: Outbox<FromWorker>
@@ -65,6 +66,7 @@ class Network implements ConnOwner {
 
   constructor(setup: NetSetup, post: (list: FromWorker[], transfer: ArrayBuffer[]) => void) {
     this.#setup = setup
+    this.lender = setup.lent && new Lender(setup.lent)
     this.#out = new Outbox(post)
     this.#device = { publicKey: Buffer.from(setup.device.publicKey), secretKey: Buffer.from(setup.device.secretKey) }
     this.publicKey = this.#device.publicKey
@@ -143,7 +145,7 @@ class Network implements ConnOwner {
     await this.#tcp.dial(entry.address, entry)
   }
 
-  #connect(stream: SecretStream, guard: FrameGuard, origin: ConnOrigin, entry?: Entry): void {
+  #connect(stream: EncryptedStream, guard: FrameGuard, origin: ConnOrigin, entry?: Entry): void {
     if (this.#isStopped) return stream.destroy()
     const conn = new Conn(stream, guard, origin, this)
     if (entry) {
@@ -182,10 +184,13 @@ class Network implements ConnOwner {
   onLost(conn: Conn, linkId: Buffer): void { this.#board.lost(conn, linkId) }
   onAddresses(conn: Conn, packet: Buffer): void { this.#book.heard(conn, packet) }
 
-  onMessage(conn: Conn, lane: LaneIndex, message: Buffer): void {
+  onMessage(conn: Conn, lane: LaneIndex, { bytes, place }: Incoming): void {
     const link = this.#numbers.get(conn)
-    if (link === undefined) return conn.taken(lane, message.length + MESSAGE_COST_BYTES)
-    this.#out.push({ type: 'message', link, lane, bytes: message }, message.length >= TRANSFER_BYTES ? message.buffer : undefined)
+    if (link === undefined) {
+      if (place) this.lender!.drop(place)
+      conn.taken(lane, bytes.length + MESSAGE_COST_BYTES)
+    } else if (place) this.#out.push({ type: 'lent', link, lane, place })
+    else this.#out.push({ type: 'message', link, lane, bytes }, bytes.length >= TRANSFER_BYTES ? bytes.buffer : undefined)
   }
 
   /** Told in lumps: with the messages of this turn. */
