@@ -317,7 +317,7 @@ export class Conn {
         if (packet.length !== 1 + LINK_ID_BYTES) throw broken('a packet has the wrong length')
         return this.#owner.onLost(this, packet.subarray(1))
       case KIND.addresses:
-        return this.#owner.onAddresses(this, packet)
+        return this.#owner.onAddresses(this, Buffer.from(packet))
       case KIND.credit: {
         const { lane, bytes } = readCredit(packet)
         this.#lanes[lane].windowBytes += bytes
