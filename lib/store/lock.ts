@@ -11,7 +11,7 @@
  * it would drop the lock of this process (fcntl(2)).
  */
 import Sqlite from 'better-sqlite3'
-import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { fail } from '../errors.js'
 
@@ -61,7 +61,8 @@ function tryLock(dir: string): Sqlite.Database | undefined {
   try {
     db = new Sqlite(join(dir, LOCK), { timeout: 0 })
   } catch (e) {
-    throw fail('STORE_MISSING', `there is no store at ${dir}, or it cannot be opened`, e)
+    if (!existsSync(dir)) throw fail('STORE_MISSING', `there is no store at ${dir}`, e)
+    throw fail('EIO', `the store ${dir} cannot be opened: ${(e as Error).message.split('\n', 1)[0]}`, e)
   }
   try {
     db.exec('BEGIN EXCLUSIVE')
