@@ -61,13 +61,22 @@ export class Liar {
       ...(options.port !== undefined && { port: options.port }), ...(to !== undefined && { peers: [to] }),
       hello: () => writeHello({ kind: options.kind ?? 'full', name, certificate: this.certificate }),
     })
+    let met: Buffer | undefined
     this.#net.onLink = (link) => {
+      // Others hear of it from the one it came to, and would take the lies that are not for them.
+      met ??= link.peer
+      if (to !== undefined && !met.equals(link.peer)) return link.close('not for you')
       this.link = link
       link.onClose = (reason) => {
         if (this.link === link) this.link = undefined
         if (reason !== 'replaced') this.cuts++
       }
-      link.onMessage = (bytes) => (this.isDeaf ? new Promise<void>(() => {}) : this.#take(bytes))
+      link.onMessage = (bytes) => {
+        if (this.isDeaf) return new Promise<void>(() => {})
+        // Whoever asks is answered.
+        this.link = link
+        this.#take(bytes)
+      }
     }
   }
 

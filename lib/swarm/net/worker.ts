@@ -6,6 +6,7 @@
  * which the main thread knows those in use.
  */
 import { parentPort, workerData } from 'node:worker_threads'
+import type SecretStream from '@hyperswarm/secret-stream'
 import sodium from 'sodium-native'
 import { fail } from '../../errors.js'
 import { MESSAGE_COST_BYTES } from '../../limits.js'
@@ -220,7 +221,7 @@ class Network implements ConnOwner {
 
   #place(conn: Conn): { via: Via; address: string } {
     const { stream, origin: { transport }, remote } = conn
-    const via = transport === 'tcp' ? (isLocal(remote.host) ? 'lan' : 'tcp') : this.#dht?.isRelayed(stream) ? 'relayed' : 'holepunched'
+    const via = transport === 'tcp' ? (isLocal(remote.host) ? 'lan' : 'tcp') : this.#dht?.isRelayed(stream as SecretStream) ? 'relayed' : 'holepunched'
     return { via, address: formatAddress(remote) }
   }
 
