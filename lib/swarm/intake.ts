@@ -140,13 +140,18 @@ export class Intake {
     this.#emit({ type: 'needSnapshot', peer: best[0], log: log.name, from: next })
   }
 
-  /** Logs of which peers that are believed hold more, and none of them what comes next: with the last entry that is here. */
+  /**
+   * Logs of which peers that are believed hold more, and none of them what comes next: with the last entry that is here. What
+   * is dropped was final, so all of them must say that they have had it.
+   */
   stuck(isBelieved: (peer: Peer) => boolean): { log: LogName; seq: number }[] {
+    const believed = [...this.#peers.keys()].filter(isBelieved)
     const stuck: { log: LogName; seq: number }[] = []
     for (const log of this.#logs.values()) {
       const next = log.durable + 1
-      const more = [...log.claims].filter(([peer, claim]) => isBelieved(peer) && !this.isLiar(peer, log.name) && log.taken(claim) >= next)
-      if (more.length > 0 && more.every(([, claim]) => claim.first > next)) stuck.push({ log: log.name, seq: log.durable })
+      const have = believed.map((peer) => log.claims.get(peer))
+      const isDropped = have.every((claim) => claim !== undefined && claim.first > next && log.taken(claim) >= next)
+      if (believed.length > 0 && isDropped) stuck.push({ log: log.name, seq: log.durable })
     }
     return stuck
   }

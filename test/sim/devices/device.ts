@@ -265,7 +265,7 @@ export class SimDevice {
     const disk = new SimDisk()
     disk.image = this.disk.before
     const old = new SimDatabase(disk, this.s.timers)
-    const ops = rescue(old, metadata, this.keys, treeSealer(this.keys), this.publicKey)
+    const ops = this.keys.canWrite ? rescue(old, metadata, this.keys, treeSealer(this.keys), this.publicKey) : 0
     old.close()
     this.world.trace(`${this.name} does ${ops} ops again`)
     for (let n = ops; n > 0; n--) this.world.count('done again')
