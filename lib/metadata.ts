@@ -215,9 +215,8 @@ export class Metadata {
   get view(): DeviceView | undefined {
     const writers = this.members.writers().map((c) => c.device).sort(Buffer.compare)
     const awaited = writers.filter((device) => !this.asides.isAway(device))
-    // One that was welcomed and has not begun may not know of it.
-    const hasEnded = (incs: number[]) => incs.length > 0 && incs.every((inc) => this.asides.isEnded(inc))
-    const ended = writers.filter((device) => this.asides.isAway(device) || hasEnded(this.#incarnationsOf(device)))
+    // The last ones first: it is they that may still be somebody's.
+    const ended = [...this.asides.ended()].sort((a, b) => b - a).map((inc) => this.log.incarnationId(inc))
     return awaited[0] && { writers: awaited.length, first: awaited[0], ended }
   }
 

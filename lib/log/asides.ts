@@ -24,7 +24,7 @@ export interface DeviceView {
   /** Devices that it waits for, and the first of them by its key. */
   writers: number
   first: Buffer
-  /** Devices that it has set aside, and those that it has welcomed since and that have not begun anew. */
+  /** Incarnations that were ended, the newest first. */
   ended: Buffer[]
 }
 

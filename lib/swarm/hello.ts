@@ -16,8 +16,8 @@ export interface Hello {
   view?: DeviceView
 }
 
-/** Others are met one by one. */
-const MAX_ENDED = 32
+/** Who is met mostly knows; it matters to whom it is about. */
+const MAX_ENDED = 64
 
 const VERSION = 1
 const KINDS: KeyKind[] = ['full', 'read-only', 'storage']
@@ -33,7 +33,7 @@ export function writeHello(h: Hello): Buffer {
     w.fixed(h.view.first)
     const ended = h.view.ended.slice(0, MAX_ENDED)
     w.uint(ended.length)
-    for (const device of ended) w.fixed(device)
+    for (const id of ended) w.fixed(id)
   }
   return w.take()
 }
@@ -57,6 +57,6 @@ function readView(r: Reader): DeviceView {
   const writers = r.uint()
   const first = r.fixed(32)
   const ended: Buffer[] = []
-  for (let n = r.count(MAX_ENDED); n > 0; n--) ended.push(r.fixed(32))
+  for (let n = r.count(MAX_ENDED); n > 0; n--) ended.push(r.fixed(16))
   return { writers, first, ended }
 }

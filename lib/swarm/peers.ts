@@ -340,7 +340,7 @@ export class Peers {
   #isBelieved(peer: Peer): boolean { return this.#peers.get(peer)?.certificate?.role === 'full' }
 
   #whyAnew(): string | undefined {
-    const { metadata, members, device } = this.#drive
+    const { metadata, members } = this.#drive
     if (!this.#drive.beginAnew || !metadata.asides) return undefined
     const stuck = this.#sync.stuck((peer) => this.#isBelieved(peer))
     const since = new Map<string, { seq: number; sinceMs: number }>()
@@ -353,13 +353,17 @@ export class Peers {
     this.#stuck = since
     const must = metadata.mustBeginAnew
     if (must !== undefined) return must
-    if (due && this.#drive.mayBeginAnew) return `this device was away for so long that the others have dropped what it lacks (of ${members.get(due.device)?.name ?? 'a device'})`
-    // Apart for so long that each has set the other aside: one of the two sides begins anew.
+    if (!this.#drive.mayBeginAnew) return undefined
+    if (due) return `this device was away for so long that the others have dropped what it lacks (of ${members.get(due.device)?.name ?? 'a device'})`
+    const { log, journal } = this.#drive
     const own = metadata.view
-    for (const { link, hello, certificate } of own ? this.#peers.values() : []) {
-      if (certificate?.role !== 'full' || !hello.view?.ended.some((a) => a.equals(device.publicKey)) || !metadata.asides.isAway(link.peer)) continue
-      const { writers, first } = hello.view
-      if (writers > own!.writers || (writers === own!.writers && Buffer.compare(first, own!.first) < 0)) return `this device and ${certificate.name} were apart for so long that each has set the other aside`
+    const id = log.incarnationId(journal.incarnation)
+    for (const { link, hello: { view }, certificate } of this.#peers.values()) {
+      if (certificate?.role !== 'full' || !view?.ended.some((e) => e.equals(id))) continue
+      // The entry that says so would come, but what is before it may be nowhere any more.
+      if (!own || !metadata.asides.isAway(link.peer)) return `this device was away for so long that ${certificate.name} has set it aside`
+      // Apart for so long that each has set the other aside: one of the two sides begins anew.
+      if (view.writers > own.writers || (view.writers === own.writers && Buffer.compare(view.first, own.first) < 0)) return `this device and ${certificate.name} were apart for so long that each has set the other aside`
     }
     return undefined
   }

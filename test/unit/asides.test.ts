@@ -112,13 +112,13 @@ test('the op in a log: as it was written, and nothing that no dfs writes', async
 })
 
 test('the handshake says whom a device counts; older ones say nothing of it', (t) => {
-  const view = { writers: 3, first: key(1), ended: [key(4), key(5)] }
+  const view = { writers: 3, first: key(1), ended: [id(4), id(5)] }
   const hello = { kind: 'full' as const, name: 'anna', certificate: undefined }
   t.alike(readHello(writeHello({ ...hello, view })), { ...hello, view })
   t.alike(readHello(writeHello(hello)), hello)
   const bytes = writeHello({ ...hello, view })
   t.is(readHello(bytes.subarray(0, bytes.length - 1)), undefined)
-  t.is(readHello(writeHello({ ...hello, view: { ...view, ended: Array.from({ length: 100 }, (_, i) => key(i)) } }))!.view!.ended.length, 32)
+  t.is(readHello(writeHello({ ...hello, view: { ...view, ended: Array.from({ length: 100 }, (_, i) => id(i)) } }))!.view!.ended.length, 64)
 })
 
 test('silent: only to a device that was up for long enough itself, with a clock that was not set', (t) => {
