@@ -30,6 +30,7 @@ import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { SealedSnapshots } from './store/sealed-snapshots.js'
 import { PIECE_KINDS, type PieceKind } from './swarm/messages.js'
+import { PiecesHash } from './swarm/snapshot.js'
 import { unreadable } from './unreadable.js'
 
 /** Chunks of a snapshot that become known in one turn. */
@@ -140,6 +141,35 @@ export class Sealed {
       end: () => Buffer.alloc(0),
       close: () => reader.close(),
     }
+  }
+
+  /** Whether the pieces are still those of its head, a turn of the loop for each. */
+  async isSnapshotSound(): Promise<boolean> {
+    const reader = this.#snapshots.reader()
+    const head = this.#head
+    if (!reader || !head) return true
+    const hash = new PiecesHash()
+    try {
+      for (let n = 0; n < head.pieces; n++) {
+        const piece = reader.piece(n)
+        const kind = piece && PIECE_KINDS[piece.kind]
+        if (!kind) return false
+        hash.add(kind, piece.bytes)
+        await new Promise<void>((go) => this.#p.timers.soon(go))
+      }
+      return hash.digest().equals(head.hash)
+    } finally {
+      reader.close()
+    }
+  }
+
+  /** The one that is here is of no use: another is due. */
+  forgetSnapshot(): void {
+    this.journal.check()
+    this.#snapshots.forget()
+    this.#head = undefined
+    this.journal.touched()
+    this.#work()
   }
 
   // --- one that comes: for swarm/snapshot-keeper.ts ---------------------------

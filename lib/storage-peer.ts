@@ -233,10 +233,14 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
 
   async key(kind: 'full' | 'read-only' | 'storage'): Promise<string> { return this.keys.capability(kind) }
 
-  /** Entries: chain and signatures. Chunks: that their bytes are there, with `data` that they are what the id names; `repair` has those fetched again that are not. */
+  /** Entries: chain and signatures. Chunks: that their bytes are there, with `data` that they are what the id names, and the snapshot what was signed; `repair` has fetched again what is not. */
   async fsck({ data = false, repair = false }: { data?: boolean; repair?: boolean } = {}, onProgress?: OnProgress): Promise<FsckReport> {
     const report: FsckReport = { inodes: 0, dentries: 0, extents: 0, chunks: 0, entries: 0, bytesRead: 0, problems: [] }
     for (const inc of this.log.heads().keys()) await this.#checkLog(inc, report)
+    if (data && !await this.kept.isSnapshotSound()) {
+      report.problems.push({ kind: 'snapshot-damaged', detail: 'the snapshot that devices which join begin with', mended: repair })
+      if (repair) this.kept.forgetSnapshot()
+    }
     const total = (this.db.sql.prepare('SELECT count(*) AS n FROM chunk WHERE seg > 0').get() as { n: number }).n
     const next = this.db.sql.prepare('SELECT num, seg, off, len, id FROM chunk WHERE seg > 0 AND num > ? ORDER BY num LIMIT 64')
     type Row = { num: number; seg: number; off: number; len: number; id: Buffer }

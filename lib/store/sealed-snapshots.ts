@@ -59,6 +59,12 @@ export class SealedSnapshots {
 
   abandon(): void { this.#coming = null }
 
+  /** There is none any more. */
+  forget(): void {
+    this.#db.sql.prepare('DELETE FROM snapshot').run()
+    this.#whole = null
+  }
+
   /** What came is whole, and takes the place of the one before. */
   complete(head: Buffer): void {
     const { num } = this.#coming!

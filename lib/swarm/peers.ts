@@ -27,6 +27,8 @@ import { decode, encode, isChunk } from './wire.js'
 const TICK_MS = 200
 /** Entries of our own that others hold come back within this, or the word of them was false. */
 const TAKE_BACK_MS = 10_000
+/** After the false word of a peer without a certificate: twice as long each time, at most MAX_CUT_OFF_MS. */
+const GUESTS_SILENCED_MS = 60_000
 /** Entries of our own that are pushed at a time. */
 const MAX_PUSHED = 64
 /** Who lied is not let in for so long, twice as long the next time, at most this long. */
@@ -60,6 +62,8 @@ export class Peers {
   #lost: { seq: number; stop: () => void } | null = null
   /** Peers whose word that they hold more of our log did not come true. */
   readonly #mistaken = new Set<Peer>()
+  /** The same of those without a certificate, who can come as another each time: none of them is believed until then. */
+  readonly #guests = { mistakes: 0, believedFromMs: 0 }
   /** As the sync was told: the logs that were ended, and where. */
   readonly #ends = new Map<number, number>()
   /** Logs of which nobody who is believed has the next entry: with the last that is here, and since when. */
@@ -277,10 +281,14 @@ export class Peers {
   #ownAhead(peer: Peer, seq: number): void {
     const lost = this.#lost
     if (lost) {
-      if (!this.#mistaken.has(peer)) lost.seq = Math.max(lost.seq, seq)
+      if (!this.#isMistaken(peer)) lost.seq = Math.max(lost.seq, seq)
       return
     }
-    if (!this.#mistaken.has(peer)) this.#takeBack(seq, peer)
+    if (!this.#isMistaken(peer)) this.#takeBack(seq, peer)
+  }
+
+  #isMistaken(peer: Peer): boolean {
+    return this.#mistaken.has(peer) || (!this.#peers.get(peer)?.certificate && this.#now() < this.#guests.believedFromMs)
   }
 
   /** Nothing is written until our entries up to `seq` are here, of which `peer` has said that it holds them. */
@@ -289,6 +297,7 @@ export class Peers {
     this.onNotice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
     metadata.hold?.()
     const before = log.head(journal.incarnation).seq
+    const isGuest = !this.#peers.get(peer)?.certificate
     const end = () => {
       // Nobody has them any more: this device begins anew, and makes no entries before.
       if (this.#sync.stuck((p) => this.#isBelieved(p)).some((s) => this.#find(s.log) === journal.incarnation)) {
@@ -299,6 +308,7 @@ export class Peers {
       // Some came: their numbers are taken.
       if (log.head(journal.incarnation).seq > before) return this.#renew()
       this.#lost = null
+      if (isGuest) this.#guests.believedFromMs = this.#now() + Math.min(MAX_CUT_OFF_MS, GUESTS_SILENCED_MS * 2 ** this.#guests.mistakes++)
       this.onNotice('the lost entries did not come: going on without them')
       metadata.resume?.()
     }

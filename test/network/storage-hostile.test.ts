@@ -277,7 +277,7 @@ test('an older snapshot is no more than lag: what is missing comes from whoever 
   t.is(s.drive.kept.head, had)
 })
 
-test('floods at a storage peer: claims, wants, pieces that nobody asked for', LONG, async (t) => {
+test('floods: claims, wants, pieces that nobody asked for, at a device that writes and at one that stores', LONG, async (t) => {
   const a = await first(t)
   await write(a.drive, '/file', randomBytes(400_000))
   await a.drive.sync()
@@ -285,10 +285,27 @@ test('floods at a storage peer: claims, wants, pieces that nobody asked for', LO
   const s = await storing(t, key, [a.address])
   await keepsAll(s, a)
   const head = s.drive.kept.head!
-  const liar = await Liar.meet(t, key, s.address, 'flood', { kind: 'storage' })
+  const before = process.memoryUsage.rss()
+  for (const victim of [a, s] as Device[]) await flooded(t, key, victim)
+  t.ok(process.memoryUsage.rss() - before < 200 << 20)
+  t.is(s.drive.kept.head, head, 'no snapshot was fetched for it')
+  // That it holds what this device has lost is looked into once, for a while; it can come as another, and is not believed again.
+  const alarms = () => a.notices.filter((n) => n.includes('taken back first')).length
+  await until('the device goes on', () => a.notices.some((n) => n.includes('going on without them')))
+  t.is(alarms(), 1)
+  await flooded(t, key, a)
+  t.is(alarms(), 1)
+  t.alike(s.notices, [])
+  await write(a.drive, '/more', randomBytes(400_000))
+  await a.drive.sync()
+  await keepsAll(s, a)
+  t.ok((await read(a.drive, '/more')).length === 400_000)
+})
+
+async function flooded(t: Assert, key: string, victim: Device): Promise<void> {
+  const liar = await Liar.meet(t, key, victim.address, 'flood', { kind: 'storage' })
   await liar.until('is told of the log', () => liar.held.size > 0)
   const [log] = [...liar.held.values()]
-  const before = process.memoryUsage.rss()
   const messages: ((i: number) => Message)[] = [
     (i) => ({ type: 'have', isFull: false, logs: [{ ...log!, first: 1e6 + i, seq: 2e6 + i, hash: randomBytes(32) }] }),
     () => ({ type: 'wantSnapshot', creditBytes: 16 << 20 }),
@@ -299,10 +316,4 @@ test('floods at a storage peer: claims, wants, pieces that nobody asked for', LO
   for (const message of messages) await liar.flood(300, (i) => encode(message(i)))
   await liar.until('it is answered', () => (liar.counts.get('snapshotRefused') ?? 0) > 0)
   await liar.close()
-  t.ok(process.memoryUsage.rss() - before < 150 << 20)
-  t.is(s.drive.kept.head, head, 'no snapshot was fetched for it')
-  await write(a.drive, '/more', randomBytes(400_000))
-  await a.drive.sync()
-  await keepsAll(s, a)
-  t.ok((await read(a.drive, '/more')).length === 400_000)
-})
+}

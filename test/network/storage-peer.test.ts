@@ -260,7 +260,7 @@ test('the length of a plaintext follows from that of its sealed bytes', (t) => {
   for (const n of [0, 1, 16, 4096 + 16 + 16, sealedLength(1 << 20) + 1]) t.is(plainLength(n), undefined, String(n))
 })
 
-test('a chunk that the disk of a storage peer has spoilt is found, and fetched again', LONG, async (t) => {
+test('a chunk or a snapshot that the disk of a storage peer has spoilt is found, and fetched again', LONG, async (t) => {
   const a = await first(t)
   const s = await storing(t, await a.drive.key('storage'), [a.address])
   await write(a.drive, '/file', randomBytes(3_000_000))
@@ -276,6 +276,15 @@ test('a chunk that the disk of a storage peer has spoilt is found, and fetched a
   await keepsAll(s, a)
   const now = s.drive.chunks.get(s.drive.chunks.findById(row.id))!
   t.ok(chunkId(await s.drive.store.read(now.seg, now.off, sealedLength(now.len))).equals(row.id))
+  t.is((await s.drive.fsck({ data: true })).problems.length, 0)
+
+  const { id } = s.drive.kept.head!
+  const piece = s.drive.db.sql.prepare('SELECT rowid AS at, bytes FROM snapshot_piece LIMIT 1').get() as { at: number; bytes: Buffer }
+  piece.bytes[20]! ^= 1
+  s.drive.db.sql.prepare('UPDATE snapshot_piece SET bytes = ? WHERE rowid = ?').run(piece.bytes, piece.at)
+  t.alike((await s.drive.fsck({ data: true, repair: true })).problems.map((p) => [p.kind, p.mended]), [['snapshot-damaged', true]])
+  await keepsAll(s, a)
+  t.absent(s.drive.kept.head!.id.equals(id), 'another snapshot')
   t.is((await s.drive.fsck({ data: true })).problems.length, 0)
 })
 
