@@ -39,6 +39,9 @@ const REFUSED_MS = 5_000
 /** A request is late after LATE_TIMES of what it should take, within these. */
 const LATE_TIMES = 3
 const LATE_MS: readonly [number, number][] = [[300, 5_000], [500, 10_000], [5_000, 30_000], [5_000, 30_000]]
+/** A request without an answer for so long, and for LOST_TIMES of what it should take, is taken back and made again: nothing says that it was not lost. */
+const LOST_MS: readonly number[] = [10_000, 20_000, 300_000, 300_000]
+const LOST_TIMES = 10
 /** Asked of two at the same time at most: a third would not help a slow network. */
 const MAX_ASKS = 2
 /** A peer that sends nothing for so long has lost its requests: they go elsewhere, and it rests for AVOID_MS. */
@@ -338,7 +341,12 @@ export class ChunkExchange {
   #checkLate(want: Want): void {
     for (const [peer, ask] of want.asks) {
       if (ask.dueMs > this.#nowMs) continue
-      ask.dueMs = this.#nowMs + 2 * (ask.dueMs - ask.sentMs)
+      const waitedMs = this.#nowMs - ask.sentMs
+      if (waitedMs > LOST_MS[want.rank]! && waitedMs > LOST_TIMES * this.#peers.get(peer)!.expectedMs(0, want.rank)) {
+        this.#cancel(want, peer)
+        continue
+      }
+      ask.dueMs = Math.min(this.#nowMs + 2 * (ask.dueMs - ask.sentMs), Math.max(this.#nowMs + 1000, ask.sentMs + LOST_MS[want.rank]!))
       if (want.asks.size >= MAX_ASKS) continue
       const other = this.#choose(want)
       if (other === undefined || other === 'busy') continue

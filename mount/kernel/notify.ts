@@ -18,19 +18,33 @@ export interface NotifyQueue {
 
 const RETRY_MS = 5
 /**
- * The end of a file that became shorter is said so much later, with all that comes meanwhile: a READ that is answered with less than it asked
- * for tells the kernel where the file ends, but not if an INVAL_INODE came while it was under way (fs/fuse/file.c, fuse_read_update_size).
- * Then the kernel goes by the size that it knew, fills what is missing with zeros, and the program gets those. So the READs that the change
- * found under way are answered first; and what is truncated and written anew is said once.
+ * A READ that is answered with less than it asked for tells the kernel where the file ends, but not if an INVAL_INODE came while it was under
+ * way (fs/fuse/file.c, fuse_read_update_size). Then the kernel goes by the size that it knew, fills what is missing with zeros, and the program
+ * gets those. So the READs that a change found under way are answered first, and what is said of a file that became shorter within LATELY_MS, whose old size the
+ * kernel may still go by, waits for HELD_MS: what is truncated and written anew is said once.
  */
 const HELD_MS = 5
+const LATELY_MS = 3000
+
+/** As in invalInode. */
+interface Range { offset: number; length: number }
+
+function union(a: Range | undefined, b: Range): Range {
+  if (!a || a.offset < 0) return b
+  if (b.offset < 0) return a
+  const offset = Math.min(a.offset, b.offset)
+  return { offset, length: a.length === 0 || b.length === 0 ? 0 : Math.max(a.offset + a.length, b.offset + b.length) - offset }
+}
 
 export class KernelNotifier implements Notifier {
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
-  readonly #repeats = new Repeats((ino) => this.#invalidate(ino, -1, 0))
-  /** From where on, by inode. */
-  readonly #held = new Map<number, { offset: number }>()
+  readonly #repeats = new Repeats((ino) => setImmediate(() => setImmediate(() => this.#invalidate(ino, -1, 0))))
+  /** Of inodes, to be said after a look for requests; and later. */
+  readonly #soon = new Map<number, Range>()
+  readonly #held = new Map<number, Range>()
+  /** When each became shorter, the last one last. */
+  readonly #shortened = new Map<number, number>()
   #release: NodeJS.Timeout | undefined
   #timer: NodeJS.Timeout | undefined
   #closed = false
@@ -42,27 +56,32 @@ export class KernelNotifier implements Notifier {
   /** See Notifier. For a directory, offset 0 drops the kernel's listing of it. */
   invalInode(ino: number, offset: number, length: number, isShorter = false): void {
     if (this.#closed) return
-    const held = this.#held.get(ino)
-    if (held) {
-      held.offset = offset < 0 ? held.offset : Math.min(held.offset, offset)
-    } else if (isShorter) {
-      this.#held.set(ino, { offset })
-      // And after a look for requests, should this process not have run meanwhile.
-      this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#releaseAll())), HELD_MS)
-    } else {
+    const nowMs = performance.now()
+    if (isShorter) {
+      this.#shortened.delete(ino)
+      this.#shortened.set(ino, nowMs)
+      for (const [old, sinceMs] of this.#shortened) {
+        if (nowMs - sinceMs < LATELY_MS) break
+        this.#shortened.delete(old)
+      }
+    }
+    const isHeld = this.#held.has(ino) || nowMs - (this.#shortened.get(ino) ?? -Infinity) < LATELY_MS
+    const queue = isHeld ? this.#held : this.#soon
+    queue.set(ino, union(queue.get(ino), { offset, length }))
+    // After a look for requests.
+    if (!isHeld) {
+      if (this.#soon.size === 1) setImmediate(() => setImmediate(() => this.#say(this.#soon)))
+    } else this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#say(this.#held))), HELD_MS)
+  }
+
+  #say(queue: Map<number, Range>): void {
+    if (queue === this.#held) this.#release = undefined
+    if (this.#closed) return
+    for (const [ino, { offset, length }] of queue) {
       this.#invalidate(ino, offset, length)
       this.#repeats.note(ino)
     }
-  }
-
-  #releaseAll(): void {
-    this.#release = undefined
-    if (this.#closed) return
-    for (const [ino, { offset }] of this.#held) {
-      this.#invalidate(ino, offset, 0)
-      this.#repeats.note(ino)
-    }
-    this.#held.clear()
+    queue.clear()
   }
 
   #invalidate(ino: number, offset: number, length: number): void {
@@ -84,7 +103,7 @@ export class KernelNotifier implements Notifier {
 
   /** Resolves when all that was sent has been written to the kernel. */
   async drained(): Promise<void> {
-    while (!this.#closed && (this.#held.size > 0 || this.#waiting.size > 0 || this.#queue.pending() > 0)) {
+    while (!this.#closed && (this.#soon.size > 0 || this.#held.size > 0 || this.#waiting.size > 0 || this.#queue.pending() > 0)) {
       await new Promise(resolve => setTimeout(resolve, 1))
     }
   }
@@ -92,6 +111,7 @@ export class KernelNotifier implements Notifier {
   close(): void {
     this.#closed = true
     this.#repeats.close()
+    this.#soon.clear()
     this.#held.clear()
     clearTimeout(this.#release)
     this.#waiting.clear()

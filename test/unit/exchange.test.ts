@@ -149,3 +149,27 @@ test('late answers to a long list of requests that were taken back are no flood'
   const lies = all.flatMap((chunk) => x.message(30_002, 'p', { type: 'chunk', id: chunk, sealed: Buffer.alloc(100) })).filter((e) => e.type === 'lying')
   t.alike(lies, [])
 })
+
+test('a request that is never answered is made again, though its peer answers others', (t) => {
+  const x = new ChunkExchange(host)
+  const [lost, other] = ids(2) as [Buffer, Buffer]
+  x.peerUp(0, 'p', true)
+  x.want(0, { id: lost, sealedBytes: 1000 }, 'reader', Infinity)
+  const seen: string[] = []
+  let firstMs = 0
+  for (let ms = 100; ms <= 60_000; ms += 100) {
+    if (ms % 5000 === 0) {
+      x.want(ms, { id: other, sealedBytes: 1000 }, 'background', Infinity)
+      x.verified(ms + 1, token(x.message(ms + 1, 'p', { type: 'chunk', id: other, sealed: Buffer.alloc(1000) })), true)
+      x.taken(ms + 1, other)
+    }
+    for (const e of x.tick(ms + 2)) if (e.type === 'send' && e.message.ids.some((i) => i.equals(lost))) {
+      firstMs ||= ms
+      seen.push(e.message.type)
+    }
+  }
+  t.alike(seen.slice(0, 2), ['cancelChunks', 'wantChunks'], 'in this order')
+  t.ok(firstMs >= 10_000 && firstMs < 12_000, `${firstMs}`)
+  t.ok(seen.length >= 4 && seen.length <= 12, `${seen.length}`)
+  t.is(x.bytes.asked, 1000)
+})
