@@ -53,6 +53,7 @@ export class Filesystem implements Operations {
     const { posix } = this.#drive
     posix.holders.add(this.#holder)
     if (!notifier) return
+    notifier.isReading = (ino) => this.#reads.has(ino)
     // What changes by anything but this mount's own requests: the command line, another mount.
     this.#unwatch = posix.watch(this.#watcher = {
       entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },

@@ -25,6 +25,8 @@ const RETRY_MS = 5
  */
 const HELD_MS = 5
 const LATELY_MS = 3000
+/** ...and for READs that wait for content of it, so long at most. */
+const MAX_HELD_MS = 2000
 
 /** As in invalInode. */
 interface Range { offset: number; length: number }
@@ -37,6 +39,7 @@ function union(a: Range | undefined, b: Range): Range {
 }
 
 export class KernelNotifier implements Notifier {
+  isReading: (ino: number) => boolean = () => false
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
   readonly #repeats = new Repeats((ino) => setImmediate(() => setImmediate(() => this.#invalidate(ino, -1, 0))))
@@ -71,17 +74,24 @@ export class KernelNotifier implements Notifier {
     // After a look for requests.
     if (!isHeld) {
       if (this.#soon.size === 1) setImmediate(() => setImmediate(() => this.#say(this.#soon)))
-    } else this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#say(this.#held))), HELD_MS)
+    } else this.#later()
   }
 
   #say(queue: Map<number, Range>): void {
     if (queue === this.#held) this.#release = undefined
     if (this.#closed) return
+    const nowMs = performance.now()
     for (const [ino, { offset, length }] of queue) {
+      if (queue === this.#held && this.isReading(ino) && nowMs - (this.#shortened.get(ino) ?? -Infinity) < MAX_HELD_MS) continue
+      queue.delete(ino)
       this.#invalidate(ino, offset, length)
       this.#repeats.note(ino)
     }
-    queue.clear()
+    if (this.#held.size > 0) this.#later()
+  }
+
+  #later(): void {
+    this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#say(this.#held))), HELD_MS)
   }
 
   #invalidate(ino: number, offset: number, length: number): void {

@@ -124,7 +124,7 @@ test('two mounts and the command line at random: no kernel keeps what is no long
     else await client.chmod(path, pick([0o600, 0o640]))
   }
   let done = 0
-  for (let round = 0; round < 8; round++) {
+  for (let round = 0; round < 5; round++) {
     for (let i = 0; i < 60; i++) {
       try {
         const who = rnd()

@@ -106,6 +106,28 @@ test('a file that gets shorter while it is read gives no zeros', async t => {
   }
 })
 
+test('nor while a program waits for its new content', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  const ino = memfs.put(1, 'f', Buffer.alloc(200_000, 1))
+  const file = await fs.open(join(dir, 'f'))
+  t.teardown(() => file.close(), { force: true })
+  t.is((await file.stat()).size, 200_000)
+  const waiting = new Set<number>()
+  mount.notifier.isReading = (which) => waiting.has(which)
+  memfs.readHook = (which) => {
+    if (which !== ino || memfs.nodes.get(ino)!.attr.size === 10) return undefined
+    waiting.add(ino)
+    memfs.put(1, 'f', Buffer.alloc(10, 2))
+    mount.notifier.invalInode(ino, 0, 0, true)
+    return sleep(100).then(() => {
+      waiting.delete(ino)
+      return Buffer.alloc(10, 2)
+    })
+  }
+  const { bytesRead, buffer } = await file.read(Buffer.alloc(200_000), 0, 200_000, 0)
+  t.absent(buffer.subarray(0, bytesRead).includes(0), `${bytesRead} bytes`)
+})
+
 test('nor does one that was written anew after it got shorter', async t => {
   const { dir, memfs, mount } = await withMemMount(t)
   for (let round = 0; round < 10; round++) {
@@ -205,6 +227,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 b = ctypes.create_string_buffer(4096 * 2)
 address = (ctypes.addressof(b) + 4095) & ~4095
 n = libc.read(f, ctypes.c_void_p(address), 4096)
+signal.setitimer(signal.ITIMER_REAL, 0)
 print(n, ctypes.get_errno() if n < 0 else 0)`
   t.is((await shell('python3 -c "$2" "$1"', dir, script)).trim(), '4 0')
 })
