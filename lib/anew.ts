@@ -84,14 +84,26 @@ export async function adopt(old: Database, taken: Database, keys: DriveKeys, dev
   return incarnation
 }
 
-/** Chunks that are here stay where they are; pins stay on what they were on. */
+/**
+ * Chunks that are here stay where they are, and known until gc drops them: what this device had alone may name them, or what another
+ * had that was away with it. Pins stay on what they were on. */
 function carryChunks(old: Database, taken: Database): void {
   const chunks = new ChunkTable(taken)
   chunks.indexIds()
   const inline = old.sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true)
-  for (const [num, seg, off, id] of old.sql.prepare('SELECT num, seg, off, id FROM chunk WHERE seg >= 0').raw(true).iterate() as Iterable<[number, number, number, Buffer]>) {
+  const insert = taken.sql.prepare('INSERT INTO chunk(num, h48, len, refs, seg, off, id, h) VALUES (?,?,?,0,?,?,?,?)')
+  const insertInline = taken.sql.prepare('INSERT INTO chunk_inline VALUES (?,?)')
+  let next = (taken.sql.prepare('SELECT ifnull(max(num), 0) + 1 AS n FROM chunk').get() as { n: number }).n
+  for (const [num, seg, off, id, h48, len, h] of old.sql.prepare('SELECT num, seg, off, id, h48, len, h FROM chunk WHERE seg >= 0').raw(true).iterate() as Iterable<[number, number, number, Buffer, number, number, Buffer]>) {
     const at = chunks.findById(id)
-    if (at === 0) continue
+    if (at === 0) {
+      const bytes = seg === 0 ? (inline.get(num) as [Buffer] | undefined)?.[0] : undefined
+      if (seg === 0 && !bytes) continue
+      insert.run(next, h48, len, seg, off, id, h)
+      if (bytes) insertInline.run(next, bytes)
+      next++
+      continue
+    }
     const data = seg === 0 ? (inline.get(num) as [Buffer] | undefined)?.[0] : undefined
     if (data) chunks.moveInline(at, data)
     else if (seg > 0) chunks.move(at, seg, off)

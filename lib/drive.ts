@@ -348,7 +348,13 @@ export class Drive extends PathApi {
   /** Takes all metadata anew from one of `links`, while this drive goes on; then calls `onAnew`. */
   beginAnew(links: Linked, onNotice: (text: string) => void): void {
     if (this.#anew || this.#closing) return
-    const taken = createTaken(this.dir)
+    let taken: Database
+    try {
+      taken = createTaken(this.dir)
+    } catch (e) {
+      onNotice(`the metadata of others can not be taken in: ${(e as Error).message}`)
+      return
+    }
     const abort = new AbortController()
     const { log, journal } = this
     const taking = takeAnew({ taken, links, keys: this.keys, incarnation: log.incarnationId(journal.incarnation), timers: this.timers, signal: abort.signal, onNotice })

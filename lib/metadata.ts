@@ -220,6 +220,12 @@ export class Metadata {
     return awaited[0] && { writers: awaited.length, first: awaited[0], ended }
   }
 
+  /** Whether all that is known of a device was ended: it is set aside, or welcomed and has not begun anew. */
+  hasEnded(device: Buffer): boolean {
+    const incs = this.#incarnationsOf(device)
+    return this.asides.isAway(device) || (incs.length > 0 && incs.every((inc) => this.asides.isEnded(inc)))
+  }
+
   /** A device was met, or an entry of it has come. */
   heard(device: Buffer): void { this.silence.hear(device) }
 

@@ -19,7 +19,7 @@ import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { INO_HIGH, type ContentOp, type Op, type SetAttrOp } from './log/ops.js'
 import type { Metadata } from './metadata.js'
 import { EntrySealer } from './seal/entry.js'
-import { ChunkTable } from './store/chunks.js'
+import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { HAS_XATTRS, ROOT_INO, S_IFLNK, S_IFMT, type Inode } from './tree/inode.js'
 import { Rows } from './tree/rows.js'
@@ -119,9 +119,11 @@ class Rescue {
         for (const op of this.#log.ops(inc, s)) this.#note(op)
       }
     }
-    // Also what others have written whom nobody else has heard.
+    // Also what others have written whom nobody else has heard, if it has come.
     for (const [ino, version] of this.#db.sql.prepare('SELECT ino, version FROM inode WHERE nlink > 0 AND version != 0').raw(true).iterate() as Iterable<[number, number]>) {
-      if (!this.#isThere(version)) this.#touch(ino)
+      if (this.#isThere(version)) continue
+      const isOwn = this.#log.deviceOf(Math.floor(version / INO_HIGH)).equals(this.#device)
+      if (isOwn || this.#tree.rows.allExtents(ino).every((e) => this.#chunks.get(e.chunk)!.seg !== ELSEWHERE)) this.#touch(ino)
     }
   }
 

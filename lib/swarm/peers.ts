@@ -68,6 +68,8 @@ export class Peers {
   readonly #ends = new Map<number, number>()
   /** Logs of which nobody who is believed has the next entry: with the last that is here, and since when. */
   #stuck = new Map<string, { seq: number; sinceMs: number }>()
+  /** By the word of others: then only theirs is taken. */
+  #isEnded = false
   /** While a snapshot is taken. */
   #taking: SnapshotLinks | null = null
   /** What a person should know: a lying peer, a fork. */
@@ -189,7 +191,7 @@ export class Peers {
     if (certificate?.role === 'full') this.#keeper?.up(peer, 'full')
     else if (hello.kind === 'storage') this.#keeper?.up(peer, 'storage')
     // What was kept from before does not say that this device begins anew.
-    if (certificate?.role === 'full') this.#taking?.up(link)
+    if (this.#mayGiveUs(peer)) this.#taking?.up(link)
   }
 
   #down(peer: Peer, reason = 'closed'): void {
@@ -230,6 +232,8 @@ export class Peers {
         this.#do(this.#sync.message(this.#now(), peer, m as SyncMessage))
         return
       case 'wantSnapshot': case 'snapshotCredit': case 'snapshotCancel':
+        // What is given up is not given.
+        if (m.type === 'wantSnapshot' && this.#taking) return this.#send(peer, { type: 'snapshotRefused', reason: 'none' }, 'bulk')
         this.#snapshots.message(peer, m, this.#peers.get(peer)!.hello.kind)
         return
       case 'wantChunks': case 'hurryChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
@@ -342,12 +346,30 @@ export class Peers {
     if (why === undefined) return
     this.onNotice(`${why}: it takes their metadata, and does again what only it had`)
     this.#taking = new SnapshotLinks()
-    for (const { link, certificate } of this.#peers.values()) if (certificate?.role === 'full') this.#taking.up(link)
+    // Those who are on this side have to begin anew themselves.
+    this.#isEnded = [...this.#peers.keys()].some((peer) => this.#hasEndedUs(peer))
+    for (const [peer, { link }] of this.#peers) if (this.#mayGiveUs(peer)) this.#taking.up(link)
     this.#drive.beginAnew!(this.#taking, (text) => this.onNotice(text))
   }
 
   /** What a peer says of its logs is not signed: only who may write is believed. */
   #isBelieved(peer: Peer): boolean { return this.#peers.get(peer)?.certificate?.role === 'full' }
+
+  /** Whose metadata is taken in place of ours. */
+  #mayGiveUs(peer: Peer): boolean {
+    return this.#isEnded ? this.#hasEndedUs(peer) : this.#peers.get(peer)!.certificate?.role === 'full'
+  }
+
+  /** Whether a device that may write has ended the log of this one, and is not to begin anew itself: of two sides that have set each other aside, the one of fewer does. */
+  #hasEndedUs(peer: Peer): boolean {
+    const { log, journal, metadata } = this.#drive
+    const { link, hello: { view }, certificate } = this.#peers.get(peer)!
+    const id = log.incarnationId(journal.incarnation)
+    if (certificate?.role !== 'full' || !view?.ended.some((e) => e.equals(id))) return false
+    const own = metadata.view
+    if (!own || !metadata.hasEnded?.(link.peer)) return true
+    return view.writers > own.writers || (view.writers === own.writers && Buffer.compare(view.first, own.first) < 0)
+  }
 
   #whyAnew(): string | undefined {
     const { metadata, members } = this.#drive
@@ -365,15 +387,10 @@ export class Peers {
     if (must !== undefined) return must
     if (!this.#drive.mayBeginAnew) return undefined
     if (due) return `this device was away for so long that the others have dropped what it lacks (of ${members.get(due.device)?.name ?? 'a device'})`
-    const { log, journal } = this.#drive
-    const own = metadata.view
-    const id = log.incarnationId(journal.incarnation)
-    for (const { link, hello: { view }, certificate } of this.#peers.values()) {
-      if (certificate?.role !== 'full' || !view?.ended.some((e) => e.equals(id))) continue
+    for (const [peer, { link, certificate }] of this.#peers) {
+      if (!this.#hasEndedUs(peer)) continue
       // The entry that says so would come, but what is before it may be nowhere any more.
-      if (!own || !metadata.asides.isAway(link.peer)) return `this device was away for so long that ${certificate.name} has set it aside`
-      // Apart for so long that each has set the other aside: one of the two sides begins anew.
-      if (view.writers > own.writers || (view.writers === own.writers && Buffer.compare(view.first, own.first) < 0)) return `this device and ${certificate.name} were apart for so long that each has set the other aside`
+      return metadata.hasEnded?.(link.peer) ? `this device and ${certificate!.name} were apart for so long that each has set the other aside` : `this device was away for so long that ${certificate!.name} has set it aside`
     }
     return undefined
   }
