@@ -134,7 +134,9 @@ class Pairs {
       const before = states.get(path) ?? null
       const changes = new Map<string, State>()
       const roll = rnd()
-      const fresh = content(rnd)
+      let fresh = content(rnd)
+      // A change that cannot be seen is not waited for, and the next one would be concurrent.
+      while (before && fresh.equals(before.content)) fresh = content(rnd)
       const at = writer.at(path)
       const others = this.members.filter((m) => m !== writer)
       // What is there, or that nothing is, comes into their kernels' caches; one looks while it changes.
@@ -165,7 +167,7 @@ class Pairs {
         await writeFile(temporary, fresh, { mode: 0o600 })
         await rename(temporary, at)
         changes.set(path, { content: fresh, mode: 0o600 })
-      } else if (roll < 0.75) {
+      } else if (roll < 0.75 && before.content.length > 0) {
         what = 'truncate'
         const size = Math.floor(rnd() * before.content.length)
         await truncate(at, size)
