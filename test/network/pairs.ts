@@ -247,8 +247,9 @@ class Pairs {
   }
 
   async client(m: Member): Promise<Client> {
-    let client = this.clients.get(m)
-    if (!client) this.clients.set(m, (client = (await Client.connect(m.store))!))
+    const client = this.clients.get(m) ?? await Client.connect(m.store)
+    if (!client) throw new Error(`${m.name}: no daemon`)
+    this.clients.set(m, client)
     return client
   }
 
