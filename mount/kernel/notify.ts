@@ -43,8 +43,7 @@ export class KernelNotifier implements Notifier {
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
   readonly #repeats = new Repeats((ino) => setImmediate(() => setImmediate(() => this.#invalidate(ino, -1, 0))))
-  /** Of inodes, to be said after a look for requests; and later. */
-  readonly #soon = new Map<number, Range>()
+  /** Of inodes, to be said later. */
   readonly #held = new Map<number, Range>()
   /** When each became shorter, the last one last. */
   readonly #shortened = new Map<number, number>()
@@ -69,21 +68,22 @@ export class KernelNotifier implements Notifier {
       }
     }
     const isHeld = this.#held.has(ino) || nowMs - (this.#shortened.get(ino) ?? -Infinity) < LATELY_MS
-    const queue = isHeld ? this.#held : this.#soon
-    queue.set(ino, union(queue.get(ino), { offset, length }))
-    // After a look for requests.
-    if (!isHeld) {
-      if (this.#soon.size === 1) setImmediate(() => setImmediate(() => this.#say(this.#soon)))
-    } else this.#later()
+    if (isHeld) {
+      this.#held.set(ino, union(this.#held.get(ino), { offset, length }))
+      return this.#later()
+    }
+    // A file that grew, at once: old pages must not be shown with the new size.
+    this.#invalidate(ino, offset, length)
+    this.#repeats.note(ino)
   }
 
-  #say(queue: Map<number, Range>): void {
-    if (queue === this.#held) this.#release = undefined
+  #say(): void {
+    this.#release = undefined
     if (this.#closed) return
     const nowMs = performance.now()
-    for (const [ino, { offset, length }] of queue) {
-      if (queue === this.#held && this.isReading(ino) && nowMs - (this.#shortened.get(ino) ?? -Infinity) < MAX_HELD_MS) continue
-      queue.delete(ino)
+    for (const [ino, { offset, length }] of this.#held) {
+      if (this.isReading(ino) && nowMs - (this.#shortened.get(ino) ?? -Infinity) < MAX_HELD_MS) continue
+      this.#held.delete(ino)
       this.#invalidate(ino, offset, length)
       this.#repeats.note(ino)
     }
@@ -91,7 +91,7 @@ export class KernelNotifier implements Notifier {
   }
 
   #later(): void {
-    this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#say(this.#held))), HELD_MS)
+    this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#say())), HELD_MS)
   }
 
   #invalidate(ino: number, offset: number, length: number): void {
@@ -113,7 +113,7 @@ export class KernelNotifier implements Notifier {
 
   /** Resolves when all that was sent has been written to the kernel. */
   async drained(): Promise<void> {
-    while (!this.#closed && (this.#soon.size > 0 || this.#held.size > 0 || this.#waiting.size > 0 || this.#queue.pending() > 0)) {
+    while (!this.#closed && (this.#held.size > 0 || this.#waiting.size > 0 || this.#queue.pending() > 0)) {
       await new Promise(resolve => setTimeout(resolve, 1))
     }
   }
@@ -121,7 +121,6 @@ export class KernelNotifier implements Notifier {
   close(): void {
     this.#closed = true
     this.#repeats.close()
-    this.#soon.clear()
     this.#held.clear()
     clearTimeout(this.#release)
     this.#waiting.clear()
