@@ -53,13 +53,12 @@ export class Filesystem implements Operations {
     const { posix } = this.#drive
     posix.holders.add(this.#holder)
     if (!notifier) return
-    notifier.isReading = (ino) => this.#reads.has(ino)
     // What changes by anything but this mount's own requests: the command line, another mount.
     this.#unwatch = posix.watch(this.#watcher = {
       entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },
-      inodeChanged: (ino, from, length, isShorter) => {
+      inodeChanged: (ino, from, length) => {
         this.#reads.changed(ino, from, length)
-        if (this.#knows(ino)) notifier.invalInode(ino, from, length, isShorter)
+        if (this.#knows(ino)) notifier.invalInode(ino, from, length)
       },
     })
   }

@@ -102,10 +102,8 @@ export interface DirSink {
 
 /** Pushed by the file system to the kernel: what changed by other means than this mount's own requests. */
 export interface Notifier {
-  /** Set by whoever is told of it: whether a READ of this inode waits. */
-  isReading?: (ino: number) => boolean
-  /** Attributes, and data in [offset, offset+length); length 0 = to the end; offset < 0 = attributes alone. `isShorter`: the file ends earlier than it did. */
-  invalInode(ino: number, offset: number, length: number, isShorter?: boolean): void
+  /** Attributes, and data in [offset, offset+length); length 0 = to the end; offset < 0 = attributes alone. */
+  invalInode(ino: number, offset: number, length: number): void
   /** The name no longer means what the kernel thinks (also drops a negative entry). */
   invalEntry(parent: number, name: Buffer): void
   /** The name was deleted; tells watchers. */

@@ -73,8 +73,6 @@ export class PendingReads {
     return pending.answer
   }
 
-  has(ino: number): boolean { return this.#byInode.has(ino) }
-
   /** As Watcher.inodeChanged. */
   changed(ino: number, from: number, length: number): void {
     const all = this.#byInode.get(ino)

@@ -17,37 +17,11 @@ export interface NotifyQueue {
 }
 
 const RETRY_MS = 5
-/**
- * A READ that is answered with less than it asked for tells the kernel where the file ends, but not if an INVAL_INODE came while it was under
- * way (fs/fuse/file.c, fuse_read_update_size). Then the kernel goes by the size that it knew, fills what is missing with zeros, and the program
- * gets those. So the READs that a change found under way are answered first, and what is said of a file that became shorter within LATELY_MS, whose old size the
- * kernel may still go by, waits for HELD_MS: what is truncated and written anew is said once.
- */
-const HELD_MS = 5
-const LATELY_MS = 3000
-/** ...and for READs that wait for content of it, so long at most. */
-const MAX_HELD_MS = 2000
-
-/** As in invalInode. */
-interface Range { offset: number; length: number }
-
-function union(a: Range | undefined, b: Range): Range {
-  if (!a || a.offset < 0) return b
-  if (b.offset < 0) return a
-  const offset = Math.min(a.offset, b.offset)
-  return { offset, length: a.length === 0 || b.length === 0 ? 0 : Math.max(a.offset + a.length, b.offset + b.length) - offset }
-}
 
 export class KernelNotifier implements Notifier {
-  isReading: (ino: number) => boolean = () => false
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
-  readonly #repeats = new Repeats((ino) => setImmediate(() => setImmediate(() => this.#invalidate(ino, -1, 0))))
-  /** Of inodes, to be said later. */
-  readonly #held = new Map<number, Range>()
-  /** When each became shorter, the last one last. */
-  readonly #shortened = new Map<number, number>()
-  #release: NodeJS.Timeout | undefined
+  readonly #repeats = new Repeats((ino) => this.#invalidate(ino, -1, 0))
   #timer: NodeJS.Timeout | undefined
   #closed = false
 
@@ -56,42 +30,9 @@ export class KernelNotifier implements Notifier {
   }
 
   /** See Notifier. For a directory, offset 0 drops the kernel's listing of it. */
-  invalInode(ino: number, offset: number, length: number, isShorter = false): void {
-    if (this.#closed) return
-    const nowMs = performance.now()
-    if (isShorter) {
-      this.#shortened.delete(ino)
-      this.#shortened.set(ino, nowMs)
-      for (const [old, sinceMs] of this.#shortened) {
-        if (nowMs - sinceMs < LATELY_MS) break
-        this.#shortened.delete(old)
-      }
-    }
-    const isHeld = this.#held.has(ino) || nowMs - (this.#shortened.get(ino) ?? -Infinity) < LATELY_MS
-    if (isHeld) {
-      this.#held.set(ino, union(this.#held.get(ino), { offset, length }))
-      return this.#later()
-    }
-    // A file that grew, at once: old pages must not be shown with the new size.
+  invalInode(ino: number, offset: number, length: number): void {
     this.#invalidate(ino, offset, length)
-    this.#repeats.note(ino)
-  }
-
-  #say(): void {
-    this.#release = undefined
-    if (this.#closed) return
-    const nowMs = performance.now()
-    for (const [ino, { offset, length }] of this.#held) {
-      if (this.isReading(ino) && nowMs - (this.#shortened.get(ino) ?? -Infinity) < MAX_HELD_MS) continue
-      this.#held.delete(ino)
-      this.#invalidate(ino, offset, length)
-      this.#repeats.note(ino)
-    }
-    if (this.#held.size > 0) this.#later()
-  }
-
-  #later(): void {
-    this.#release ??= setTimeout(() => setImmediate(() => setImmediate(() => this.#say())), HELD_MS)
+    if (!this.#closed) this.#repeats.note(ino)
   }
 
   #invalidate(ino: number, offset: number, length: number): void {
@@ -113,7 +54,7 @@ export class KernelNotifier implements Notifier {
 
   /** Resolves when all that was sent has been written to the kernel. */
   async drained(): Promise<void> {
-    while (!this.#closed && (this.#held.size > 0 || this.#waiting.size > 0 || this.#queue.pending() > 0)) {
+    while (!this.#closed && (this.#waiting.size > 0 || this.#queue.pending() > 0)) {
       await new Promise(resolve => setTimeout(resolve, 1))
     }
   }
@@ -121,8 +62,6 @@ export class KernelNotifier implements Notifier {
   close(): void {
     this.#closed = true
     this.#repeats.close()
-    this.#held.clear()
-    clearTimeout(this.#release)
     this.#waiting.clear()
     clearTimeout(this.#timer)
   }
