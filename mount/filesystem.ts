@@ -13,6 +13,7 @@ import { isXattrName } from '../lib/paths.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
 import * as E from './errno.js'
+import { GrownFiles } from './grown.js'
 import { isInGroup, isRoot } from './groups.js'
 import { HeldInodes } from './held.js'
 import { PendingReads } from './reads.js'
@@ -40,6 +41,7 @@ export class Filesystem implements Operations {
   readonly #handlesFree: number[] = []
   #handleNext = 1
   readonly #reads = new PendingReads()
+  readonly #grown = new GrownFiles()
   readonly #holder = (ino: number) => this.#held.has(ino)
 
   /** `noAtime`: reading leaves access times alone; else as relatime. `timeout`: how long a read waits, seconds; else as the drive's. */
@@ -58,7 +60,9 @@ export class Filesystem implements Operations {
       entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },
       inodeChanged: (ino, from, length) => {
         this.#reads.changed(ino, from, length)
-        if (this.#knows(ino)) notifier.invalInode(ino, from, length)
+        if (!this.#knows(ino)) return
+        notifier.invalInode(ino, from, length)
+        if (from >= 0) this.#grown.changed(ino, this.#drive.tree.get(ino)?.size ?? 0, () => notifier.drained())
       },
     })
   }
@@ -109,7 +113,9 @@ export class Filesystem implements Operations {
   }
 
   forget(ino: number, nlookup: number): void {
-    if (this.#held.drop(ino, nlookup)) this.#drive.posix.forget(ino)
+    if (!this.#held.drop(ino, nlookup)) return
+    this.#grown.forget(ino)
+    this.#drive.posix.forget(ino)
   }
 
   mknod(parent: number, name: Buffer, mode: number, rdev: number, umask: number, caller: Caller): Reply<Attr> {
@@ -172,6 +178,7 @@ export class Filesystem implements Operations {
       ...(mode !== undefined ? { mode } : {}), ...(uid !== undefined ? { uid } : {}), ...(gid !== undefined ? { gid } : {}),
       ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}), keepsSgid,
     }), (inode) => {
+      if (size !== undefined) this.#grown.wrote(ino, size)
       this.#changed(ino, size === undefined ? -1 : Math.min(size, before), 0, size !== undefined && size < before)
       return inode
     })
@@ -254,6 +261,7 @@ export class Filesystem implements Operations {
     const inode = tree.get(ino)
     if (!inode) return E.ENOENT
     if (!this.#noAtime) posix.accessed(inode)
+    this.#grown.read(ino, offset + size, inode.size)
     const read = reader.start(inode, offset, size, { waitMs: this.#waitMs })
     if (!(read instanceof Reading)) return read
     return this.#reads.wait({
@@ -284,6 +292,7 @@ export class Filesystem implements Operations {
     }
     const wait = this.#drive.files.write(inode, offset, data)
     const { length } = data
+    this.#grown.wrote(inode.ino, inode.size)
     this.#changed(inode.ino, offset, length)
     // It may have waited for room, and be there only now.
     return wait === undefined ? 0 : wait.then(() => (this.#changed(inode.ino, offset, length), 0))
@@ -353,7 +362,7 @@ export class Filesystem implements Operations {
     tree.list(dir, Math.max(0, cookie - COOKIE_BASE), (name, child, next) => {
       const inode = tree.get(child)
       if (!inode) throw fail('EIO', `inode ${child} is missing; run dfs fsck`)
-      if (!sink.add(name, child, inode.mode, next + COOKIE_BASE, inode)) return false
+      if (!sink.add(name, child, inode.mode, next + COOKIE_BASE, this.#grown.attr(inode))) return false
       if (sink.plus) this.#held.add(child)
       return true
     })
@@ -371,14 +380,15 @@ export class Filesystem implements Operations {
   // --- inside -------------------------------------------------------------
 
   #attr(ino: number): Attr | Errno {
-    return this.#drive.tree.get(ino) ?? E.ENOENT
+    const inode = this.#drive.tree.get(ino)
+    return inode ? this.#grown.attr(inode) : E.ENOENT
   }
 
   /** An answer that makes the kernel know the inode. */
   #entry(result: Soon<Result<Inode>>): Reply<Attr> {
     return mapped(result, (inode) => {
       this.#held.add(inode.ino)
-      return inode
+      return this.#grown.attr(inode)
     })
   }
 

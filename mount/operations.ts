@@ -108,6 +108,8 @@ export interface Notifier {
   invalEntry(parent: number, name: Buffer): void
   /** The name was deleted; tells watchers. */
   deleted(parent: number, child: number, name: Buffer): void
+  /** Resolves when the kernel has taken in all of these that came before. */
+  drained(): Promise<void>
 }
 
 export interface Operations {

@@ -79,6 +79,7 @@ export class Handlers {
       invalInode: () => {},
       invalEntry: (parent, name) => this.#paths.drop(parent, name),
       deleted: (parent, _child, name) => this.#paths.drop(parent, name),
+      drained: () => Promise.resolve(),
     }
   }
 

@@ -10,7 +10,7 @@ import { driveElsewhere, type Elsewhere } from '../helpers/elsewhere.js'
 import { codeOf, scratchDir } from '../helpers/scratch.js'
 
 const caller: Caller = { uid: 0, gid: 0, pid: 1 }
-const notifier: Notifier = { invalInode: () => {}, invalEntry: () => {}, deleted: () => {} }
+const notifier: Notifier = { invalInode: () => {}, invalEntry: () => {}, deleted: () => {}, drained: async () => {} }
 const turn = () => new Promise((resolve) => setImmediate(resolve))
 
 interface Bench { drive: Drive; source: Elsewhere; fs: Filesystem; ino: number; close(): Promise<void>; read(offset: number, size: number, signal?: PendingRead): Promise<Buffer> }
