@@ -6,8 +6,7 @@
  *   npm test                    everything
  *   npm test -- posix fsck      the files whose path holds one of these words
  *
- * Files of unit, properties and sim run two at a time; the others mount, kill
- * and measure, and run alone.
+ * Files of posix run alone; of network, which mostly wait for each other, three at a time; of the rest two.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
@@ -24,8 +23,8 @@ const SUITES = [
   { name: 'properties', atOnce: 2, limitMs: 10 * MINUTE_MS },
   { name: 'sim', atOnce: 2, limitMs: 15 * MINUTE_MS },
   { name: 'posix', atOnce: 1, limitMs: 40 * MINUTE_MS },
-  { name: 'crash', atOnce: 1, limitMs: 40 * MINUTE_MS },
-  { name: 'network', atOnce: 1, limitMs: 20 * MINUTE_MS },
+  { name: 'crash', atOnce: 2, limitMs: 40 * MINUTE_MS },
+  { name: 'network', atOnce: 3, limitMs: 20 * MINUTE_MS },
   { name: 'web', atOnce: 1, limitMs: 10 * MINUTE_MS },
 ]
 /** Of a file's output, its end: where a failure is explained. */
@@ -59,7 +58,7 @@ async function main(): Promise<void> {
     const worker = async () => {
       for (let file = queue.shift(); file !== undefined && !isInterrupted; file = queue.shift()) show(file, await runFile(file, suite.limitMs))
     }
-    await Promise.all(Array.from({ length: Math.min(suite.atOnce, availableParallelism()) }, worker))
+    await Promise.all(Array.from({ length: Math.min(suite.atOnce, availableParallelism() + 1) }, worker))
   }
   if (files === 0) console.log(words.length ? `no test file has ${words.join(' or ')} in its path` : 'there are no test files: run npm run build')
   console.log(`\n${files} files, ${((performance.now() - started) / 1000).toFixed(0)} s${totals.skipped ? `, ${totals.skipped} tests skipped` : ''}${isInterrupted ? ', interrupted' : ''}`)
