@@ -4,9 +4,9 @@ import type { Clock } from './clock.js'
 import type { DriveKeys } from './keys/derive.js'
 import type { Device } from './keys/device.js'
 import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
-import type { Asides } from './log/asides.js'
 import type { Log } from './log/log.js'
 import type { Members } from './log/members.js'
+import type { Metadata } from './metadata.js'
 import type { Database } from './store/database.js'
 import { lastSeen } from './swarm/known-peers.js'
 
@@ -18,8 +18,8 @@ export interface DeviceList {
   readonly clock: Pick<Clock, 'nowMs'>
   readonly log: Log
   readonly members: Members
-  /** Absent on a device that cannot read who was set aside. */
-  readonly asides?: Pick<Asides, 'isAway'>
+  /** `asides`: absent on a device that cannot read who was set aside. */
+  readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'asides'>>
 }
 
 /** Of the drive, and guests that are connected; this one first. */
@@ -36,7 +36,7 @@ export function listDevices(d: DeviceList, peers: PeerStatus[]): DeviceStatus[] 
     const isHere = device === own || connected.has(device)
     return {
       device, name, role, isThisDevice: device === own, isConnected: connected.has(device),
-      isAway: d.asides?.isAway(decodeZ32(device)) ?? false,
+      isAway: d.metadata.asides?.isAway(decodeZ32(device)) ?? false,
       lastSeenMs: isHere ? d.clock.nowMs() : Math.max(seen.get(device) ?? 0, wrote.get(device) ?? 0) || null,
     }
   }

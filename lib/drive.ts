@@ -477,7 +477,7 @@ export class Drive extends PathApi {
     return known
   }
 
-  async devices(): Promise<DeviceStatus[]> { return listDevices({ db: this.db, keys: this.keys, device: this.device, deviceName: this.deviceName, clock: this.clock, log: this.log, members: this.members, asides: this.metadata.asides }, await this.peers()) }
+  async devices(): Promise<DeviceStatus[]> { return listDevices(this, await this.peers()) }
 
   async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
     let key: Buffer

@@ -149,6 +149,3 @@ export const HEARSAY_DIALS_PER_S = 0.1
 export const MAX_KEPT_DEVICES = 64
 export const MAX_KEPT_ADDRESSES = 4
 export const KEPT_ADDRESSES_MS = 30 * 24 * 3_600_000
-
-/** Of the heap of each thread beside the main one, the part for new objects, MiB: V8's default lets each take 48. Bulk lies elsewhere. */
-export const THREAD_YOUNG_MIB = 6

@@ -14,13 +14,13 @@
 import type { Time } from './clock.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
-import { MAX_NAME_BYTES } from './limits.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { INO_HIGH, type ContentOp, type Op, type SetAttrOp } from './log/ops.js'
 import type { Metadata } from './metadata.js'
 import { EntrySealer } from './seal/entry.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import type { Database } from './store/database.js'
+import { conflictName, isConflictName } from './tree/conflict-name.js'
 import { HAS_XATTRS, ROOT_INO, S_IFLNK, S_IFMT, type Inode } from './tree/inode.js'
 import { Rows } from './tree/rows.js'
 import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
@@ -280,16 +280,7 @@ class Rescue {
 
   #freeName(parent: number, name: Buffer): Buffer {
     if (!this.#lookup(parent, name)) return name
-    const plain = name.toString('latin1')
-    const dot = plain.lastIndexOf('.')
-    const at = dot > 0 && plain.length - dot <= 32 ? dot : plain.length
-    const device = Buffer.from((this.#m.deviceName || 'unknown').replace(/[/\0()]/g, '-')).toString('latin1')
-    const date = new Date(this.#m.clock.nowMs()).toISOString().slice(0, 10)
-    for (let n = 1; ; n++) {
-      const tail = ` (conflict, ${device}, ${date}${n > 1 ? ` ${n}` : ''})${plain.slice(at)}`
-      const free = Buffer.from(plain.slice(0, Math.max(1, Math.min(at, MAX_NAME_BYTES - tail.length))) + tail, 'latin1')
-      if (!this.#lookup(parent, free)) return free
-    }
+    return conflictName(name, this.#m.deviceName, this.#m.clock.nowMs() / 1000, (free) => this.#lookup(parent, free) !== undefined)
   }
 
   // --- inodes -----------------------------------------------------------------
@@ -410,11 +401,9 @@ class Rescue {
   #hasEqual(was: Inode, parent: number, name: Buffer): boolean {
     const dir = this.#m.tree.get(parent)
     if (!dir?.isDir) return false
-    const plain = name.toString('latin1')
-    const stem = plain.slice(0, plain.lastIndexOf('.') > 0 ? plain.lastIndexOf('.') : plain.length).slice(0, 128) + ' (conflict, '
     let found = false
     this.#m.tree.list(dir, 0, (other, ino) => {
-      if (!other.toString('latin1').startsWith(stem)) return true
+      if (!isConflictName(other, name)) return true
       const inode = this.#m.tree.get(ino)
       found ||= inode !== undefined && Math.floor(ino / INO_HIGH) === this.#m.journal.incarnation && this.#isEqual(was, inode)
       return !found

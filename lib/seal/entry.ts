@@ -11,10 +11,10 @@ import sodium from 'sodium-native'
 import { fail } from '../errors.js'
 import { MAX_ENTRY_OPS_BYTES } from '../limits.js'
 import type { DriveKeys } from '../keys/derive.js'
+import { openRandom, RANDOM_NONCE_OVERHEAD_BYTES, sealRandom } from './random-nonce.js'
 
 export const SIGNATURE_BYTES = 64
-export const OPS_OVERHEAD_BYTES = 40
-const NONCE_BYTES = 24
+export const OPS_OVERHEAD_BYTES = RANDOM_NONCE_OVERHEAD_BYTES
 const DOMAIN = Buffer.from('dfs log entry 1\0', 'latin1')
 
 export class EntrySealer {
@@ -29,24 +29,18 @@ export class EntrySealer {
   /** plain.length + 40 bytes. E2BIG above MAX_ENTRY_OPS_BYTES. */
   sealOps(plain: Buffer, aad: Buffer): Buffer {
     if (plain.length > MAX_ENTRY_OPS_BYTES) throw fail('E2BIG', `the ops of an entry have at most ${MAX_ENTRY_OPS_BYTES} bytes, not ${plain.length}`)
-    const out = Buffer.allocUnsafe(plain.length + OPS_OVERHEAD_BYTES)
-    const nonce = out.subarray(0, NONCE_BYTES)
-    sodium.randombytes_buf(nonce)
-    sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(out.subarray(NONCE_BYTES), plain, aad, null, nonce, this.#key)
-    return out
+    return sealRandom(this.#key, plain, aad)
   }
 
   /** EIO 'log entry damaged' unless it was sealed with this header by a holder of the log key. */
   openOps(sealed: Buffer, aad: Buffer): Buffer {
     const length = sealed.length - OPS_OVERHEAD_BYTES
     if (length < 0 || length > MAX_ENTRY_OPS_BYTES) throw fail('EIO', 'log entry damaged')
-    const out = Buffer.allocUnsafe(length)
     try {
-      sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(out, null, sealed.subarray(NONCE_BYTES), aad, sealed.subarray(0, NONCE_BYTES), this.#key)
+      return openRandom(this.#key, sealed, aad)
     } catch (e) {
       throw fail('EIO', 'log entry damaged', e)
     }
-    return out
   }
 }
 

@@ -16,7 +16,7 @@ import { Worker } from 'node:worker_threads'
 import { DfsError, fail } from '../errors.js'
 import type { WorkerKeys } from '../keys/derive.js'
 import {
-  MAX_ARENA_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, MAX_POOL_JOBS, MAX_WORKER_CRASHES, POOL_BLOCKS, POOL_JOBS_PER_WORKER, THREAD_YOUNG_MIB,
+  MAX_ARENA_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, MAX_POOL_JOBS, MAX_WORKER_CRASHES, POOL_BLOCKS, POOL_JOBS_PER_WORKER,
 } from '../limits.js'
 import { BlockPool, type Block } from '../memory.js'
 import { sealedLength } from './chunk.js'
@@ -232,7 +232,7 @@ export class SealPool {
   }
 
   #start(): Slot {
-    const worker = new Worker(this.#script, { workerData: this.#setup, name: 'dfs-seal', resourceLimits: { maxYoungGenerationSizeMb: THREAD_YOUNG_MIB } })
+    const worker = new Worker(this.#script, { workerData: this.#setup, name: 'dfs-seal' })
     const slot: Slot = { worker, running: new Map() }
     this.#slots.push(slot)
     let cause: unknown

@@ -9,11 +9,11 @@
 import sodium from 'sodium-native'
 import { fail } from '../errors.js'
 import type { DriveKeys } from '../keys/derive.js'
+import { openRandom, RANDOM_NONCE_OVERHEAD_BYTES, sealRandom } from './random-nonce.js'
 
 export const SNAPSHOT_ID_BYTES = 16
 export const SNAPSHOT_SIGNATURE_BYTES = 64
-export const PIECE_OVERHEAD_BYTES = 40
-const NONCE_BYTES = 24
+export const PIECE_OVERHEAD_BYTES = RANDOM_NONCE_OVERHEAD_BYTES
 const DOMAIN = Buffer.from('dfs snapshot 1\0', 'latin1')
 
 export class SnapshotSealer {
@@ -29,23 +29,16 @@ export class SnapshotSealer {
 
   /** plain.length + 40 bytes. `n`: 0, 1, 2, ... within the snapshot. */
   seal(id: Buffer, n: number, plain: Buffer): Buffer {
-    const out = Buffer.allocUnsafe(plain.length + PIECE_OVERHEAD_BYTES)
-    const nonce = out.subarray(0, NONCE_BYTES)
-    sodium.randombytes_buf(nonce)
-    sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(out.subarray(NONCE_BYTES), plain, this.#aad(id, n), null, nonce, this.#key)
-    return out
+    return sealRandom(this.#key, plain, this.#aad(id, n))
   }
 
   /** EIO unless a holder of the read secret has sealed it as this piece of this snapshot. */
   open(id: Buffer, n: number, sealed: Buffer): Buffer {
-    if (sealed.length < PIECE_OVERHEAD_BYTES) throw fail('EIO', 'a piece of a snapshot is damaged')
-    const out = Buffer.allocUnsafe(sealed.length - PIECE_OVERHEAD_BYTES)
     try {
-      sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(out, null, sealed.subarray(NONCE_BYTES), this.#aad(id, n), sealed.subarray(0, NONCE_BYTES), this.#key)
+      return openRandom(this.#key, sealed, this.#aad(id, n))
     } catch (e) {
       throw fail('EIO', 'a piece of a snapshot is damaged', e)
     }
-    return out
   }
 
   #aad(id: Buffer, n: number): Buffer {

@@ -7,14 +7,14 @@
 import sodium from 'sodium-native'
 import { fail } from '../errors.js'
 import type { DriveKeys } from '../keys/derive.js'
+import { openRandom, RANDOM_NONCE_OVERHEAD_BYTES, sealRandom } from './random-nonce.js'
 
 /** Stored in the associated data: numbers are part of the format. */
 const PURPOSES = { symlink: 1, 'xattr-name': 2, 'xattr-value': 3, meta: 4 } as const
 export type ValuePurpose = keyof typeof PURPOSES
 
 /** What sealing adds: nonce and tag. */
-export const VALUE_OVERHEAD_BYTES = 40
-const NONCE_BYTES = 24
+export const VALUE_OVERHEAD_BYTES = RANDOM_NONCE_OVERHEAD_BYTES
 
 export class ValueSealer {
   readonly #key: Buffer
@@ -31,23 +31,16 @@ export class ValueSealer {
 
   /** `context`: what it belongs to, e.g. the inode's global id. plain.length + 40 bytes. */
   sealValue(purpose: ValuePurpose, context: Uint8Array, plain: Buffer): Buffer {
-    const out = Buffer.allocUnsafe(plain.length + VALUE_OVERHEAD_BYTES)
-    const nonce = out.subarray(0, NONCE_BYTES)
-    sodium.randombytes_buf(nonce)
-    sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(out.subarray(NONCE_BYTES), plain, this.#ad(purpose, context), null, nonce, this.#key)
-    return out
+    return sealRandom(this.#key, plain, this.#ad(purpose, context))
   }
 
   /** EIO 'value damaged' unless it was sealed for this purpose and context. */
   openValue(purpose: ValuePurpose, context: Uint8Array, sealed: Buffer): Buffer {
-    if (sealed.length < VALUE_OVERHEAD_BYTES) throw fail('EIO', 'value damaged')
-    const out = Buffer.allocUnsafe(sealed.length - VALUE_OVERHEAD_BYTES)
     try {
-      sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(out, null, sealed.subarray(NONCE_BYTES), this.#ad(purpose, context), sealed.subarray(0, NONCE_BYTES), this.#key)
+      return openRandom(this.#key, sealed, this.#ad(purpose, context))
     } catch (e) {
       throw fail('EIO', 'value damaged', e)
     }
-    return out
   }
 
   /** 16 bytes by which an attribute's name is found within `context`: keyed BLAKE2b. */

@@ -7,7 +7,6 @@
  * write starts the log from its front.
  */
 import { Worker } from 'node:worker_threads'
-import { THREAD_YOUNG_MIB } from '../limits.js'
 import type { Journal } from '../log/journal.js'
 import { FRAME_BYTES, type Database } from './database.js'
 
@@ -50,7 +49,7 @@ export class Checkpointer {
 
   #start(): Worker {
     if (this.#worker) return this.#worker
-    const worker = new Worker(new URL('./checkpoint-worker.js', import.meta.url), { workerData: { path: this.#db.path }, resourceLimits: { maxYoungGenerationSizeMb: THREAD_YOUNG_MIB } })
+    const worker = new Worker(new URL('./checkpoint-worker.js', import.meta.url), { workerData: { path: this.#db.path } })
     worker.unref()
     worker.on('message', (m: { checkpointed: number }) => this.#done(m.checkpointed * FRAME_BYTES))
     worker.on('error', (e) => {

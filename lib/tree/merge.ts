@@ -13,7 +13,7 @@
 import type { DfsErrorCode } from '../errors.js'
 import type { Time } from '../clock.js'
 import type { ChunkRef, ContentOp, CreateOp, LinkOp, RenameOp, UnlinkOp } from '../log/ops.js'
-import { MAX_NAME_BYTES } from '../limits.js'
+import { conflictName } from './conflict-name.js'
 import { HAS_XATTRS, INO_HIGH, NEVER_LINKED, ROOT_INO, S_IFDIR, S_IFMT, S_IFREG, type Inode } from './inode.js'
 import type { Extent, Rows } from './rows.js'
 import { changed, stamp, type Outcome, type Tree, type TreeSealer } from './tree.js'
@@ -30,8 +30,6 @@ export const COPY_INO = 2 ** 31
 /** Directories that are brought back on the way to the root. */
 const MAX_RESURRECTED = 4096
 
-/** What is longer is part of the name. */
-const MAX_EXTENSION_BYTES = 32
 
 /** What a lost wish is refused with: nobody waits for the answer. */
 const GONE: DfsErrorCode = 'ENOENT'
@@ -348,18 +346,7 @@ export class Merge {
 
   /** `name (conflict, DEVICE, DATE).ext`, free in `dir`. */
   #conflictName(dir: Inode, name: Buffer, author: number, time: Time): Buffer {
-    const plain = name.toString('latin1').replace(/ \(conflict, [^()]*\)/, '')
-    const dot = plain.lastIndexOf('.')
-    const hasExtension = dot > 0 && plain.length - dot <= MAX_EXTENSION_BYTES
-    const stem = hasExtension ? plain.slice(0, dot) : plain
-    const ext = hasExtension ? plain.slice(dot) : ''
-    const device = Buffer.from((this.#rows.author(author) || 'unknown').replace(/[/\0()]/g, '-')).toString('latin1')
-    const date = new Date(Math.min(Math.max(time.sec, 0), 253_402_300_799) * 1000).toISOString().slice(0, 10)
-    for (let n = 1; ; n++) {
-      const tail = ` (conflict, ${device}, ${date}${n > 1 ? ` ${n}` : ''})${ext}`
-      const whole = Buffer.from(cutUtf8(Buffer.from(stem, 'latin1'), MAX_NAME_BYTES - tail.length).toString('latin1') + tail, 'latin1')
-      if (!this.#at(dir, whole)) return whole
-    }
+    return conflictName(name, this.#rows.author(author), time.sec, (free) => this.#at(dir, free) !== undefined)
   }
 
   // --- content ------------------------------------------------------------
@@ -479,12 +466,4 @@ function authorOf(inode: Inode): number {
 
 function isEqual(a: Extent[], b: Extent[]): boolean {
   return a.length === b.length && a.every((e, i) => e.off === b[i]!.off && e.len === b[i]!.len && e.chunk === b[i]!.chunk && e.coff === b[i]!.coff)
-}
-
-/** At most `max` bytes, not ending inside a character. */
-function cutUtf8(name: Buffer, max: number): Buffer {
-  if (name.length <= max) return name
-  let end = max
-  while (end > 0 && (name[end]! & 0xc0) === 0x80) end--
-  return name.subarray(0, end)
 }

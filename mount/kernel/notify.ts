@@ -24,6 +24,8 @@ export class KernelNotifier implements Notifier {
   readonly #repeats = new Repeats((ino) => this.#invalidate(ino, -1, 0))
   #timer: NodeJS.Timeout | undefined
   #closed = false
+  /** One for all who wait: it goes on while there is anything, theirs included. */
+  #draining: Promise<void> | undefined
 
   constructor(queue: NotifyQueue) {
     this.#queue = queue
@@ -53,7 +55,11 @@ export class KernelNotifier implements Notifier {
   }
 
   /** Resolves when all that was sent has been written to the kernel. */
-  async drained(): Promise<void> {
+  drained(): Promise<void> {
+    return (this.#draining ??= this.#drain().finally(() => (this.#draining = undefined)))
+  }
+
+  async #drain(): Promise<void> {
     while (!this.#closed && (this.#waiting.size > 0 || this.#queue.pending() > 0)) {
       await new Promise(resolve => setTimeout(resolve, 1))
     }

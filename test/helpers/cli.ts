@@ -1,5 +1,5 @@
 /** dfs as a user runs it: the built program, a store of its own, nothing from the environment. */
-import { spawn } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { join } from 'node:path'
 import type { Assert } from 'brittle'
 import { Client } from '../../lib/client.js'
@@ -55,4 +55,17 @@ export function makeCli(t: Pick<Assert, 'teardown'>): Cli {
       }
     },
   }
+}
+
+/** What a `dfs bootstrap` says that devices are to be given as DFS_BOOTSTRAP. */
+export function dhtOf(child: ChildProcess): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let said = ''
+    child.stdout!.setEncoding('utf8').on('data', (part: string) => {
+      said += part
+      const found = /DFS_BOOTSTRAP=(\S+)/.exec(said)
+      if (found) resolve(found[1]!)
+    })
+    child.on('exit', () => reject(new Error('dfs bootstrap ended')))
+  })
 }

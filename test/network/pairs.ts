@@ -14,6 +14,7 @@ import { join } from 'node:path'
 import { Client } from '../../lib/client.js'
 import { Member, until } from '../helpers/member.js'
 import { DFS, isMounted, kill } from '../helpers/mount.js'
+import { dhtOf } from '../helpers/cli.js'
 import { run, sleep } from '../helpers/run.js'
 import { attributes, differences, namesIn, shown } from '../helpers/shown.js'
 import { random } from './trio.js'
@@ -101,15 +102,7 @@ class Pairs {
   /** A DHT of their own. Gives DFS_BOOTSTRAP. */
   #private(): Promise<string> {
     const child = this.#bootstrap = spawn(process.execPath, [DFS, 'bootstrap', '--host', '127.0.0.1', '--port', String(this.#o.ports[0])], { stdio: ['ignore', 'pipe', 'inherit'], cwd: '/' })
-    return new Promise((resolve, reject) => {
-      let said = ''
-      child.stdout!.setEncoding('utf8').on('data', (part: string) => {
-        said += part
-        const found = /DFS_BOOTSTRAP=(\S+)/.exec(said)
-        if (found) resolve(found[1]!)
-      })
-      child.on('exit', () => reject(new Error('dfs bootstrap ended')))
-    })
+    return dhtOf(child)
   }
 
   /** Without waiting for anything first: the first seconds are the worst. */

@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { Member, PORT, until } from '../helpers/member.js'
 import { Lan } from '../helpers/namespaces.js'
 import { DFS, isAlive, kill } from '../helpers/mount.js'
+import { dhtOf } from '../helpers/cli.js'
 import { must, sleep } from '../helpers/run.js'
 
 export type Log = (text: string) => void
@@ -99,15 +100,7 @@ export class Household {
     const [command, ...args] = [...this.lan.prefix('dht'), process.execPath, DFS, 'bootstrap', '--host', address]
     const child = spawn(command!, args, { stdio: ['ignore', 'pipe', 'inherit'], cwd: '/' })
     this.#dht = child.pid!
-    return new Promise((resolve, reject) => {
-      let said = ''
-      child.stdout.setEncoding('utf8').on('data', (part: string) => {
-        said += part
-        const found = /DFS_BOOTSTRAP=(\S+)/.exec(said)
-        if (found) resolve(found[1]!)
-      })
-      child.on('exit', () => reject(new Error('dfs bootstrap ended')))
-    })
+    return dhtOf(child)
   }
 
   member(name: string): Member { return this.members.find((m) => m.name === name)! }

@@ -9,7 +9,7 @@
  */
 import { Worker } from 'node:worker_threads'
 import { fail } from '../../errors.js'
-import { LOW_WATER_BYTES, MAX_HELLO_BYTES, MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, MESSAGE_COST_BYTES, THREAD_YOUNG_MIB } from '../../limits.js'
+import { LOW_WATER_BYTES, MAX_HELLO_BYTES, MAX_MESSAGE_BYTES, MAX_QUEUED_BYTES, MESSAGE_COST_BYTES } from '../../limits.js'
 import { copyInto } from '../../memory.js'
 import { parseAddress } from './address.js'
 import { bytesAt, giveBack, makeLentMemory, type LentMemory } from './lent.js'
@@ -119,7 +119,7 @@ export class Net {
       port: this.#port || (port ?? 0), host, peers: this.#addresses, kept: this.#options.kept ?? [], bootstrap, tcp: tcp ?? true, dht: dht ?? true, mdns: mdns ?? true,
       lent: makeLentMemory(),
     }
-    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, name: 'dfs network', resourceLimits: { maxYoungGenerationSizeMb: THREAD_YOUNG_MIB } })
+    const worker = new Worker(new URL('./worker.js', import.meta.url), { workerData: setup, name: 'dfs network' })
     this.#worker = worker
     worker.on('message', (list: FromWorker[]) => {
       if (this.#worker === worker) for (const message of list) this.#obey(message, setup.lent)

@@ -97,12 +97,6 @@ declare module 'hyperdht' {
     createRawStream(options: object): object
     createServer(options: object, onConnection: (stream: SecretStream) => void): Server & { listen(keyPair: object): Promise<void>; close(): Promise<void> }
     destroy(options?: { force?: boolean }): Promise<void>
-    /** Its own, and no promise: opened ones, and by key all that are open or being opened. */
-    readonly connections: Set<SecretStream>
-    protected readonly _allConnections: { get(publicKey: Uint8Array): SecretStream | undefined }
-    protected _connect(peer: { publicKey: Buffer }, isQueued: boolean): void
-    protected _handleServerConnection(stream: SecretStream): void
-    protected _handleServerConnectionSwap(before: SecretStream, stream: SecretStream): void
   }
 }
 

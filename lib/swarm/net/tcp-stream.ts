@@ -283,6 +283,19 @@ export class TcpStream extends EventEmitter {
   }
 }
 
+/** For a socket that was made without `onread`. */
+export function copyReads(socket: Socket, { onread }: TcpStream): void {
+  socket.on('data', (data: Buffer) => {
+    for (let at = 0; at < data.length;) {
+      const room = onread.buffer()
+      const part = data.subarray(at, at + room.length)
+      room.set(part)
+      at += part.length
+      if (!onread.callback(part.length)) return
+    }
+  })
+}
+
 const TOO_LONG = 'frames that are too long'
 
 /** As @hyperswarm/secret-stream names the two directions. */

@@ -13,7 +13,7 @@ import { MAX_ACCEPTED_PER_ADDRESS, MAX_HALF_OPEN, MAX_HALF_OPEN_PER_ADDRESS } fr
 import { formatAddress, networkOf, plainHost, type Address } from './address.js'
 import { FrameGuard } from './guard.js'
 import { gateMac, GATE_NONCE_BYTES, MAC_BYTES, sameMac, type Membership, type Role } from './handshake.js'
-import { SOCKET_BYTES, TcpStream } from './tcp-stream.js'
+import { copyReads, SOCKET_BYTES, TcpStream } from './tcp-stream.js'
 
 /** Of the connection itself, and of each step after. */
 const CONNECT_TIMEOUT_MS = 5000
@@ -170,23 +170,15 @@ export class Tcp {
  * An accepted socket that reads into the stream's buffer. A server has no such option for the sockets that it makes, so the
  * connection goes over to one made here; should a version of Node not allow that, what comes is copied.
  */
-function reading(accepted: Socket, { onread }: TcpStream): Socket {
+function reading(accepted: Socket, stream: TcpStream): Socket {
   const owner = accepted as Socket & { _handle?: object | null }
   const handle = owner._handle
   if (handle) {
     owner._handle = null
     accepted.destroy()
-    return new Socket({ handle, onread, readable: true, writable: true, writableHighWaterMark: SOCKET_BYTES } as SocketConstructorOpts)
+    return new Socket({ handle, onread: stream.onread, readable: true, writable: true, writableHighWaterMark: SOCKET_BYTES } as SocketConstructorOpts)
   }
-  accepted.on('data', (data: Buffer) => {
-    for (let at = 0; at < data.length;) {
-      const room = onread.buffer()
-      const part = data.subarray(at, at + room.length)
-      room.set(part)
-      at += part.length
-      if (!onread.callback(part.length)) return
-    }
-  })
+  copyReads(accepted, stream)
   return accepted
 }
 
