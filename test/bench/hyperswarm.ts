@@ -1,26 +1,27 @@
 /**
  * What travels between two devices where TCP does not get through: over
  * hyperswarm, found on a private DHT, on this machine. And in the same run a bare hyperswarm stream
- * (hyperdht: UDX and Noise) between two processes, for the same bytes from the same file.
+ * (hyperdht: UDX and Noise) between two processes on the same host, for the same bytes from the same file.
  */
-import { fork, spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { createReadStream, mkdtempSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import DHT from 'hyperdht'
-import { Bootstrap } from '../../lib/swarm/net/bootstrap.js'
 import { Lan } from '../helpers/namespaces.js'
 import { DFS } from '../helpers/mount.js'
 import { CpuMeter } from './cpu.js'
 import { DfsNode, dfsNodes, until, type Pair } from './sync-pairs.js'
 
-const HOST = '127.0.0.1'
 const HOST_NAME = 'both'
 const WRITE_BYTES = 64 * 1024
 
+export type HyperswarmPair = Pair & { nodes: [DfsNode, DfsNode]; prefix: string[]; address: string; bootstrap: string }
+
 /** Two devices on a host of their own, in a network namespace whose rules refuse all TCP. Needs root. */
-export async function hyperswarmPair(parent: string): Promise<Pair & { nodes: [DfsNode, DfsNode] }> {
+export async function hyperswarmPair(parent: string): Promise<HyperswarmPair> {
   const lan = await Lan.make()
   const scratch = mkdtempSync(join(parent, 'dfs-swarm-'))
   let dht: ChildProcess | undefined
@@ -53,56 +54,76 @@ export async function hyperswarmPair(parent: string): Promise<Pair & { nodes: [D
       await pair.close()
       throw e
     }
-    return { ...pair, name: 'dfs, UDX' }
+    return { ...pair, name: 'dfs, UDX', prefix, address, bootstrap }
   } catch (e) {
     await clear()
     throw e
   }
 }
 
-/** The file through a bare stream to this process, from the first byte received to the last one: MiB/s, and seconds of processor time of both. */
-export async function bareRate(file: string, bytes: number): Promise<{ mibPerS: number; cpuS: number }> {
-  const bootstrap = await Bootstrap.start({ host: HOST, port: 40_000 + Math.floor(Math.random() * 20_000) })
-  const dht = new DHT({ bootstrap: [bootstrap.address], host: HOST })
-  let child: ChildProcess | undefined
+/**
+ * The file through a bare stream between two processes that run beside the pair's daemons, in the same network: from the first byte received to
+ * the last one, MiB/s and seconds of processor time of both.
+ */
+export async function bareRate(pair: HyperswarmPair, file: string, bytes: number): Promise<{ mibPerS: number; cpuS: number }> {
+  const [command, ...args] = [...pair.prefix, process.execPath, fileURLToPath(import.meta.url)]
+  const children: ChildProcess[] = []
+  const start = (...which: string[]) => {
+    const child = spawn(command!, [...args, ...which], { stdio: ['pipe', 'pipe', 'inherit'] })
+    children.push(child)
+    return child
+  }
   try {
-    const keyPair = DHT.keyPair()
-    let got = 0
-    let startMs = 0
-    let meters: CpuMeter[] = []
-    const done = new Promise<void>((resolve) => {
-      const server = dht.createServer({}, (stream) => {
-        stream.on('error', () => {})
-        stream.on('data', (data: Buffer) => {
-          if (startMs === 0) {
-            startMs = performance.now()
-            meters = [new CpuMeter(process.pid), new CpuMeter(child!.pid!)]
-          }
-          got += data.length
-          if (got >= bytes) resolve()
-        })
-      })
-      void server.listen(keyPair).then(() => {
-        child = fork(fileURLToPath(import.meta.url), ['sender', bootstrap.address, keyPair.publicKey.toString('hex'), file])
-      })
-    })
-    await done
-    return { mibPerS: got / 1024 / 1024 / ((performance.now() - startMs) / 1000), cpuS: meters.reduce((sum, meter) => sum + meter.seconds, 0) }
+    const receiver = start('receiver', pair.bootstrap, pair.address, String(bytes))
+    const said = createInterface({ input: receiver.stdout! })[Symbol.asyncIterator]()
+    const next = async () => {
+      const { value, done } = await said.next()
+      if (done) throw new Error('the bare stream broke')
+      return value
+    }
+    start('sender', pair.bootstrap, pair.address, await next(), file)
+    await next()
+    const meters = children.map(({ pid }) => new CpuMeter(pid!))
+    const seconds = Number(await next())
+    return { mibPerS: bytes / 1024 / 1024 / seconds, cpuS: meters.reduce((sum, meter) => sum + meter.seconds, 0) }
   } finally {
-    child?.kill()
-    await dht.destroy()
-    await bootstrap.close()
+    for (const child of children) child.kill()
   }
 }
 
-async function sender(bootstrap: string, key: string, file: string): Promise<void> {
-  process.once('disconnect', () => process.exit(1))
-  const stream = new DHT({ bootstrap: [bootstrap], host: HOST }).connect(Buffer.from(key, 'hex'))
-  stream.on('error', () => process.exit(0))
+/** Says its key, when the first bytes came, and after how many seconds the last. */
+async function receiver(bootstrap: string, host: string, bytes: number): Promise<void> {
+  const keyPair = DHT.keyPair()
+  let got = 0
+  let startMs = 0
+  const server = new DHT({ bootstrap: [bootstrap], host }).createServer({}, (stream) => {
+    stream.on('error', () => {})
+    stream.on('data', (data: Buffer) => {
+      if (got === 0) {
+        startMs = performance.now()
+        console.log('begun')
+      }
+      got += data.length
+      if (got >= bytes) console.log((performance.now() - startMs) / 1000)
+    })
+  })
+  await server.listen(keyPair)
+  console.log(keyPair.publicKey.toString('hex'))
+}
+
+async function sender(bootstrap: string, host: string, key: string, file: string): Promise<void> {
+  const stream = new DHT({ bootstrap: [bootstrap], host }).connect(Buffer.from(key, 'hex'))
+  stream.on('error', () => process.exit(1))
   await stream.opened
   for await (const part of createReadStream(file, { highWaterMark: WRITE_BYTES })) {
     if (!stream.write(part as Buffer)) await once(stream, 'drain')
   }
 }
 
-if (process.argv[2] === 'sender') await sender(process.argv[3]!, process.argv[4]!, process.argv[5]!)
+const [role, ...setup] = process.argv.slice(2)
+if (role === 'receiver' || role === 'sender') {
+  // Whoever started it is gone.
+  process.stdin.on('end', () => process.exit(1)).resume()
+  if (role === 'receiver') await receiver(setup[0]!, setup[1]!, Number(setup[2]))
+  else await sender(setup[0]!, setup[1]!, setup[2]!, setup[3]!)
+}

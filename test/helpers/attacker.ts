@@ -1,10 +1,10 @@
 /** A peer that keeps to the protocol as far as it is told, and no further. */
+import type SecretStream from '@hyperswarm/secret-stream'
 import type { Assert } from 'brittle'
 import { EventEmitter, once } from 'node:events'
 import type { Socket } from 'node:net'
 import type { DriveKeys } from '../../lib/keys/derive.js'
 import { createDevice, type Device } from '../../lib/keys/device.js'
-import type { EncryptedStream } from '../../lib/swarm/net/conn.js'
 import { encodeGreeting, NO_LINK, proofPacket } from '../../lib/swarm/net/handshake.js'
 import { KIND } from '../../lib/swarm/net/packet.js'
 import { Tcp } from '../../lib/swarm/net/tcp.js'
@@ -13,13 +13,13 @@ import { HOST, type Node } from './net.js'
 
 export class Attacker {
   readonly device: Device
-  readonly stream: EncryptedStream
+  readonly stream: TcpStream | SecretStream
   readonly keys: DriveKeys
   readonly packets: Buffer[] = []
   isClosed = false
   readonly #events = new EventEmitter()
 
-  constructor(stream: EncryptedStream, keys: DriveKeys, device: Device) {
+  constructor(stream: TcpStream | SecretStream, keys: DriveKeys, device: Device) {
     this.stream = stream
     this.keys = keys
     this.device = device

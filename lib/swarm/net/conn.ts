@@ -13,7 +13,6 @@
  *
  * Owns: the stream, and the file ranges read ahead.
  */
-import type SecretStream from '@hyperswarm/secret-stream'
 import { BULK_WINDOW_BYTES, FILE_READ_AHEAD_BYTES, MESSAGE_COST_BYTES, NOW_WINDOW_BYTES, PACKET_BYTES } from '../../limits.js'
 import { copyInto } from '../../memory.js'
 import { Fifo } from './fifo.js'
@@ -23,6 +22,7 @@ import { checkProof, decodeGreeting, encodeGreeting, LINK_ID_BYTES, proofPacket,
 import type { Lender } from './lent.js'
 import { Assembly, broken, bye, credit, FIRST_HEADER_BYTES, KIND, numbered, readBye, readCredit, readNumber, type Incoming, type LaneIndex } from './packet.js'
 import type { TcpStream } from './tcp-stream.js'
+import type { UdxStream } from './udx-stream.js'
 
 /** Of the proof, and of the greeting (the main thread makes its part). */
 const STEP_TIMEOUT_MS = 8000
@@ -40,7 +40,7 @@ const PROBE_MS = 2500
 const GOODBYE_MS = 1000
 
 /** Either gives whole frames and takes whole frames; what it gives is good until its listener returns. */
-export type EncryptedStream = TcpStream | SecretStream
+export type EncryptedStream = TcpStream | UdxStream
 export type Transport = 'tcp' | 'udx'
 export type ConnState = 'proving' | 'greeting' | 'ready' | 'active' | 'closed'
 
@@ -161,7 +161,7 @@ export class Conn {
   /** UDX moves with the peer's address. */
   get remote(): { host: string; port: number } {
     const { host, port, transport } = this.origin
-    const raw = transport === 'udx' ? (this.stream as SecretStream).rawStream : undefined
+    const raw = transport === 'udx' ? (this.stream as UdxStream).rawStream : undefined
     return { host: raw?.remoteHost ?? host, port: raw?.remotePort ?? port }
   }
 
@@ -218,6 +218,7 @@ export class Conn {
 
   /** Once a second or so. `lateMs`: this thread itself did not run for so long. */
   tick(nowMs: number, lateMs: number): void {
+    if (this.origin.transport === 'udx') (this.stream as UdxStream).tick()
     this.#guard.heardMs = Math.min(nowMs, this.#guard.heardMs + lateMs)
     this.#stateMs += lateMs
     if (this.#hasSent) this.#sentMs = nowMs

@@ -16,6 +16,7 @@ import { FrameGuard } from './guard.js'
 import type { Role } from './handshake.js'
 import { HastySwarm } from './hasty-swarm.js'
 import { Relay, relayUser } from './relay.js'
+import { positionOf, UdxStream } from './udx-stream.js'
 
 /**
  * The topic is looked up again after this, then twice it, and so on: hyperswarm gives a device up after four tries until a
@@ -40,7 +41,7 @@ export interface DhtOptions {
   hasLinks(): boolean
   /** Public keys of devices that may relay: those that are linked, and not through others. */
   relays(): Buffer[]
-  onStream(stream: SecretStream, guard: FrameGuard, origin: { role: Role; host: string; port: number }): void
+  onStream(stream: UdxStream, guard: FrameGuard, origin: { role: Role; host: string; port: number }): void
   onRefused(reason: string): void
 }
 
@@ -99,7 +100,7 @@ export class Dht {
   }
 
   /** Through a third device. */
-  isRelayed(stream: SecretStream): boolean { return this.#relay.isRelayed(stream) }
+  isRelayed(stream: UdxStream): boolean { return this.#relay.isRelayed(stream) }
 
   /** The network has changed. */
   retry(): void {
@@ -157,13 +158,12 @@ export class Dht {
     stream.prependListener('close', () => {
       if (performance.now() - openedMs > SUCCESS_MS) info.attempts = 0
     })
-    const { rawStream } = stream
     const guard = new FrameGuard(positionOf(stream))
-    rawStream.prependListener('data', (data: Uint8Array) => {
-      if (!guard.admits(data)) stream.destroy(new Error('frames that are too long'))
-    })
+    const udx = new UdxStream(stream, guard)
+    udx.on('error', () => {})
+    const { rawStream } = stream
     const host = rawStream.remoteHost ?? ''
-    this.#options.onStream(stream, guard, { role: stream.isInitiator ? 'dialler' : 'answerer', host, port: rawStream.remotePort ?? 0 })
+    this.#options.onStream(udx, guard, { role: stream.isInitiator ? 'dialler' : 'answerer', host, port: rawStream.remotePort ?? 0 })
   }
 
   #refreshLater(): void {
@@ -179,14 +179,6 @@ export class Dht {
       if (!this.#isClosed) this.#refreshLater()
     })
   }
-}
-
-/** Where in a frame the stream is: bytes may have come before we look. Fields of secret-stream 6, checked here because they are not its promise. */
-function positionOf(stream: SecretStream): ConstructorParameters<typeof FrameGuard>[0] {
-  const { _state: state, _len: length, _tmp: scale } = stream as unknown as Record<string, unknown>
-  if (typeof state !== 'number' || typeof length !== 'number' || typeof scale !== 'number') throw new Error('this version of @hyperswarm/secret-stream is not known to dfs')
-  if (state === 1) return { headerBytes: 3, length, missingBytes: length - scale }
-  return { headerBytes: Math.round(Math.log2(scale) / 8), length, missingBytes: 0 }
 }
 
 async function withinMs(limitMs: number, work: Promise<unknown>): Promise<void> {

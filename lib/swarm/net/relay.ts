@@ -63,7 +63,7 @@ export class Relay {
   }
 
   /** Whether the stream's packets go through another device: they come from one that this device uses as a relay, and its end is not that one. */
-  isRelayed({ remotePublicKey, rawStream }: SecretStream): boolean {
+  isRelayed({ remotePublicKey, rawStream }: Pick<SecretStream, 'remotePublicKey' | 'rawStream'>): boolean {
     const peer = b4a.toString(remotePublicKey, 'hex')
     for (const [{ rawStream: way }, relay] of this.#used) {
       if (relay !== peer && way.remoteHost === rawStream.remoteHost && way.remotePort === rawStream.remotePort) return true

@@ -16,7 +16,7 @@ import type { Socket } from 'node:net'
 import Noise from 'noise-handshake'
 import curve from 'noise-curve-ed'
 import sodium from 'sodium-native'
-import { PACKET_BYTES } from '../../limits.js'
+import { FramePool, LENGTH_BYTES, SEAL_BYTES } from './frame-pool.js'
 import type { FrameGuard } from './guard.js'
 import type { Role } from './handshake.js'
 
@@ -26,14 +26,10 @@ const FIRST_BUFFER_BYTES = 8 * 1024
 const BUFFER_BYTES = 256 * 1024
 /** The socket holds so much before it says that it is full: enough for the next write to go out while this thread does something else. */
 export const SOCKET_BYTES = 256 * 1024
-const LENGTH_BYTES = 3
-const { crypto_secretstream_xchacha20poly1305_ABYTES: SEAL_BYTES, crypto_secretstream_xchacha20poly1305_HEADERBYTES: HEADER_BYTES } = sodium
+const { crypto_secretstream_xchacha20poly1305_HEADERBYTES: HEADER_BYTES } = sodium
 const STREAM_ID_BYTES = 32
-/** Buffers for frames of up to a whole packet, kept for the next ones. */
+/** Buffers for frames, kept for the next ones. */
 const MAX_SPARE = 12
-const SPARE_BYTES = PACKET_BYTES + 64
-/** Smaller frames are given memory of Node's pool. */
-const SMALL_BYTES = 4 * 1024
 const TAG = Buffer.alloc(1)
 
 type State = 'gate' | 'noise' | 'header' | 'open' | 'closed'
@@ -59,9 +55,7 @@ export class TcpStream extends EventEmitter {
   readonly #push = Buffer.alloc(sodium.crypto_secretstream_xchacha20poly1305_STATEBYTES)
   readonly #pull = Buffer.alloc(sodium.crypto_secretstream_xchacha20poly1305_STATEBYTES)
   #pullKey: Buffer | undefined
-  readonly #spare: Buffer[] = []
-  /** What alloc() gave last: where it lies in its frame. */
-  #room: { packet: Buffer; frame: Buffer } | undefined
+  readonly #pool = new FramePool(MAX_SPARE)
   #hasEnded = false
 
   constructor(role: Role, guard: FrameGuard) {
@@ -239,29 +233,18 @@ export class TcpStream extends EventEmitter {
   // --- what goes ---
 
   /** Room for one frame of at most PACKET_BYTES and a head, sealed in place if it is the next one written. */
-  alloc(length: number): Buffer {
-    const whole = LENGTH_BYTES + length + SEAL_BYTES
-    const memory = length < SMALL_BYTES ? Buffer.allocUnsafe(whole) : whole <= SPARE_BYTES ? (this.#spare.pop() ?? Buffer.allocUnsafeSlow(SPARE_BYTES)) : Buffer.allocUnsafeSlow(whole)
-    const frame = memory.length === whole ? memory : memory.subarray(0, whole)
-    const packet = frame.subarray(LENGTH_BYTES + 1, LENGTH_BYTES + 1 + length)
-    this.#room = { packet, frame }
-    return packet
-  }
+  alloc(length: number): Buffer { return this.#pool.alloc(length) }
 
   /** False: wait for 'drain'. */
   write(packet: Uint8Array): boolean {
     if (this.#state === 'closed') return true
-    if (this.#room?.packet !== packet) this.alloc(packet.length).set(packet)
-    const { packet: plain, frame } = this.#room!
-    this.#room = undefined
-    frame.writeUIntLE(frame.length - LENGTH_BYTES, 0, LENGTH_BYTES)
+    const { packet: plain, frame } = this.#pool.take(packet)
     sodium.crypto_secretstream_xchacha20poly1305_push(this.#push, frame.subarray(LENGTH_BYTES), plain, null, sodium.crypto_secretstream_xchacha20poly1305_TAG_MESSAGE)
-    const isSpare = frame.buffer.byteLength === SPARE_BYTES
-    return this.#socket!.write(frame, isSpare ? () => this.#sent(frame) : undefined)
+    return this.#socket!.write(frame, this.#pool.isSpare(frame) ? () => this.#sent(frame) : undefined)
   }
 
   #sent(frame: Buffer): void {
-    if (this.#spare.length < MAX_SPARE && this.#state !== 'closed') this.#spare.push(Buffer.from(frame.buffer))
+    if (this.#state !== 'closed') this.#pool.release(frame)
   }
 
   /** What was written goes out, then the end. */
@@ -270,7 +253,7 @@ export class TcpStream extends EventEmitter {
   destroy(error?: Error): void {
     if (this.#state === 'closed') return
     this.#state = 'closed'
-    this.#spare.length = 0
+    this.#pool.clear()
     this.#fail(error ?? new Error('the connection ended in the handshake'))
     this.#socket?.destroy()
     if (error) this.emit('error', error)

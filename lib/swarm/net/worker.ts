@@ -6,7 +6,6 @@
  * which the main thread knows those in use.
  */
 import { parentPort, workerData } from 'node:worker_threads'
-import type SecretStream from '@hyperswarm/secret-stream'
 import sodium from 'sodium-native'
 import { fail } from '../../errors.js'
 import { MESSAGE_COST_BYTES } from '../../limits.js'
@@ -24,6 +23,7 @@ import type { Incoming, LaneIndex } from './packet.js'
 import { Outbox, TRANSFER_BYTES, type FromWorker, type NetSetup, type ToWorker } from './port.js'
 import { Switchboard } from './switchboard.js'
 import { Tcp } from './tcp.js'
+import type { UdxStream } from './udx-stream.js'
 
 const TICK_MS = 1000
 /** A tick that comes later than this: the thread, or the machine, was asleep. */
@@ -221,7 +221,7 @@ class Network implements ConnOwner {
 
   #place(conn: Conn): { via: Via; address: string } {
     const { stream, origin: { transport }, remote } = conn
-    const via = transport === 'tcp' ? (isLocal(remote.host) ? 'lan' : 'tcp') : this.#dht?.isRelayed(stream as SecretStream) ? 'relayed' : 'holepunched'
+    const via = transport === 'tcp' ? (isLocal(remote.host) ? 'lan' : 'tcp') : this.#dht?.isRelayed(stream as UdxStream) ? 'relayed' : 'holepunched'
     return { via, address: formatAddress(remote) }
   }
 
