@@ -148,7 +148,7 @@ export abstract class PathApi implements DriveApi {
     if (a.inode.ino === ROOT_INO || b.inode?.ino === ROOT_INO) throw fail('EBUSY', 'the root of a drive cannot be renamed')
     await this.#ok(this.posix.rename(a.parent.ino, a.name, b.parent.ino, b.name, 0), to)
     this.unfinished.ended(a.name)
-    this.#named(a)
+    this.#named(a, a.inode.isDir ? a.inode.ino : 0)
     this.#named(b)
     this.changed(a.inode)
     if (b.inode) this.changed(b.inode)
@@ -258,8 +258,8 @@ export abstract class PathApi implements DriveApi {
     return uid === 0 ? { uid, gid: process.getgid?.() ?? 0 } : this.creator
   }
 
-  #named({ parent, name }: { parent: Inode; name: Buffer }): void {
-    this.posix.tell(null, (w) => w.entryChanged(parent.ino, name))
+  #named({ parent, name }: { parent: Inode; name: Buffer }, moved = 0): void {
+    this.posix.tell(null, (w) => w.entryChanged(parent.ino, name, moved))
   }
 
   /** False if `goesOn` said no before the end. */

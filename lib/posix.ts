@@ -66,8 +66,8 @@ export interface PosixParts {
 
 /** Somebody who keeps copies of what it was told: a mount, whose kernel caches names, attributes and pages. */
 export interface Watcher {
-  /** The name means something else now, or nothing. */
-  entryChanged(parent: number, name: Buffer): void
+  /** The name means something else now, or nothing. `moved`: the number of a directory that had it, and has another name now. */
+  entryChanged(parent: number, name: Buffer, moved?: number): void
   /** Attributes, and content in [from, from + length); length 0: to the end; from < 0: attributes alone. */
   inodeChanged(ino: number, from: number, length: number, isShorter?: boolean): void
 }
@@ -112,8 +112,11 @@ export class Posix {
         const now = rows.named(parent, key)
         if ((now?.ino ?? 0) === (old?.ino ?? 0)) continue
         const name = tree.openName(key, (now ?? old)!.name)
-        this.tell(null, (w) => w.entryChanged(parent, name))
-        for (const alias of rows.aliases.keys()) if (rows.resolve(alias) === parent) this.tell(null, (w) => w.entryChanged(alias, name))
+        const before = old && changes.inodes.get(old.ino)
+        const dir = before && (before.mode & S_IFMT) === S_IFDIR ? tree.get(old.ino) : undefined
+        const moved = dir && dir.nlink > 0 ? dir.ino : 0
+        this.tell(null, (w) => w.entryChanged(parent, name, moved))
+        for (const alias of rows.aliases.keys()) if (rows.resolve(alias) === parent) this.tell(null, (w) => w.entryChanged(alias, name, moved))
       }
     }
     for (const [ino, old] of changes.inodes) {

@@ -16,6 +16,7 @@ import * as E from './errno.js'
 import { GrownFiles } from './grown.js'
 import { isInGroup, isRoot } from './groups.js'
 import { HeldInodes } from './held.js'
+import { MovedDirs } from './moved.js'
 import { PendingReads } from './reads.js'
 import type {
   Attr, Caller, Created, DirSink, Errno, Interrupt, Notifier, Opened, Operations, Reply, SetAttr, StatFs,
@@ -24,6 +25,7 @@ import type {
 const O_TRUNC = 0o1000, O_ACCMODE = 3
 const FALLOC_KEEP_SIZE = 1, FALLOC_PUNCH_HOLE = 2, FALLOC_ZERO_RANGE = 16
 const SEEK_DATA = 3
+const RENAME_EXCHANGE = 2
 const DOT = Buffer.from('.'), DOTDOT = Buffer.from('..')
 /** Cookies of a directory: 1 after '.', 2 after '..', then the tree's own + 2. */
 const COOKIE_BASE = 2
@@ -42,6 +44,7 @@ export class Filesystem implements Operations {
   #handleNext = 1
   readonly #reads = new PendingReads()
   readonly #grown = new GrownFiles()
+  readonly #moved = new MovedDirs()
   readonly #holder = (ino: number) => this.#held.has(ino)
 
   /** `noAtime`: reading leaves access times alone; else as relatime. `timeout`: how long a read waits, seconds; else as the drive's. */
@@ -57,7 +60,18 @@ export class Filesystem implements Operations {
     if (!notifier) return
     // What changes by anything but this mount's own requests: the command line, another mount.
     this.#unwatch = posix.watch(this.#watcher = {
-      entryChanged: (parent, name) => { if (this.#knows(parent)) notifier.invalEntry(parent, name) },
+      entryChanged: (parent, name, moved = 0) => {
+        if (!this.#knows(parent)) return
+        const isFree = () => typeof posix.lookup(parent, name) === 'string'
+        notifier.invalEntry(parent, name, moved === 0 ? undefined : isFree)
+        if (moved === 0 || this.#drive.tree.get(moved)?.parent === parent) return
+        this.#moved.note(moved, () => {
+          notifier.invalEntry(parent, name, isFree() ? undefined : isFree)
+          return notifier.drained()
+        })
+        // '..' is in its listing.
+        notifier.invalInode(moved, 0, 0)
+      },
       inodeChanged: (ino, from, length) => {
         this.#reads.changed(ino, from, length)
         if (!this.#knows(ino)) return
@@ -72,10 +86,10 @@ export class Filesystem implements Operations {
   }
 
   /** Tells the other mounts of this drive. */
-  #named(parent: number, name: Buffer): void {
+  #named(parent: number, name: Buffer, moved = 0): void {
     if (!this.#drive.posix.isWatched(this.#watcher)) return
     const copy = Buffer.from(name)
-    this.#drive.posix.tell(this.#watcher, (w) => w.entryChanged(parent, copy))
+    this.#drive.posix.tell(this.#watcher, (w) => w.entryChanged(parent, copy, moved))
   }
 
   #changed(ino: number, from = -1, length = 0, isShorter = false): void {
@@ -109,12 +123,17 @@ export class Filesystem implements Operations {
         return dir ? this.#attr(dir.parent) : E.ENOENT
       }
     }
-    return this.#entry(this.#drive.posix.lookup(parent, name))
+    const found = this.#drive.posix.lookup(parent, name)
+    const dropped = typeof found === 'string' ? undefined : this.#moved.asked(found.ino)
+    if (!dropped) return this.#entry(found)
+    const copy = Buffer.from(name)
+    return dropped.then(() => this.#entry(this.#drive.posix.lookup(parent, copy)))
   }
 
   forget(ino: number, nlookup: number): void {
     if (!this.#held.drop(ino, nlookup)) return
     this.#grown.forget(ino)
+    this.#moved.forget(ino)
     this.#drive.posix.forget(ino)
   }
 
@@ -147,9 +166,11 @@ export class Filesystem implements Operations {
   rename(parent: number, name: Buffer, newParent: number, newName: Buffer, flags: number, _caller: Caller): Reply<0> {
     const inos = [this.#behind(parent, name), this.#behind(newParent, newName)]
     const outcome = this.#drive.posix.rename(parent, name, newParent, newName, flags)
-    const from = outcome instanceof Promise ? Buffer.from(name) : name
-    return this.#unnamed(newParent, newName, outcome, () => {
-      this.#named(parent, from)
+    if (outcome instanceof Promise) [name, newName] = [Buffer.from(name), Buffer.from(newName)]
+    return errno(outcome, () => {
+      const [moved, other] = inos.map((ino) => (ino !== 0 && this.#drive.tree.get(ino)?.isDir ? ino : 0))
+      this.#named(parent, name, moved)
+      this.#named(newParent, newName, flags & RENAME_EXCHANGE ? other : 0)
       for (const ino of inos) this.#changed(ino)
     })
   }

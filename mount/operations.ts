@@ -104,8 +104,11 @@ export interface DirSink {
 export interface Notifier {
   /** Attributes, and data in [offset, offset+length); length 0 = to the end; offset < 0 = attributes alone. */
   invalInode(ino: number, offset: number, length: number): void
-  /** The name no longer means what the kernel thinks (also drops a negative entry). */
-  invalEntry(parent: number, name: Buffer): void
+  /**
+   * The name no longer means what the kernel thinks (also drops a negative entry). With `isFree` it meant a directory, which has
+   * another name now: what the kernel has below can stay. It says later whether nothing has the name.
+   */
+  invalEntry(parent: number, name: Buffer, isFree?: () => boolean): void
   /** The name was deleted; tells watchers. */
   deleted(parent: number, child: number, name: Buffer): void
   /** Resolves when the kernel has taken in all of these that came before. */

@@ -7,7 +7,7 @@
  * changes much awaits `drained()` between slices.
  */
 import type { Notifier } from '../operations.js'
-import { Notify, OUT_HEADER, putU64 } from './protocol.js'
+import { EXPIRE_ONLY, Notify, OUT_HEADER, putU64 } from './protocol.js'
 import { Repeats } from './repeats.js'
 
 /** The part of the addon's session that is needed; tests bring their own. */
@@ -21,7 +21,10 @@ const RETRY_MS = 5
 export class KernelNotifier implements Notifier {
   readonly #queue: NotifyQueue
   readonly #waiting = new Map<string, { key: number; message: Buffer }>()
-  readonly #repeats = new Repeats((ino) => this.#invalidate(ino, -1, 0))
+  readonly #repeats = new Repeats<number>((ino) => this.#invalidate(ino, -1, 0))
+  /** Names of directories that moved: the last time they are dropped, if the kernel still has them. */
+  readonly #moved = new Repeats<string>((at, isLast) => this.#expired(at, isLast))
+  readonly #isFree = new Map<string, () => boolean>()
   #timer: NodeJS.Timeout | undefined
   #closed = false
   /** One for all who wait: it goes on while there is anything, theirs included. */
@@ -41,10 +44,35 @@ export class KernelNotifier implements Notifier {
     this.#send(ino, `i${ino}`, invalInode(ino, offset, length), () => invalInode(ino, 0, 0))
   }
 
-  /** Also drops the parent's listing: the kernel does so only when it knows the name. */
-  invalEntry(parent: number, name: Buffer): void {
-    this.#send(parent, `e${parent}/${name.toString('latin1')}`, invalEntry(parent, name))
+  /**
+   * Also drops the parent's listing: the kernel does so only when it knows the name. That of a directory that moved only
+   * expires: dropping takes as long as the kernel knows names below, with the parent locked, and their pages go too; whereas
+   * the next look-up of the new name finds the directory by its inode, and moves all that to there (d_splice_alias).
+   */
+  invalEntry(parent: number, name: Buffer, isFree?: () => boolean): void {
+    const at = `${parent}/${name.toString('latin1')}`
+    this.#entry(at, isFree ? EXPIRE_ONLY : 0)
     this.invalInode(parent, 0, 0)
+    if (!isFree) {
+      this.#moved.forget(at)
+      this.#isFree.delete(at)
+    } else if (!this.#closed) {
+      this.#moved.note(at)
+      this.#isFree.set(at, isFree)
+    }
+  }
+
+  /** Who has made something of that name since is not to lose it: an expired name that is right is good again with the next look-up. */
+  #expired(at: string, isLast: boolean): void {
+    this.#entry(at, isLast && this.#isFree.get(at)?.() ? 0 : EXPIRE_ONLY)
+    if (isLast) this.#isFree.delete(at)
+  }
+
+  /** `at`: number of the parent, '/', name in latin1. */
+  #entry(at: string, flags: number): void {
+    const slash = at.indexOf('/')
+    const parent = Number(at.slice(0, slash))
+    this.#send(parent, `e${at}`, invalEntry(parent, Buffer.from(at.slice(slash + 1), 'latin1'), flags))
   }
 
   /** Also drops the parent's listing, and the child's attributes: the kernel sets nlink to 0, wrong where other links exist. */
@@ -68,6 +96,8 @@ export class KernelNotifier implements Notifier {
   close(): void {
     this.#closed = true
     this.#repeats.close()
+    this.#moved.close()
+    this.#isFree.clear()
     this.#waiting.clear()
     clearTimeout(this.#timer)
   }
@@ -112,10 +142,12 @@ export function invalInode(ino: number, offset: number, length: number): Buffer 
   return bytes
 }
 
-export function invalEntry(parent: number, name: Buffer): Buffer {
+/** `flags`: EXPIRE_ONLY, or 0 to drop it. Kernels before 7.38 drop it. */
+export function invalEntry(parent: number, name: Buffer, flags = 0): Buffer {
   const { bytes, words } = begin(Notify.INVAL_ENTRY, 16 + name.length + 1)
   putU64(words, 4, parent)
   words[6] = name.length
+  words[7] = flags
   bytes.set(name, OUT_HEADER + 16)
   return bytes
 }

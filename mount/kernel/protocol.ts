@@ -41,7 +41,7 @@ export const Fattr = {
 } as const
 
 export const GETATTR_FH = 1, OPEN_KILL_SUIDGID = 1, WRITE_CACHE = 1, WRITE_KILL_SUIDGID = 4, FSYNC_FDATASYNC = 1,
-  SETXATTR_ACL_KILL_SGID = 1
+  SETXATTR_ACL_KILL_SGID = 1, EXPIRE_ONLY = 1
 
 export const VERSION_MAJOR = 7
 export const VERSION_MINOR = 45

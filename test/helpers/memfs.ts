@@ -339,6 +339,13 @@ export class MemFs implements Operations {
     return node.attr.ino
   }
 
+  /** Given and not forgotten: how often the kernel knows something. */
+  get lookups(): number {
+    let sum = 0
+    for (const node of this.nodes.values()) sum += node.lookups
+    return sum
+  }
+
   count(name: string): number {
     return this.calls.get(name) ?? 0
   }

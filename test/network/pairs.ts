@@ -10,7 +10,7 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { chmod, constants, mkdir, open, readFile, rename, stat, truncate, unlink, writeFile } from 'node:fs/promises'
 import { mkdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { Client } from '../../lib/client.js'
 import { Member, until } from '../helpers/member.js'
 import { DFS, isMounted, kill } from '../helpers/mount.js'
@@ -90,6 +90,7 @@ class Pairs {
     await first!.mount()
     const key = await first!.key()
     await mkdir(first!.at('lanes'))
+    await mkdir(first!.at('elsewhere'))
     for (let i = 0; i < this.#o.lanes; i++) await mkdir(first!.at('lanes', String(i)))
     for (const [i, other] of others.entries()) {
       // Both ends know the other's address before long, and dial at once.
@@ -118,13 +119,17 @@ class Pairs {
 
   async #lane(number: number): Promise<void> {
     const rnd = random(this.#o.seed * 1000 + number)
+    let dir = join('lanes', String(number))
+    /** What is in it, by name. */
     const states = new Map<string, State>()
-    const name = () => join('lanes', String(number), `${'fghijk'[Math.floor(rnd() * NAMES)]}`)
-    await Promise.all(this.members.map((m) => this.#sees(m, join('lanes', String(number)), undefined, async () => (await stat(m.at('lanes', String(number)))).isDirectory())))
+    const name = () => 'fghijk'[Math.floor(rnd() * NAMES)]!
+    await Promise.all(this.members.map((m) => this.#sees(m, dir, undefined, async () => (await stat(m.at(dir))).isDirectory())))
     for (let i = 0; i < this.#o.steps && !this.#isOver; i++) {
       const writer = this.#pick(this.members, rnd)
-      const path = name()
-      const before = states.get(path) ?? null
+      if (rnd() < 0.06) dir = await this.#moves(writer, dir, number, rnd, states)
+      const called = name()
+      const path = join(dir, called)
+      const before = states.get(called) ?? null
       const changes = new Map<string, State>()
       const roll = rnd()
       let fresh = content(rnd)
@@ -156,7 +161,7 @@ class Pairs {
         changes.set(path, { content: now, mode: before.mode })
       } else if (roll < 0.65) {
         what = 'save'
-        const temporary = writer.at('lanes', String(number), `.save-${i}`)
+        const temporary = writer.at(dir, `.save-${i}`)
         await writeFile(temporary, fresh, { mode: 0o600 })
         await rename(temporary, at)
         changes.set(path, { content: fresh, mode: 0o600 })
@@ -175,20 +180,35 @@ class Pairs {
         await unlink(at)
         changes.set(path, null)
       } else {
-        const to = name()
+        const to = join(dir, name())
         what = `rename to ${to}`
         await rename(at, writer.at(to))
         if (to !== path) changes.set(path, null)
         changes.set(to, before)
       }
       this.#note(`${writer.name}: ${what} ${path}, ${[...changes.values()].map((s) => (s ? `${s.content.length} bytes` : 'gone')).join(', ')}`)
-      for (const [p, state] of changes) states.set(p, state)
+      for (const [p, state] of changes) states.set(basename(p), state)
       const done = performance.now()
       await Promise.all(this.members.flatMap((m) => [...changes].map(([p, state]) => this.#shows(m, p, before, state))))
       const took = performance.now() - done
       if (took > 3000) this.slow.push({ ms: took, what: `${writer.name}: ${what} ${path}` })
-      if (rnd() < 0.2 && before) await this.#evicted(this.#pick(others, rnd), path, states.get(path) ?? null)
+      if (rnd() < 0.2 && before) await this.#evicted(this.#pick(others, rnd), path, states.get(called) ?? null)
     }
+  }
+
+  /** The folder of a lane gets another name, mostly beside the old one; what is in it, some have in their caches, and some look at while it moves. */
+  async #moves(writer: Member, from: string, number: number, rnd: () => number, states: ReadonlyMap<string, State>): Promise<string> {
+    const free = [join('lanes', String(number)), join('lanes', `${number}-moved`), join('elsewhere', String(number))].filter((path) => path !== from)
+    const to = free[rnd() < 0.7 ? 0 : 1]!
+    await Promise.all(this.members.map((m) => stat(m.at(to)).then(() => { throw new Stale(m, to, 'there before it was moved there') }, absent)))
+    await rename(writer.at(from), writer.at(to))
+    this.#note(`${writer.name}: move ${from} to ${to}`)
+    await Promise.all(this.members.map(async (m) => {
+      await this.#sees(m, to, undefined, async () => (await stat(m.at(to))).isDirectory())
+      await this.#sees(m, from, null, () => stat(m.at(from)).then(() => false, absent).then((there) => there !== false))
+      await Promise.all([...states].map(([name, state]) => this.#shows(m, join(to, name), state, state)))
+    }))
+    return to
   }
 
   /** As `state`, in the end; and never something that was not written. */
@@ -290,10 +310,11 @@ class Pairs {
         else if (roll < 0.7) await chmod(name(), this.#pick([0o600, 0o640, 0o644], rnd))
         else if (roll < 0.75) await mkdir(`${name()}-dir`)
         else if (roll < 0.8) await writeFile(join(`${name()}-dir`, 'inside'), `${m.name} ${i}`)
+        else if (roll < 0.83) await rename(`${name()}-dir`, `${name()}-dir`)
         else if (roll < 0.9) await m.listing()
         else await readFile(name())
       } catch (e) {
-        if (!['ENOENT', 'EEXIST', 'ENOTDIR', 'EISDIR'].includes((e as NodeJS.ErrnoException).code ?? '') && !/find/.test((e as Error).message)) throw e
+        if (!['ENOENT', 'EEXIST', 'ENOTDIR', 'EISDIR', 'ENOTEMPTY'].includes((e as NodeJS.ErrnoException).code ?? '') && !/find/.test((e as Error).message)) throw e
       }
     }
   }

@@ -86,13 +86,59 @@ test('two mounts of one drive show the same', { timeout: 60_000 }, async (t) => 
   t.alike(readdirSync(a), [])
 })
 
+test('a directory that was moved elsewhere is found by who waits for it, while programs work where it was', { timeout: 60_000 }, async (t) => {
+  const { m, other } = await twoMounts(t)
+  const python = (script: string, ...args: string[]) => {
+    const child = spawn('python3', ['-uc', script, ...args], { stdio: ['ignore', 'pipe', 'inherit'], cwd: '/' })
+    t.teardown(() => ended(child, 'SIGKILL'), { force: true, order: -1 })
+    return child
+  }
+  for (const dir of ['from', 'to']) mkdirSync(join(m.dir, dir))
+  const worker = python(`
+import itertools, os, sys
+for i in itertools.count():
+    name = f'{sys.argv[1]}/file-{i % 50}'
+    os.close(os.open(name, os.O_CREAT | os.O_WRONLY))
+    os.unlink(name)`, join(other, 'from'))
+  const outcomes = new Set<string>()
+  for (const [dir, files] of [...Array.from({ length: 8 }, (_, i) => [`small-${i}`, 3] as const), ['large', 2000] as const]) {
+    mkdirSync(join(m.dir, 'from', dir))
+    for (let i = 0; i < files; i++) writeFileSync(join(m.dir, 'from', dir, String(i)), '')
+    for (let n = 0; n < 200 && (!existsSync(join(other, 'from', dir)) || readdirSync(join(other, 'from', dir)).length < files); n++) await sleep(20)
+    for (const name of readdirSync(join(other, 'from', dir))) statSync(join(other, 'from', dir, name))
+    const waiting = python(`
+import errno, os, sys
+print('waits')
+while True:
+    try:
+        os.stat(sys.argv[1])
+        print('found')
+        break
+    except OSError as e:
+        if e.errno != errno.ENOENT:
+            print(errno.errorcode[e.errno])
+            break`, join(other, 'to', dir))
+    let said = ''
+    waiting.stdout.on('data', (part: Buffer) => { said += part.toString() })
+    const over = new Promise((resolve) => waiting.once('close', resolve))
+    while (said === '') await sleep(5)
+    renameSync(join(m.dir, 'from', dir), join(m.dir, 'to', dir))
+    await over
+    outcomes.add(said)
+    t.absent(existsSync(join(other, 'from', dir)))
+    t.is(readdirSync(join(other, 'to', dir)).length, files)
+  }
+  await ended(worker, 'SIGKILL')
+  t.alike([...outcomes], ['waits\nfound\n'])
+})
+
 test('two mounts and the command line at random: no kernel keeps what is no longer so', { timeout: 120_000 }, async (t) => {
   const { m, other } = await twoMounts(t)
   const client = (await Client.connect(m.store!))!
   t.teardown(() => client.close(), { force: true, order: -1 })
   const rnd = seeded(4)
   const pick = <T>(all: readonly T[]): T => all[Math.floor(rnd() * all.length)]!
-  const dirs = ['.', 'd', 'd/e']
+  const dirs = ['.', 'd', 'd/e', 'e']
   mkdirSync(join(m.dir, 'd/e'), { recursive: true })
   const name = () => `${pick(dirs)}/${pick(['p', 'q', 'r', 's', 't'])}`
   const bytes = () => Buffer.alloc(Math.floor(rnd() ** 3 * 20_000), 97 + Math.floor(rnd() * 26))
@@ -108,7 +154,8 @@ test('two mounts and the command line at random: no kernel keeps what is no long
     else if (roll < 0.75) chmodSync(path, pick([0o600, 0o644]))
     else if (roll < 0.8) utimesSync(path, 1000, Math.floor(rnd() * 1e6))
     else if (roll < 0.84) mkdirSync(`${path}-dir`)
-    else if (roll < 0.87) rmdirSync(`${path}-dir`)
+    else if (roll < 0.86) rmdirSync(`${path}-dir`)
+    else if (roll < 0.87) renameSync(join(dir, pick(['d', 'd/e', 'e'])), join(dir, pick(['d', 'd/e', 'e'])))
     else if (roll < 0.9) symlinkSync(`to ${path.length}`, path)
     else if (roll < 0.95) readdirSync(join(dir, pick(dirs)))
     else readFileSync(path)
@@ -118,7 +165,8 @@ test('two mounts and the command line at random: no kernel keeps what is no long
     if (roll < 0.35) {
       const file = await client.open(path, pick(['w', 'a', 'r+']))
       try { await file.write(Math.floor(rnd() * 100), bytes()) } finally { await file.close() }
-    } else if (roll < 0.5) await client.rename(path, to)
+    } else if (roll < 0.45) await client.rename(path, to)
+    else if (roll < 0.5) await client.rename(`/${pick(['d', 'd/e', 'e'])}`, `/${pick(['d', 'd/e', 'e'])}`)
     else if (roll < 0.65) await client.rm(path)
     else if (roll < 0.8) await client.link(path, to)
     else await client.chmod(path, pick([0o600, 0o640]))

@@ -2,10 +2,16 @@
 import test from 'brittle'
 import { spawn } from 'node:child_process'
 import { promises as fs } from 'node:fs'
+import { release } from 'node:os'
 import { join } from 'node:path'
 import { ended, shell, withMemMount } from '../helpers/memmount.js'
 
 const sleep = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
+/** Of INVAL_ENTRY, since protocol 7.38; before, names are dropped. */
+const knowsExpiry = () => {
+  const [major, minor] = release().split('.').map(Number)
+  return major! > 6 || major === 6 && minor! >= 2
+}
 
 test('cached data, sizes, names, missing names and listings are believed until they are invalidated', async t => {
   const { dir, memfs, mount } = await withMemMount(t)
@@ -80,6 +86,131 @@ test('an invalidation that overtakes the reply to a look-up, or to a change of a
   memfs.lookup = lookup
   await shell('cd "$1"; seq -f f%.0f 0 299 | xargs chmod 600', dir)
   t.is(await isSoon(3), 0, 'a change of attributes')
+})
+
+const isFree = () => true
+
+/** The tree under `dir/old`, all of it in the kernel's caches. */
+async function cachedTree(dir: string): Promise<void> {
+  await shell('cd "$1"; mkdir -p old/sub other; for i in 1 2 3; do echo "$i" > old/$i; echo "sub $i" > old/sub/$i; done; ls -lR . > /dev/null; cat old/? old/sub/? > /dev/null', dir)
+  await exists(join(dir, 'new'))
+  await exists(join(dir, 'other/new'))
+}
+
+async function exists(path: string): Promise<boolean> {
+  return fs.stat(path).then(() => true, (e: NodeJS.ErrnoException) => {
+    if (e.code === 'ENOENT') return false
+    throw e
+  })
+}
+
+for (const to of ['new', 'other/new']) {
+  test(`a directory that others moved to ${to} is there at once, with all that the kernel had of it, and its old name is gone`, async t => {
+    const { dir, memfs, mount } = await withMemMount(t)
+    await cachedTree(dir)
+    const ino = (await fs.stat(join(dir, 'old'))).ino
+    const parent = to === 'new' ? 1 : (await fs.stat(join(dir, 'other'))).ino
+    // A process that is in it, and one that has nothing but an open file there.
+    const inside = spawn('sh', ['-ec', 'cd "$1"; echo; read a; pwd -P; cat 1', 'sh', join(dir, 'old/sub')], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/' })
+    t.teardown(() => ended(inside, 'SIGKILL'), { order: 1, force: true })
+    await new Promise(resolve => inside.stdout.once('data', resolve))
+    memfs.rename(1, Buffer.from('old'), parent, Buffer.from('new'), 0)
+    mount.notifier.invalEntry(1, Buffer.from('old'), isFree)
+    mount.notifier.invalEntry(parent, Buffer.from('new'))
+    await mount.notifier.drained()
+    const [lookups, reads] = [memfs.count('lookup'), memfs.count('read')]
+    t.is((await fs.stat(join(dir, to))).ino, ino)
+    t.is(await shell('cat "$1"/? "$1"/sub/?', join(dir, to)), '1\n2\n3\nsub 1\nsub 2\nsub 3\n')
+    if (knowsExpiry()) t.alike([memfs.count('lookup') - lookups, memfs.count('read') - reads], [1, 0], 'asked for the new name alone')
+    t.absent(await exists(join(dir, 'old')))
+    t.absent(await exists(join(dir, 'old/1')))
+    t.alike((await fs.readdir(join(dir))).sort(), to === 'new' ? ['new', 'other'] : ['other'])
+    let said = ''
+    inside.stdout.on('data', (part: Buffer) => { said += part.toString() })
+    const over = new Promise(resolve => inside.once('close', resolve))
+    inside.stdin.end('\n')
+    await over
+    t.is(said, `${join(dir, to)}/sub\nsub 1\n`, 'who was in it still is')
+
+    // What changes in it from here on, also before anybody has looked at its next name.
+    memfs.rename(parent, Buffer.from('new'), 1, Buffer.from('third'), 0)
+    mount.notifier.invalEntry(parent, Buffer.from('new'), isFree)
+    mount.notifier.invalEntry(1, Buffer.from('third'))
+    mount.notifier.invalInode(memfs.put(ino, '1', Buffer.from('changed')), 0, 0)
+    memfs.unlink(ino, Buffer.from('2'))
+    mount.notifier.invalEntry(ino, Buffer.from('2'))
+    memfs.put(ino, '4', Buffer.from('more'))
+    mount.notifier.invalEntry(ino, Buffer.from('4'))
+    await mount.notifier.drained()
+    t.alike((await fs.readdir(join(dir, 'third'))).sort(), ['1', '3', '4', 'sub'])
+    t.is(await shell('cat "$1"/?', join(dir, 'third')), 'changed3\nmore')
+    t.absent(await exists(join(dir, to)))
+  })
+}
+
+test('a directory that others moved, and nobody looks for, is dropped after a while', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  await cachedTree(dir)
+  const before = memfs.lookups
+  memfs.rename(1, Buffer.from('old'), 1, Buffer.from('new'), 0)
+  mount.notifier.invalEntry(1, Buffer.from('old'), isFree)
+  mount.notifier.invalEntry(1, Buffer.from('new'))
+  for (let n = 0; n < 100 && memfs.lookups > before - 8; n++) await sleep(50)
+  t.ok(memfs.lookups <= before - 8, 'it and the seven below it are forgotten')
+  t.ok(await exists(join(dir, 'new/sub/3')))
+})
+
+test('who makes a directory under a name that others took away by moving stays in it', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  await cachedTree(dir)
+  memfs.rename(1, Buffer.from('old'), 1, Buffer.from('new'), 0)
+  let isAsked = false
+  mount.notifier.invalEntry(1, Buffer.from('old'), () => {
+    isAsked = true
+    return false
+  })
+  mount.notifier.invalEntry(1, Buffer.from('new'))
+  await mount.notifier.drained()
+  const inside = spawn('sh', ['-ec', 'mkdir "$1/old"; cd "$1/old"; echo; read a; readlink /proc/self/cwd', 'sh', dir], { stdio: ['pipe', 'pipe', 'inherit'], cwd: '/' })
+  t.teardown(() => ended(inside, 'SIGKILL'), { order: 1, force: true })
+  let said = ''
+  inside.stdout.on('data', (part: Buffer) => { said += part.toString() })
+  while (!isAsked) await sleep(50)
+  await mount.notifier.drained()
+  const over = new Promise(resolve => inside.once('close', resolve))
+  inside.stdin.end('\n')
+  await over
+  t.is(said, `\n${join(dir, 'old')}\n`)
+})
+
+test('the name of a directory that moved while it was looked up again is not believed', async t => {
+  const { dir, memfs, mount } = await withMemMount(t)
+  const names = Array.from({ length: 300 }, (_, i) => `d${i}`)
+  await shell('cd "$1"; seq -f d%.0f 0 299 | xargs mkdir; ls -l > /dev/null', dir)
+  const { lookup } = memfs
+  // mkdir(2) has the kernel ask again for what it has (LOOKUP_EXCL).
+  memfs.lookup = (parent, name) => {
+    const found = lookup.call(memfs, parent, name)
+    const is = name.toString()
+    if (typeof found !== 'object' || found instanceof Promise || !is.startsWith('d')) return found
+    setImmediate(() => {
+      memfs.rename(1, Buffer.from(is), 1, Buffer.from(`to-${is}`), 0)
+      mount.notifier.invalEntry(1, Buffer.from(is), isFree)
+      mount.notifier.invalEntry(1, Buffer.from(`to-${is}`))
+    })
+    return { ...found }
+  }
+  await shell('cd "$1"; seq -f d%.0f 0 299 | xargs mkdir 2> /dev/null || true', dir)
+  memfs.lookup = lookup
+  const start = performance.now()
+  let wrong = names
+  while (performance.now() - start < 1000 && wrong.length > 0) {
+    await sleep(20)
+    const found = await Promise.all(wrong.map((name) => exists(join(dir, name))))
+    wrong = wrong.filter((_, i) => found[i])
+  }
+  t.alike(wrong, [])
+  t.alike(new Set(await fs.readdir(dir)), new Set(names.map((name) => `to-${name}`)))
 })
 
 test('an invalidation that waits for a read holds up neither the read nor other inodes', async t => {
