@@ -97,6 +97,17 @@ export const POOL_BLOCKS = 6
 /** Crashes in a row without a finished job after which the pool gives up. */
 export const MAX_WORKER_CRASHES = 5
 
+// --- placement ---
+
+/** Format. Placement groups: what 16 bits of a chunk id tell apart. Repair state is kept for each; with 100 devices and 3 copies each device has 2,000. */
+export const PLACEMENT_GROUPS = 65_536
+/** Format. Copies of a chunk: more than any drive needs, and each group's holders fit into 32 bytes. */
+export const MAX_COPIES = 16
+/** Format. Devices that chunks are placed on: an index of 16 bits, one value of which is kept. */
+export const MAX_PLACED_DEVICES = 65_535
+/** Format. Name of a zone. */
+export const MAX_ZONE_BYTES = 64
+
 // --- the network ---
 
 /** Format. One message of a link, reassembled before it is handed on: a whole sealed chunk with room for its frame. */
