@@ -65,7 +65,7 @@ export async function hyperswarmPair(parent: string): Promise<HyperswarmPair> {
  * The file through a bare stream between two processes that run beside the pair's daemons, in the same network: from the first byte received to
  * the last one, MiB/s and seconds of processor time of both.
  */
-export async function bareRate(pair: HyperswarmPair, file: string, bytes: number): Promise<{ mibPerS: number; cpuS: number }> {
+export async function bareRate(pair: HyperswarmPair, file: string, bytes: number): Promise<{ mibPerS: number; sendS: number; receiveS: number }> {
   const [command, ...args] = [...pair.prefix, process.execPath, fileURLToPath(import.meta.url)]
   const children: ChildProcess[] = []
   const start = (...which: string[]) => {
@@ -85,7 +85,8 @@ export async function bareRate(pair: HyperswarmPair, file: string, bytes: number
     await next()
     const meters = children.map(({ pid }) => new CpuMeter(pid!))
     const seconds = Number(await next())
-    return { mibPerS: bytes / 1024 / 1024 / seconds, cpuS: meters.reduce((sum, meter) => sum + meter.seconds, 0) }
+    const [receiveS, sendS] = meters.map((meter) => meter.seconds) as [number, number]
+    return { mibPerS: bytes / 1024 / 1024 / seconds, sendS, receiveS }
   } finally {
     for (const child of children) child.kill()
   }

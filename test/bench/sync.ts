@@ -134,8 +134,8 @@ async function hyperswarm(scratch: string): Promise<void> {
     for (let n = 0; n < rounds; n++) {
       // Another one each time: a device does not send what the other has.
       writeBig(file, bigBytes)
-      const { mibPerS, cpuS } = await bareRate(pair, file, bigBytes)
-      report(`${bigBytes / MIB} MiB over hyperswarm`, 'bare', `${mibPerS.toFixed(0)} MiB/s; processor time ${cpuS.toFixed(1)} s`)
+      const { mibPerS, sendS, receiveS } = await bareRate(pair, file, bigBytes)
+      report(`${bigBytes / MIB} MiB over hyperswarm`, 'bare', `${mibPerS.toFixed(0)} MiB/s; processor time ${(sendS + receiveS).toFixed(1)} s (sender ${sendS.toFixed(1)}, receiver ${receiveS.toFixed(1)})`)
       const meters = pair.nodes.map(({ pid }) => new CpuMeter(pid))
       ratios.push(await big(pair, n, file) / mibPerS)
       report('processor time of A and B', pair.name, meters.join(', '))

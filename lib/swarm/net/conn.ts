@@ -167,7 +167,9 @@ export class Conn {
 
   /** The same at both ends. */
   get linkId(): Buffer { return this.stream.handshakeHash!.subarray(0, LINK_ID_BYTES) }
-  get isBusy(): boolean { return this.#isBlocked || this.#lanes.some((lane) => lane.queue.length > 0) }
+  get isBusy(): boolean { return this.#isBlocked || this.hasQueued }
+  /** More is to be sent. */
+  get hasQueued(): boolean { return this.#lanes[0].queue.length > 0 || this.#lanes[1].queue.length > 0 }
 
   /** This side is the one that decides, and has. */
   use(): void {

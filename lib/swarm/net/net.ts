@@ -17,6 +17,11 @@ import type { Link, NetOptions, NetStatus, Priority, Via } from './link.js'
 import type { LaneIndex } from './packet.js'
 import { giveable, Outbox, type FromWorker, type NetSetup, type ToWorker } from './port.js'
 
+/**
+ * The network's thread, which each word wakes, hears of what was taken in lumps of so much. With the quarter of a window that it holds
+ * back itself, even the smaller one still has room for the longest message.
+ */
+const TAKEN_LUMP_BYTES = 512 * 1024
 const FIRST_RESTART_MS = 1000
 const MAX_RESTART_MS = 60_000
 /** For an orderly end of the worker; then it is made to end. */
@@ -240,7 +245,7 @@ class NetLink implements Link {
   #queuedBytes = 0
   #isAboveLowWater = false
   #isClosed = false
-  /** Cost of messages taken in this turn, by lane: told in one. */
+  /** Cost of messages taken and not told of, by lane. */
   readonly #takenBytes: [number, number] = [0, 0]
 
   constructor({ link, peer, hello, via, address, reachedAt, rttMs }: LinkSetup, out: Outbox<ToWorker>) {
@@ -365,15 +370,9 @@ class NetLink implements Link {
 
   #taken(lane: LaneIndex, costBytes: number): void {
     if (this.#isClosed) return
-    const before = this.#takenBytes[0] + this.#takenBytes[1]
-    this.#takenBytes[lane] += costBytes
-    if (before > 0) return
-    queueMicrotask(() => {
-      for (const lane of [0, 1] as const) {
-        const costBytes = this.#takenBytes[lane]
-        this.#takenBytes[lane] = 0
-        if (costBytes > 0) this.#out.push({ type: 'taken', link: this.#number, lane, costBytes })
-      }
-    })
+    const taken = this.#takenBytes[lane] += costBytes
+    if (taken < TAKEN_LUMP_BYTES) return
+    this.#takenBytes[lane] = 0
+    this.#out.push({ type: 'taken', link: this.#number, lane, costBytes: taken })
   }
 }

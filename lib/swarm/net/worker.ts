@@ -30,6 +30,8 @@ const TICK_MS = 1000
 const LATE_MS = 3000
 /** For byes to leave. */
 const GOODBYE_MS = 200
+/** The main thread hears of what was sent in lumps of so much while more is to be sent: it is woken by each word. */
+const SENT_LUMP_BYTES = 256 * 1024
 
 class Network implements ConnOwner {
   readonly member: { driveId: Buffer; proofKey: Buffer }
@@ -57,7 +59,9 @@ class Network implements ConnOwner {
   /** The main thread is asked for its part of a greeting. */
   readonly #hellos = new Map<number, (bytes: Uint8Array) => void>()
   #nextHello = 1
+  /** Bytes that the main thread has not heard of. */
   readonly #sent = new Map<Conn, number>()
+  #isTellingSent = false
   readonly #refused: Record<string, number> = {}
   #network = networkState()
   #tickedMs = performance.now()
@@ -194,10 +198,13 @@ class Network implements ConnOwner {
     else this.#out.push({ type: 'message', link, lane, bytes }, bytes.length >= TRANSFER_BYTES ? bytes.buffer : undefined)
   }
 
-  /** Told in lumps: with the messages of this turn. */
   onSent(conn: Conn, bytes: number): void {
-    if (this.#sent.size === 0) setImmediate(() => this.#tellSent())
-    this.#sent.set(conn, (this.#sent.get(conn) ?? 0) + bytes)
+    const sent = (this.#sent.get(conn) ?? 0) + bytes
+    this.#sent.set(conn, sent)
+    // What is told late here is followed by more.
+    if (this.#isTellingSent || (sent < SENT_LUMP_BYTES && conn.hasQueued)) return
+    this.#isTellingSent = true
+    setImmediate(() => this.#tellSent())
   }
 
   onFileError(conn: Conn, head: Uint8Array, error: Error, bytes: number): void {
@@ -306,6 +313,7 @@ class Network implements ConnOwner {
   }
 
   #tellSent(): void {
+    this.#isTellingSent = false
     for (const [conn, bytes] of this.#sent) {
       const link = this.#numbers.get(conn)
       if (link !== undefined) this.#out.push({ type: 'sent', link, bytes })
