@@ -64,7 +64,7 @@ test('what is open on one device shows what another does', LONG, async (t) => {
   // Somebody works in a directory that is renamed elsewhere.
   await mkdir(a.at('one/deep'), { recursive: true })
   await writeFile(a.at('one/deep/file'), 'in it')
-  await until('the directory is on b', () => existsSync(b.at('one/deep/file')))
+  await until('the directory is on b', () => existsSync(b.at('one/deep/file')) && readFileSync(b.at('one/deep/file'), 'utf8') === 'in it')
   const worker = spawn('sh', ['-c', 'while read line; do cat file; echo " $(/bin/pwd)"; done'], { cwd: b.at('one/deep'), stdio: ['pipe', 'pipe', 'inherit'] })
   t.teardown(() => { worker.kill('SIGKILL') }, { force: true })
   let said = ''

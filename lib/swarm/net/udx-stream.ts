@@ -7,8 +7,8 @@
  * The bytes on the wire are the same, and sealed with the same state.
  *
  * State: shaking (secret-stream reads, until the guard is open to long frames) -> copying -> in place -> closed.
- * What secret-stream 6 and udx-native 1 keep to themselves is looked at before it is used: where it is not as it is
- * known here, a stream stays in the state it is in, and works.
+ * What secret-stream 6 and udx-native 1 keep to themselves is looked at before it is used. Without that of the first there is no
+ * stream; where that of the second is not as it is known here, a stream goes on copying.
  *
  * Events: 'data' (one frame, good until the listener returns), 'drain', 'end', 'error', 'close'.
  * Owns: the stream, which stays hyperswarm's for all but its bytes.
@@ -69,8 +69,8 @@ interface UdxFields extends EventEmitter {
 
 /** Where in a frame the stream is: bytes may have come before we look. */
 export function positionOf(stream: SecretStream): ConstructorParameters<typeof FrameGuard>[0] {
-  const { _state: state, _len: length, _tmp: scale } = stream as unknown as Partial<SecretFields>
-  if (typeof state !== 'number' || typeof length !== 'number' || typeof scale !== 'number') throw new Error('this version of @hyperswarm/secret-stream is not known to dfs')
+  const { _state: state, _len: length, _tmp: scale, _encrypt, _decrypt } = stream as unknown as Partial<SecretFields>
+  if (typeof state !== 'number' || typeof length !== 'number' || typeof scale !== 'number' || typeof _encrypt?.next !== 'function' || typeof _decrypt?.next !== 'function') throw new Error('this version of @hyperswarm/secret-stream is not known to dfs')
   if (state === 1) return { headerBytes: LENGTH_BYTES, length, missingBytes: length - scale }
   return { headerBytes: Math.round(Math.log2(scale) / 8), length, missingBytes: 0 }
 }
