@@ -55,6 +55,7 @@ import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import type { SnapshotGift } from './snapshot.js'
 import { StoreLock } from './store/lock.js'
+import { replacedIndex } from './store/replaced.js'
 import { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
@@ -260,6 +261,7 @@ export class Drive extends PathApi {
     this.store = p.store
     this.clock = p.clock
     const { keys } = p
+    const replaced = replacedIndex(p.db)
     const sealer = new ChunkSealer(keys.contentKey(), keys.contentHashKey(), keys.driveId, keys.epoch)
     this.pool = new SealPool(keys.forWorkers())
     this.space = new Space(p.dir)
@@ -305,7 +307,8 @@ export class Drive extends PathApi {
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.inbox = new Inbox({
-      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers, isForked: (inc) => this.metadata.isForked(inc),
+      driveId: keys.driveId, tree: this.tree, log: this.log, journal: this.journal, engine: this.engine, files: this.files, posix: this.posix, timers: this.timers,
+      isForked: (inc) => this.metadata.isForked(inc), takes: (inc, device, context) => this.metadata.takes(inc, device, context), named: (inc) => this.metadata.newcomers.name(inc),
       mayWrite: (device) => this.members.get(device)?.role === 'full', asides: this.metadata.asides,
     })
     this.cache = new Cache({
@@ -314,10 +317,13 @@ export class Drive extends PathApi {
     })
     this.files.makeRoom = (bytes) => (this.cache.keepsEverything ? undefined : this.cache.makeRoom(bytes))
     // Who opens the store goes by the index; the key file says it to people and other tools.
-    this.metadata.onRenew = (id) => {
+    this.metadata.own.onRenew = (id) => {
       this.journal.settle().then(() => setIncarnation(join(this.dir, 'keys'), id)).catch((e: Error) => { if (!this.journal.stopped) process.emitWarning(`the key file: ${e.message}`) })
     }
-    this.metadata.start()
+    this.metadata.start(replaced && (() => {
+      replaced()
+      this.journal.touched('derived')
+    }))
     this.#finishAnew()
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
@@ -386,7 +392,7 @@ export class Drive extends PathApi {
   /** What only the index of before had is done again. What fails stays for the next time. */
   #finishAnew(): void {
     const before = leftBefore(this.dir, this.db)
-    if (this.db.getMeta('anew') !== 1) return
+    if (this.db.getMeta('anew') !== 1 || this.metadata.isCatchingUp) return before?.close()
     try {
       if (before && this.keys.canWrite) rescue(before, this.metadata, this.keys, treeSealer(this.keys), this.device.publicKey)
     } catch (e) {

@@ -20,6 +20,7 @@ import { entryHash } from './log/entry.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
 import type { Op } from './log/ops.js'
+import type { Vector } from './log/vector.js'
 import type { Arrived, CausalEngine } from './order/causal/engine.js'
 import type { Posix } from './posix.js'
 import type { ChangeSet } from './tree/changes.js'
@@ -45,6 +46,10 @@ export interface InboxParts {
   isForked(inc: number): boolean
   /** Whether this device may write. */
   mayWrite(device: Buffer): boolean
+  /** Whether a log is taken that begins with an entry which had seen `context`. */
+  takes(inc: number, device: Buffer, context: Vector): boolean
+  /** A log that is taken names what it had of another. */
+  named(inc: number): void
   /** Logs of devices that were set aside. */
   asides: Pick<Asides, 'isEmpty' | 'cap' | 'raise' | 'isEnded'>
 }
@@ -119,6 +124,11 @@ export class Inbox {
         break
       }
       inc = log.find(header.incarnation)
+      if (seq === 0 && !this.#p.takes(inc, name.device, new Map(context))) {
+        then = 'later'
+        break
+      }
+      for (const [i] of context) if (log.head(i).seq === 0) this.#p.named(i)
       // What the writer had of a log before it knew that it ends, is taken.
       if (!asides.isEmpty && !asides.isEnded(inc)) for (const [i, s] of context) asides.raise(i, s)
       good.push({

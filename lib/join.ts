@@ -354,6 +354,7 @@ export class SnapshotIntake {
     const head = this.#meta!.head ?? readHead(signed, this.#keys.driveId)
     if (!head?.id.equals(this.#meta!.id) || !head.hash.equals(hash)) throw fail('EIO', 'a snapshot that no device of the drive has signed')
     SnapshotSink.check(this.#db)
+    this.#db.setMeta('from_keeper', this.#meta!.head ? 1 : 0)
     this.#db.sql.exec('COMMIT')
     this.#settle.resolve()
   }

@@ -14,17 +14,20 @@ import { fail } from './errors.js'
 import { certify } from './keys/certificate.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
-import { newIncarnation, type Device } from './keys/device.js'
+import type { Device } from './keys/device.js'
 import { Asides, type DeviceView } from './log/asides.js'
 import { decodeHeader } from './log/entry.js'
 import { Forks } from './log/forks.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
 import { Members } from './log/members.js'
-import { INO_HIGH, type ChunkRef, type Op } from './log/ops.js'
+import { Newcomers } from './log/newcomers.js'
+import type { ChunkRef } from './log/ops.js'
 import { PlacedTable } from './log/placed.js'
 import { Silence } from './log/silence.js'
+import type { Vector } from './log/vector.js'
 import { writeHead, type SnapshotLog } from './log/snapshot-head.js'
+import { OwnLog } from './own-log.js'
 import { ASIDE_AFTER_MS, ASIDE_UP_MS } from './limits.js'
 import type { CausalEngine, CausalHost } from './order/causal/engine.js'
 import { EntrySealer, SIGNATURE_BYTES, signEntry, verifyEntry } from './seal/entry.js'
@@ -34,7 +37,6 @@ import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { SnapshotSource } from './store/snapshot.js'
 import { Rows } from './tree/rows.js'
-import { COPY_INO } from './tree/merge.js'
 import { Tree, type TreeSealer } from './tree/tree.js'
 
 /** Ops in one entry of a shared drive: what another device applies in one go. */
@@ -73,12 +75,10 @@ export class Metadata {
   readonly forks: Forks
   readonly asides: Asides
   readonly silence: Silence
+  readonly newcomers: Newcomers
+  readonly own: OwnLog
   readonly #p: MetadataParts
   #settling: (() => void) | null = null
-  /** Taken back while part of our log is missing. */
-  #held: { ops: Op[]; first: number } | null = null
-  /** We go on as this incarnation: for the key file. */
-  onRenew: (incarnation: Buffer) => void = () => {}
 
   constructor(p: MetadataParts) {
     this.#p = p
@@ -96,6 +96,9 @@ export class Metadata {
     this.asides = new Asides(db, this.log, { applied: (inc) => this.engine.applied(inc), seen: (inc) => this.engine.seen(inc) })
     this.asides.load()
     this.silence = new Silence(db, p.clock, p.timers)
+    this.newcomers = new Newcomers({
+      db, canWrite: keys.canWrite, nowMs: () => p.timers.nowMs(), welcomes: (device) => this.asides.welcomes(device), final: () => this.engine.final(), stated: () => this.engine.stated(),
+    })
     this.tree = new Tree({ rows, sealer: p.sealer, incarnationId: (i) => this.log.incarnationId(i) })
     const journal = this.journal = new Journal({
       db, rows, log: this.log, sealer, clock: p.clock, timers: p.timers, drive: keys.driveId, incarnation: db.getMeta('incarnation') as number,
@@ -122,6 +125,11 @@ export class Metadata {
     journal.contextOf = () => this.engine.context()
     journal.onEntry = (entry) => this.engine.closed(entry)
     this.members = new Members(db, keys.driveId, () => journal.touched('derived'))
+    this.members.onNew = ({ device: key, role }) => { if (role === 'full' && !key.equals(device.publicKey)) this.newcomers.meet(key) }
+    this.own = new OwnLog({
+      db, canWrite: keys.canWrite, device: device.publicKey, deviceName: () => this.deviceName, timers: p.timers,
+      log: this.log, journal, engine: this.engine, tree: this.tree, newcomers: this.newcomers,
+    })
   }
 
   get db(): Database { return this.#p.db }
@@ -136,13 +144,14 @@ export class Metadata {
     return this.forks.has({ incarnation: this.log.incarnationId(inc), device: this.log.deviceOf(inc) })
   }
 
-  /** Once, when what a crash has left is put right: goes on as what the index says it is. */
-  start(): void {
-    if (!this.engine.revises) return
+  /**
+   * Once, when what a crash has left is put right: goes on as what the index says it is. `replaced`: the index may be older
+   * than what this device has written; called when it is not any more.
+   */
+  start(replaced?: () => void): void {
+    if (!this.engine.revises) return replaced?.()
     this.#becomeShared()
-    const { journal } = this
-    // Taken in from another device; our own log begins.
-    if (this.#p.keys.canWrite && this.log.head(journal.incarnation).seq === 0 && journal.nextOpCounter === 1) this.#introduce()
+    this.own.start(replaced)
   }
 
   /**
@@ -172,12 +181,6 @@ export class Metadata {
     this.#settling ??= timers.every(SETTLE_MS, () => this.#settle())
   }
 
-  /** The log of this incarnation begins. */
-  #introduce(): void {
-    this.engine.begin(this.journal.incarnation)
-    this.engine.submitNow({ type: 'author', name: Buffer.from(this.deviceName) })
-  }
-
   /** Says what we have where others wait to hear it, and drops what can not be taken back any more. */
   #settle(): void {
     const { journal, engine } = this
@@ -186,8 +189,11 @@ export class Metadata {
       if (this.silence.look()) journal.touched('derived')
       // What it says counts no more.
       if (this.isEnded) return
-      if (this.#p.keys.canWrite && !this.#held) this.#setAside()
-      if (this.#p.keys.canWrite && !this.#held && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - STATE_AFTER_MS)) journal.state()
+      if (this.#p.keys.canWrite && !this.own.isHeld) {
+        this.#setAside()
+        this.#endRefused()
+      }
+      if (this.#p.keys.canWrite && !this.own.isHeld && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - STATE_AFTER_MS)) journal.state()
       if (engine.settle(this.awaited()) === 0) return
       for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()
@@ -235,8 +241,11 @@ export class Metadata {
 
   /** For whom what is final waits: the incarnations of each device that may write, and is not away. */
   awaited(): number[][] {
-    const { asides } = this
-    return this.members.writers().filter((c) => !asides.isGone(c.device)).map((c) => this.#incarnationsOf(c.device).filter((inc) => !asides.isEnded(inc)))
+    const { asides, members } = this
+    const devices = members.writers().filter((c) => !asides.isGone(c.device)).map((c) => c.device)
+    // Of whom the certificate is still to come.
+    for (const device of asides.welcomed()) if (!members.get(device)) devices.push(device)
+    return devices.map((device) => this.#incarnationsOf(device).filter((inc) => !asides.isEnded(inc)))
   }
 
   /** Sets aside who was silent for so long that what it would hold up is as long. */
@@ -252,90 +261,51 @@ export class Metadata {
     this.journal.commit()
   }
 
+  /** Newcomers that have not seen what was called final without them: they begin anew. */
+  #endRefused(): void {
+    for (const device of this.newcomers.refused()) {
+      this.newcomers.forget(device)
+      this.#welcome(device)
+    }
+  }
+
   #end(device: Buffer, isBack: boolean, voters: Buffer[]): void {
     const logs = this.#incarnationsOf(device).map((inc) => ({ id: this.log.incarnationId(inc), seq: this.engine.applied(inc) }))
     this.engine.submitNow({ type: 'aside', device, isBack, round: this.asides.nextRound(device, isBack), logs, voters })
   }
 
   /**
-   * A device that has written here before asks for all metadata: it begins anew, and what it has said it has counts no
+   * A device asks for all metadata. If it has written here before it begins anew, and what it has said it has counts no
    * more. Before the snapshot is made. False: this device can not give one.
    */
   welcome(device: Buffer): boolean {
-    if (this.isEnded || this.#held) return false
+    if (this.isEnded || this.own.isHeld) return false
     if (!this.#p.keys.canWrite || this.members.get(device)?.role !== 'full') return true
-    const incs = this.#incarnationsOf(device)
-    const isNew = incs.length === 0 && !this.asides.isAway(device)
     // Somebody has said so before, and it has not begun yet.
-    const isKnown = this.asides.isAwaited(device) && incs.every((inc) => this.asides.isEnded(inc))
-    if (isNew || isKnown) return true
-    const voters = this.members.writers().filter((c) => !c.device.equals(device) && !this.asides.isAway(c.device))
-    this.#end(device, true, voters.map((c) => c.device))
-    this.journal.commit()
+    if (!this.asides.isAwaited(device) || !this.#incarnationsOf(device).every((inc) => this.asides.isEnded(inc))) this.#welcome(device)
     return true
   }
 
-  // --- a lost tail --------------------------------------------------------
-
-  /**
-   * Others hold entries of ours that are lost here (a disk that lied, a restored backup). An entry made now would have
-   * their number, and would not know what they said that we have seen: so there are none until `renew` or `resume`;
-   * what programs want waits meanwhile.
-   */
-  hold(): void {
-    if (this.#held) return
-    this.#held = this.journal.hold()
-    this.engine.hold()
-    if (this.#held.ops.some((op) => op.type === 'author')) this.tree.rows.removeAuthor(this.journal.incarnation)
+  /** Its logs end, if it has any; its next one is waited for, and taken. */
+  #welcome(device: Buffer): void {
+    const voters = this.members.writers().filter((c) => !c.device.equals(device) && !this.asides.isAway(c.device))
+    this.#end(device, true, voters.map((c) => c.device))
     this.journal.commit()
   }
 
-  /** It was not so: we go on as we were. */
-  resume(): void { this.#release(this.journal.incarnation) }
-
-  /** What was lost is here again, or can not be: we go on as a new incarnation. Gives its id. */
-  renew(): Buffer {
-    this.hold()
-    const { log } = this
-    const id = newIncarnation()
-    const inc = log.index(id, this.#p.device.publicKey)
-    this.#p.db.setMeta('incarnation', inc)
-    this.#release(inc)
-    this.onRenew(id)
-    return id
+  /** Whether a log is taken, of which nothing is here, and whose first entry had seen `context`. */
+  takes(inc: number, device: Buffer, context: Vector): boolean {
+    const isKnown = this.#incarnationsOf(device).some((i) => i !== inc && this.log.head(i).seq > 0 && !this.asides.isEnded(i))
+    return isKnown || device.equals(this.#p.device.publicKey) || this.newcomers.isTaken(inc, device, context)
   }
 
-  #release(inc: number): void {
-    const held = this.#held
-    if (!held) return
-    this.#held = null
-    const { journal, engine } = this
-    const old = journal.incarnation
-    journal.release(inc)
-    if (inc !== old) this.#introduce()
-    // What was numbered as the old incarnation's, as the new one's.
-    const inos = new Map<number, number>()
-    const versions = new Map<number, number>()
-    const ino = (n: number) => inos.get(n) ?? (versions.has(n - COPY_INO) ? versions.get(n - COPY_INO)! + COPY_INO : n)
-    const again = (op: Op): Op => {
-      if (op.type === 'create' && inc !== old && Math.floor(op.ino / INO_HIGH) === old) inos.set(op.ino, journal.newIno())
-      const now = renumber(op, ino)
-      // What came meanwhile is seen by now.
-      if (now.type === 'content') now.base = this.tree.get(now.ino)?.version ?? now.base
-      // Whoever waits for the op looks at it afterwards.
-      return Object.assign(op, now)
-    }
-    held.ops.forEach((op, i) => {
-      // The new one has introduced itself.
-      if (op.type === 'author' && inc !== old) return
-      versions.set(old * INO_HIGH + held.first + i, journal.newOpId())
-      const outcome = engine.submitNow(again(op))
-      if (outcome !== '') process.emitWarning(`after a lost tail: a ${op.type} can not be done again (${outcome})`)
-    })
-    engine.goOn(again)
-    journal.touched()
-    journal.commit()
-  }
+  // --- our own log: lib/own-log.ts ------------------------------------------
+
+  hold(): void { this.own.hold() }
+  resume(): void { this.own.resume() }
+  renew(): Buffer { return this.own.renew() }
+  get isCatchingUp(): boolean { return this.own.isCatchingUp }
+  caughtUp(): void { this.own.caughtUp() }
 
   /** The number of a chunk that an op names: known, or added. */
   chunkNumber(ref: ChunkRef): number {
@@ -394,9 +364,9 @@ export class Metadata {
   /** The logs as they are now. */
   #snapshotLogs(): SnapshotLog[] {
     const { log, engine } = this
-    return [...log.heads().keys()].flatMap((inc) => {
+    return [...new Set([...log.heads().keys(), ...this.asides.ended()])].flatMap((inc) => {
       const { seq, hash, first } = log.head(inc)
-      if (seq === 0) return []
+      if (seq === 0 && this.asides.limit(inc) !== 0) return []
       // What is not here any more was.
       const final = Math.max(engine.finalSeq(inc), first - 1)
       const [next] = final < seq ? log.stored(inc, final + 1, 1) : []
@@ -412,14 +382,5 @@ export class Metadata {
   stop(): void {
     this.#settling?.()
     this.#settling = null
-  }
-}
-
-function renumber(op: Op, ino: (n: number) => number): Op {
-  switch (op.type) {
-    case 'author': case 'aside': return op
-    case 'create': case 'link': case 'unlink': return { ...op, ino: ino(op.ino), parent: ino(op.parent) }
-    case 'rename': return { ...op, ino: ino(op.ino), parent: ino(op.parent), newParent: ino(op.newParent), over: ino(op.over) }
-    case 'content': case 'setattr': case 'xattr': return { ...op, ino: ino(op.ino) }
   }
 }

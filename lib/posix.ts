@@ -237,9 +237,8 @@ export class Posix {
   /** A handle or the kernel let go of an inode: without a name and unknown to all, it goes for good. */
   forget(ino: number): void {
     const { tree, files, journal, engine } = this.#p
-    const grave = tree.rows.orphan(ino)
     // One whose removal may yet be taken back stays until it may not.
-    if (!grave || !engine.isFinal(grave.op)) return
+    if (!engine.mayReap(ino)) return
     if ((files.find(ino)?.opens ?? 0) > 0) return
     for (const holds of this.holders) if (holds(ino)) return
     files.discard(ino)

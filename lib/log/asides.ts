@@ -9,8 +9,8 @@
  * and the op have named. Their entries are applied only when what they have seen
  * is: so whoever knows the limit has all entries up to it.
  *
- * `back` is written by whoever gives the device a snapshot: from then on its
- * next incarnation is waited for. A removal of later rounds takes that back.
+ * `back` is written by whoever gives a device a snapshot, a new one too: from then
+ * on its next incarnation is waited for. A removal of later rounds takes that back.
  */
 import type { Database } from '../store/database.js'
 import { Reader, Writer } from './codec.js'
@@ -141,6 +141,17 @@ export class Asides {
   isAwaited(device: Buffer): boolean {
     const { away, back } = this.#rounds(device)
     return back > 0 && back >= away
+  }
+
+  /** Entries by which others have welcomed a device. */
+  *welcomes(device: Buffer): Generator<{ by: number; bySeq: number }> {
+    for (const s of this.#all) if (s.op.isBack && s.op.device.equals(device)) yield s
+  }
+
+  /** Devices that are welcome, and were not set aside since. */
+  welcomed(): Buffer[] {
+    const devices = new Map(this.#all.filter((s) => s.op.isBack).map((s) => [s.op.device.toString('latin1'), s.op.device]))
+    return [...devices.values()].filter((device) => this.isAwaited(device))
   }
 
   /** Whether nobody waits for it any more: all whom it concerns have said what they have of it. */

@@ -8,6 +8,9 @@ export class Members {
   readonly #touched: () => void
   readonly #known = new Map<string, { certificate: Certificate; bytes: Buffer }>()
 
+  /** One became known; within the open transaction. */
+  onNew: (certificate: Certificate) => void = () => {}
+
   /** `touched`: the open transaction has changed. */
   constructor(db: Database, driveId: Buffer, touched: () => void) {
     this.#db = db
@@ -33,6 +36,7 @@ export class Members {
     if (!certificate || this.get(certificate.device)) return false
     this.#db.sql.prepare('INSERT OR REPLACE INTO device VALUES (?,?)').run(certificate.device, bytes)
     this.#known.set(certificate.device.toString('latin1'), { certificate, bytes: Buffer.from(bytes) })
+    this.onNew(certificate)
     this.#touched()
     return true
   }

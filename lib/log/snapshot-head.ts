@@ -20,7 +20,7 @@ export interface SnapshotLog {
   incarnation: Buffer
   /** 32 bytes: the public key that signs its entries. */
   device: Buffer
-  /** The last entry that the snapshot has in it, 1 or more, and its hash. */
+  /** The last entry that the snapshot has in it, and its hash. 0, and zeros, only for a log that was ended before its first. */
   seq: number
   hash: Buffer
   /** Up to here all devices have stated to have it (0: nothing): nobody needs these entries any more. Its hash; zeros for 0. */
@@ -87,7 +87,7 @@ export function readHead(bytes: Buffer, driveId: Buffer): VerifiedHead | undefin
     for (let n = r.count(MAX_SNAPSHOT_LOGS); n > 0; n--) {
       const log: SnapshotLog = { incarnation: r.fixed(16), device: r.fixed(32), seq: r.uint(), hash: r.fixed(32), final: r.uint(), finalHash: r.fixed(32), nextOp: r.uint(), isEnded: r.byte() === 1 }
       const name = log.incarnation.toString('latin1')
-      if (log.seq < 1 || log.final > log.seq || log.nextOp < 1 || names.has(name)) throw fail('EIO', 'a log of a snapshot that can not be')
+      if ((log.seq < 1 && !log.isEnded) || log.final > log.seq || log.nextOp < 1 || names.has(name)) throw fail('EIO', 'a log of a snapshot that can not be')
       names.add(name)
       head.logs.push(log)
     }

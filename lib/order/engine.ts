@@ -37,8 +37,8 @@ export interface OrderEngine {
    * then says the same to others.
    */
   introduce(apply: (id: number) => Outcome, ops: () => Iterable<Op>): Outcome | Promise<Outcome>
-  /** Whether the op keeps its place for good. */
-  isFinal(op: number): boolean
+  /** Whether nothing can come back of an inode without a name: neither its removal will be taken back, nor what was written to it since. */
+  mayReap(ino: number): boolean
   /** May be called twice. */
   close(): Promise<void>
 }

@@ -111,11 +111,6 @@ export class Intake {
     if (log.isIdle) this.#logs.delete(key)
   }
 
-  #isBehind(log: LogGaps): boolean {
-    for (const claim of log.claims.values()) if (log.taken(claim) > log.delivered) return true
-    return false
-  }
-
   /** Who can serve something of a log may be different now. */
   #claimsChanged(log: LogGaps, only?: Peer): void {
     for (const [peer, claim] of log.claims) {
@@ -307,7 +302,7 @@ export class Intake {
       if (log.got.length > 0 && !log.isUnderWay(log.delivered + 1) && !this.#isServed(log)) this.#gotBytes -= log.drop()
       if (log.claims.size === 0) continue
       this.compareAll(log)
-      if (this.#isBehind(log)) this.#claimsChanged(log)
+      if (log.isBehind) this.#claimsChanged(log)
     }
   }
 

@@ -68,6 +68,12 @@ export class LogGaps {
   /** Of what somebody holds, as far as it is taken. */
   taken(claim: Claim): number { return Math.min(claim.seq, this.commonSeq, this.endSeq) }
 
+  /** Somebody holds more of it, which would be taken. */
+  get isBehind(): boolean {
+    for (const claim of this.claims.values()) if (this.taken(claim) > this.delivered) return true
+    return false
+  }
+
   get isIdle(): boolean {
     return this.durable === 0 && this.delivered === 0 && this.claims.size === 0 && this.asked.length === 0 && this.got.length === 0 && !this.checking && !this.isForked
   }

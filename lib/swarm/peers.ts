@@ -524,6 +524,7 @@ export class Peers {
   #tick(): void {
     this.#endLogs()
     this.#lookWhetherAnew()
+    if (this.#drive.metadata.isCatchingUp && this.#sync.hasCaughtUp) this.#drive.metadata.caughtUp!()
     for (const { link } of this.#peers.values()) this.#drive.metadata.heard?.(link.peer)
     const { keepsEverything } = this.#drive
     if (keepsEverything !== this.#keepsEverything) this.chunks.statusChanged()
@@ -540,10 +541,21 @@ export class Peers {
     const { metadata: { asides }, log } = this.#drive
     for (const inc of asides?.ended() ?? []) {
       const end = asides!.cap(inc)
-      if (this.#ends.get(inc) === end || log.head(inc).seq === 0) continue
+      if (this.#ends.get(inc) === end) continue
+      const isFirst = !this.#ends.has(inc)
       this.#ends.set(inc, end)
+      if (log.head(inc).seq === 0) {
+        if (isFirst) this.#meetAnew(log.deviceOf(inc))
+        continue
+      }
       this.#do(this.#sync.end(this.#now(), { incarnation: log.incarnationId(inc), device: log.deviceOf(inc) }, end))
     }
+  }
+
+  /** A newcomer whose log is not taken: it may not take ours either, and learns of it by the handshake. */
+  #meetAnew(device: Buffer): void {
+    const link = this.#peers.get(device.toString('hex'))?.link
+    if (link) this.#drive.journal.settle().then(() => link.close('it begins anew'), () => { /* stopped; every caller learns from check() */ })
   }
 
   /** While somebody listens, changes are made known at once. */

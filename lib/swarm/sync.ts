@@ -249,6 +249,11 @@ export class LogSync {
     return { toPeer, fromPeer }
   }
 
+  /** Whether everything is here that peers have, as far as they said and it is taken; false while none has. */
+  get hasCaughtUp(): boolean {
+    return [...this.#peers.values()].some((state) => state.isKnown) && ![...this.#intake.all()].some((log) => (log.isBehind || log.checking) && log.retryAtMs <= this.#intake.nowMs)
+  }
+
   /** Connected peers that hold a log durably up to `seq`. */
   holders(name: LogName, seq: number): Peer[] {
     const claims = this.#intake.find(name)?.claims

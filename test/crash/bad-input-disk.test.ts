@@ -8,7 +8,7 @@ import { mkdirSync, readdirSync, readFileSync, statfsSync } from 'node:fs'
 import { mkdir, open, readdir, rm, truncate, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { clearedDir } from '../helpers/cleared.js'
-import { makeMount, type TestMount } from '../helpers/mount.js'
+import { isMounted, makeMount, type TestMount } from '../helpers/mount.js'
 import { errnoOf } from '../helpers/refused.js'
 import { must, run, sleep } from '../helpers/run.js'
 
@@ -32,7 +32,8 @@ async function small(t: Assert, disk: string): Promise<TestMount & { disk: strin
   let m: TestMount | undefined
   const scratch = clearedDir(t, async (made) => {
     await m?.close()
-    await run('umount', [join(made, 'disk')])
+    // Whoever was killed may still have files open for a moment.
+    for (let n = 0; n < 50 && (await run('umount', [join(made, 'disk')])).code !== 0 && isMounted(join(made, 'disk')); n++) await sleep(100)
   })
   const dir = join(scratch, 'disk')
   mkdirSync(dir)

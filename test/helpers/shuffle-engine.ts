@@ -44,7 +44,7 @@ export class ShuffleEngine implements OrderEngine {
     return outcome
   }
 
-  isFinal(): boolean { return false }
+  mayReap(): boolean { return false }
 
   /** Decides some of what waits, not in the order in which it came. */
   step(all = false): void {

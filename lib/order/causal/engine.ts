@@ -14,14 +14,14 @@
 import type { AsideOp, Op } from '../../log/ops.js'
 import { INO_HIGH } from '../../log/ops.js'
 import type { PlacedEntry, PlacedTable } from '../../log/placed.js'
-import { Reader, Writer } from '../../log/codec.js'
+import { decodeVector, encodeVector, type Vector } from '../../log/vector.js'
 import { ChangeSet } from '../../tree/changes.js'
 import type { Outcome, Tree } from '../../tree/tree.js'
 import { decodeUndo, encodeUndo, undo, UndoRecorder, type Stamp, type UndoRecord } from '../../tree/undo.js'
 import type { ChunkRef } from '../../log/ops.js'
 import type { OrderEngine } from '../engine.js'
 import { Footprints, inodesOf } from './footprints.js'
-import { compare, Timeline, type Vector } from './timeline.js'
+import { compare, Timeline } from './timeline.js'
 
 /** Of so many ops of the tail's entries everything is kept in memory, about a kilobyte each: what is taken back is mostly what was applied last. */
 const MAX_HELD_OPS = 16_384
@@ -157,11 +157,11 @@ export class CausalEngine implements OrderEngine {
     this.#batchOps = []
   }
 
-  /** Ends `hold`; `again` gives what an op is to be now, and is called for each in the order in which they came. */
-  goOn(again: (op: Op) => Op): void {
+  /** Ends `hold`; `submit` is called for each op in the order in which they came. */
+  goOn(submit: (op: Op) => Outcome): void {
     const waiting = this.#waiting ?? []
     this.#waiting = null
-    for (const { op, done } of waiting) done(this.submitNow(again(op)))
+    for (const { op, done } of waiting) done(submit(op))
   }
 
   /** This device begins a log of its own upon what it has taken in; nothing of it is known to others. */
@@ -332,6 +332,23 @@ export class CausalEngine implements OrderEngine {
   nextOp(inc: number): number {
     const e = this.timeline.find(inc, this.applied(inc))
     return e ? e.first + e.count : this.timeline.finalOps(inc)
+  }
+
+  /** Of each log, the last entry that is applied. */
+  has(): Vector { return new Map(this.#applied) }
+
+  /** Of each log, the last entry that keeps its place for good. */
+  final(): Vector {
+    const final: Vector = new Map()
+    for (const inc of this.#applied.keys()) final.set(inc, this.finalSeq(inc))
+    return final
+  }
+
+  /** What our own last entry says that is here, itself among it; empty before the first. */
+  stated(): Vector {
+    const { incarnation } = this.#host
+    const seq = this.applied(incarnation)
+    return seq > 0 ? new Map(this.#seen.get(incarnation)).set(incarnation, seq) : new Map()
   }
 
   /** What the last entry of an incarnation had seen. */
@@ -552,7 +569,7 @@ export class CausalEngine implements OrderEngine {
       for (const record of this.#recordsOf(e)) {
         for (const im of record) {
           if (im.t === 'extent' && im.old) chunks.ref(im.old.chunk, -1)
-          else if (im.t === 'orphan') graves.add(im.ino)
+          else if (im.t === 'orphan' || im.t === 'inode') graves.add(im.ino)
         }
       }
       placed.remove(e)
@@ -562,8 +579,7 @@ export class CausalEngine implements OrderEngine {
     for (const e of this.timeline.settle(n)) placed.setSeen(e.inc, this.timeline.finalOps(e.inc), encodeVector(this.#seen.get(e.inc)!))
     this.#host.setMeta('base_key', this.timeline.baseKey)
     for (const ino of graves) {
-      const grave = tree.rows.orphan(ino)
-      if (grave && this.isFinal(grave.op)) this.#host.gone(ino)
+      if (this.mayReap(ino)) this.#host.gone(ino)
     }
     return n
   }
@@ -600,24 +616,16 @@ export class CausalEngine implements OrderEngine {
     return op === 0 || op % INO_HIGH < this.timeline.finalOps(Math.floor(op / INO_HIGH))
   }
 
+  mayReap(ino: number): boolean {
+    const { tree } = this.#host
+    const grave = tree.rows.orphan(ino)
+    return grave !== undefined && this.isFinal(grave.op) && this.isFinal(tree.get(ino)?.version ?? 0)
+  }
+
   async close(): Promise<void> {}
 }
 
 /** A content op without the chunk numbers of this device, which may have changed since it was applied. */
 function unnumbered(op: Op): Op {
   return op.type === 'content' ? { ...op, chunks: op.chunks.map(({ id, h, len }) => ({ id, h, len })) } : op
-}
-
-function encodeVector(v: Vector): Buffer {
-  const w = new Writer(16 + v.size * 12)
-  w.uint(v.size)
-  for (const [inc, seq] of v) { w.uint(inc); w.uint(seq) }
-  return w.take()
-}
-
-function decodeVector(b: Buffer): Vector {
-  const r = new Reader(b)
-  const v: Vector = new Map()
-  for (let n = r.uint(); n > 0; n--) v.set(r.uint(), r.uint())
-  return v
 }

@@ -14,12 +14,10 @@
 import type { Place, PlacedEntry } from '../../log/placed.js'
 import type { View } from '../../tree/merge.js'
 import { INO_HIGH } from '../../log/ops.js'
+import type { Vector } from '../../log/vector.js'
 
 /** How far ahead of what it has seen a device's clock is believed. */
 export const MAX_AHEAD_MS = 86_400_000
-
-/** Incarnation (local index) to seq. */
-export type Vector = Map<number, number>
 
 export class Timeline {
   readonly tail: PlacedEntry[] = []

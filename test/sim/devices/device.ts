@@ -166,7 +166,8 @@ export class SimDevice {
     }
     const files = { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
     const inbox = new Inbox({
-      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, timers, isForked: (inc) => metadata.isForked(inc),
+      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, timers,
+      isForked: (inc) => metadata.isForked(inc), takes: (inc, device, context) => metadata.takes(inc, device, context), named: (inc) => metadata.newcomers.name(inc),
       mayWrite: (device) => members.get(device)?.role === 'full', asides: metadata.asides,
     })
     const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
@@ -199,8 +200,7 @@ export class SimDevice {
 
   #gone(ino: number): void {
     const { tree, engine, journal } = this.s.metadata
-    const grave = tree.rows.orphan(ino)
-    if (!grave || !engine.isFinal(grave.op)) return
+    if (!engine.mayReap(ino)) return
     tree.reap(ino)
     journal.touched('derived')
   }
