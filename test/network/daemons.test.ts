@@ -6,6 +6,7 @@ import { existsSync, promises as fs, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { ConflictSide, DeviceStatus, NetworkStatus, PeerStatus } from '../../lib/api.js'
 import { joinDrive, sameTree, TestDevice, twoDevices, until } from '../helpers/devices.js'
+import { cachedPages, knowsExpiry } from '../helpers/kernel.js'
 import { isMounted, processesOf } from '../helpers/mount.js'
 import { errnoOf } from '../helpers/refused.js'
 import { must } from '../helpers/run.js'
@@ -36,6 +37,7 @@ test('join by key and mount: files both ways, a folder moved, a file followed, w
   await fs.rename(a.path('photos/2026'), a.path('2026'))
   await fs.chmod(b.path('note.txt'), 0o600)
   await until('the move and the new file are on both', () => existsSync(b.path('2026/big')) && existsSync(a.path('photos/from b')))
+  if (knowsExpiry()) t.ok(await cachedPages(b.path('2026/big')) > 500, 'what was read is kept over the move')
   const tree = await sameTree(a, b)
   t.ok(tree.includes('2026/big f') && !tree.includes('photos/2026'))
 

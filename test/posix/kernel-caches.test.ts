@@ -2,16 +2,11 @@
 import test from 'brittle'
 import { spawn } from 'node:child_process'
 import { promises as fs } from 'node:fs'
-import { release } from 'node:os'
 import { join } from 'node:path'
+import { knowsExpiry } from '../helpers/kernel.js'
 import { ended, shell, withMemMount } from '../helpers/memmount.js'
 
 const sleep = (ms: number) => new Promise(resolve => setTimeout(resolve, ms))
-/** Of INVAL_ENTRY, since protocol 7.38; before, names are dropped. */
-const knowsExpiry = () => {
-  const [major, minor] = release().split('.').map(Number)
-  return major! > 6 || major === 6 && minor! >= 2
-}
 
 test('cached data, sizes, names, missing names and listings are believed until they are invalidated', async t => {
   const { dir, memfs, mount } = await withMemMount(t)
