@@ -247,10 +247,7 @@ export class Journal {
       this.#opaque = false
       this.#due = false
       this.#redoneOps = this.#redoneBytes = 0
-      this.#syncTimer ??= this.#timers.after(this.#isLive ? 0 : SYNC_AFTER_MS, () => {
-        this.#syncTimer = null
-        this.settle().catch(() => { /* stopped; every caller learns from check() */ })
-      })
+      this.#syncTimer ??= this.#isLive ? this.#soon(() => this.#settleLater()) : this.#timers.after(SYNC_AFTER_MS, () => this.#settleLater())
       this.onCommit(seq)
     } catch (e) {
       this.stop(e as Error)
@@ -345,6 +342,18 @@ export class Journal {
       this.stop(e)
       throw e
     })
+  }
+
+  #settleLater(): void {
+    this.#syncTimer = null
+    this.settle().catch(() => { /* stopped; every caller learns from check() */ })
+  }
+
+  /** With what waits on the loop done first; no timer is as soon. Gives what cancels it. */
+  #soon(run: () => void): () => void {
+    let isDue = true
+    this.#timers.soon(() => { if (isDue) run() })
+    return () => { isDue = false }
   }
 
   #syncWal(): Promise<void> {
