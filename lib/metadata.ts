@@ -210,7 +210,7 @@ export class Metadata {
   /** Why this device has to take all metadata anew; undefined: it need not. */
   get mustBeginAnew(): string | undefined {
     if (this.asides.isEmpty) return undefined
-    if (this.isEnded) return 'this device was away for so long that the others have set it aside'
+    if (this.isEnded) return 'the others go on without what this device has written, for it was away for too long, or joined while they were out of reach'
     for (const inc of this.asides.ended()) {
       if (this.engine.applied(inc) > (this.asides.limit(inc) ?? Infinity)) return 'this device has entries of one that the others have set aside without them'
     }

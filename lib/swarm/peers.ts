@@ -6,29 +6,29 @@
  *   Link ── decode ── LogSync ──── Inbox ── tree
  *                  ├─ Chunks ───── segments
  *                  └─ snapshots (to those who join, and to those who keep them)
+ *
+ * What others know of our own log, of forks, and of whether we have to begin anew
+ * is watched beside it (lost-tail.ts, fork-watch.ts, anew-watch.ts).
  */
 import type { PeerStatus } from '../api.js'
 import { isDfsError } from '../errors.js'
 import { encodeZ32 } from '../keys/zbase32.js'
 import { certify, type Certificate } from '../keys/certificate.js'
+import { AnewWatch } from './anew-watch.js'
 import { ChunkSwarm } from './chunk-swarm.js'
-import { isForkProof } from './fork.js'
+import { ForkWatch } from './fork-watch.js'
 import { readHello, writeHello, type Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
-import { MAX_ENTRIES, MAX_ENTRIES_BYTES, logKey, type Chunk, type Forked, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
+import { LostTail } from './lost-tail.js'
+import { MAX_ENTRIES, MAX_ENTRIES_BYTES, type Chunk, type HeldLog, type LogName, type Message, type Peer, type SignedEntry, type SyncMessage } from './messages.js'
 import type { Link } from './net/link.js'
 import { SnapshotKeeper } from './snapshot-keeper.js'
-import { SnapshotLinks } from './snapshot-links.js'
 import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode, isChunk } from './wire.js'
 
 /** The step machines are asked for what is due so often. */
 const TICK_MS = 200
-/** Entries of our own that others hold come back within this, or the word of them was false. */
-const TAKE_BACK_MS = 10_000
-/** After the false word of a peer without a certificate: twice as long each time, at most MAX_CUT_OFF_MS. */
-const GUESTS_SILENCED_MS = 60_000
 /** Entries of our own that are pushed at a time. */
 const MAX_PUSHED = 64
 /** Who lied is not let in for so long, twice as long the next time, at most this long. */
@@ -36,8 +36,6 @@ const FIRST_CUT_OFF_MS = 2000
 const MAX_CUT_OFF_MS = 3_600_000
 /** So many of them are remembered. */
 const MAX_LIARS = 1024
-/** Nobody gives what comes next of a log for so long: it is nowhere. */
-const STUCK_MS = 10_000
 const NO_MESSAGE = 'it sent a message that no dfs writes'
 const FALSE_CERTIFICATE = 'it sent a certificate that the drive has not signed'
 
@@ -58,20 +56,11 @@ export class Peers {
   /** As the others were told. */
   #keepsEverything: boolean | undefined
   #isClosed = false
-  /** Of our own log entries up to `seq` are on their way back. */
-  #lost: { seq: number; stop: () => void } | null = null
-  /** Peers whose word that they hold more of our log did not come true. */
-  readonly #mistaken = new Set<Peer>()
-  /** The same of those without a certificate, who can come as another each time: none of them is believed until then. */
-  readonly #guests = { mistakes: 0, believedFromMs: 0 }
+  readonly #lost: LostTail
+  readonly #anew: AnewWatch
+  readonly #forks: ForkWatch
   /** As the sync was told: the logs that were ended, and where. */
   readonly #ends = new Map<number, number>()
-  /** Logs of which nobody who is believed has the next entry: with the last that is here, and since when. */
-  #stuck = new Map<string, { seq: number; sinceMs: number }>()
-  /** By the word of others: then only theirs is taken. */
-  #isEnded = false
-  /** While a snapshot is taken. */
-  #taking: SnapshotLinks | null = null
   /** What a person should know: a lying peer, a fork. */
   onNotice: (text: string) => void = () => {}
 
@@ -112,6 +101,17 @@ export class Peers {
     this.#keeper = drive.kept && new SnapshotKeeper({
       holder: drive.kept, timers: drive.timers, keys: drive.keys, send: (peer, m, priority) => this.#send(peer, m, priority),
     })
+    const notice = (text: string) => this.onNotice(text)
+    this.#lost = new LostTail({
+      drive, notice, isGuest: (peer) => !this.#peers.get(peer)?.certificate, isOwn: (name) => this.#find(name) === journal.incarnation,
+      isStuck: () => this.#stuck().some((s) => this.#find(s.log) === journal.incarnation),
+      onRenew: (incarnation) => this.#sync.setOwn({ incarnation, device: device.publicKey }),
+    })
+    this.#anew = new AnewWatch({ drive, notice, peers: this.#peers, stuck: () => this.#stuck() })
+    this.#forks = new ForkWatch({
+      drive, notice, find: (name) => this.#find(name), ours: () => this.#lost.renew(), lied: (peer, name, why) => this.#do(this.#sync.lied(this.#now(), peer, name, why)),
+      proven: (proof) => { if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof)) },
+    })
     this.#endLogs()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
@@ -144,7 +144,7 @@ export class Peers {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#stopTicking()
-    this.#lost?.stop()
+    this.#lost.close()
     this.#drive.journal.onDurable = () => {}
     this.#drive.inbox.onApplied = () => {}
     if (this.#drive.inbox.onNamed) this.#drive.inbox.onNamed = () => {}
@@ -187,18 +187,17 @@ export class Peers {
   }
 
   #mayGive(peer: Peer): void {
-    const { certificate, hello, link } = this.#peers.get(peer)!
+    const { certificate, hello } = this.#peers.get(peer)!
     if (certificate?.role === 'full') this.#keeper?.up(peer, 'full')
     else if (hello.kind === 'storage') this.#keeper?.up(peer, 'storage')
-    // What was kept from before does not say that this device begins anew.
-    if (this.#mayGiveUs(peer)) this.#taking?.up(link)
+    this.#anew.up(peer)
   }
 
   #down(peer: Peer, reason = 'closed'): void {
     const link = this.#peers.get(peer)?.link
     this.#peers.delete(peer)
     this.#keeper?.down(peer)
-    if (link) this.#taking?.down(link, reason)
+    if (link) this.#anew.down(link, reason)
     this.#do(this.#sync.peerDown(this.#now(), peer))
     this.#snapshots.down(peer)
     this.chunks.peerDown(peer)
@@ -233,13 +232,13 @@ export class Peers {
         return
       case 'wantSnapshot': case 'snapshotCredit': case 'snapshotCancel':
         // What is given up is not given.
-        if (m.type === 'wantSnapshot' && this.#taking) return this.#send(peer, { type: 'snapshotRefused', reason: 'none' }, 'bulk')
+        if (m.type === 'wantSnapshot' && this.#anew.taking) return this.#send(peer, { type: 'snapshotRefused', reason: 'none' }, 'bulk')
         this.#snapshots.message(peer, m, this.#peers.get(peer)!.hello.kind)
         return
       case 'wantChunks': case 'hurryChunks': case 'chunk': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': case 'status':
         return this.chunks.message(peer, m)
       case 'snapshotBegin': case 'snapshotPiece': case 'snapshotEnd': case 'snapshotRefused':
-        if (this.#taking) return this.#taking.message(link, bytes)
+        if (this.#anew.taking) return this.#anew.taking.message(link, bytes)
         // Elsewhere nobody asked for it.
         this.#keeper?.message(peer, m)
         return
@@ -256,9 +255,9 @@ export class Peers {
         case 'deliver': void this.#deliver(e.peer, e.log, e.from, e.entries); break
         case 'certificates': this.#certificates(e.certificates, e.peer); break
         case 'lying': this.#lying(e.peer, e.why); break
-        case 'suspect': this.#suspect(e.peer, e.log, e.seq, e.headers); break
-        case 'ownAhead': if (this.#drive.metadata.renew) this.#ownAhead(e.peer, e.seq); break
-        // Of a device that can read, #lookWhetherAnew sees to it.
+        case 'suspect': this.#forks.suspected(e.peer, e.log, e.seq, e.headers); break
+        case 'ownAhead': if (this.#drive.metadata.renew) this.#lost.ahead(e.peer, e.seq); break
+        // Of a device that can read, AnewWatch sees to it.
         case 'needSnapshot': this.#keeper?.lacking(e.peer); break
         case 'receipt': break
       }
@@ -266,133 +265,20 @@ export class Peers {
   }
 
   async #deliver(peer: Peer, log: LogName, from: number, entries: SignedEntry[]): Promise<void> {
-    const { journal, device } = this.#drive
-    // Ours, and not known to be lost: whoever said so was not believed, but here they are.
-    const isOurs = this.#find(log) === journal.incarnation && this.#drive.log.isSignedBy(entries.at(-1)!.signed, device.publicKey)
-    if (isOurs && !this.#lost && from + entries.length - 1 > this.#drive.log.head(journal.incarnation).seq) this.#takeBack(from + entries.length - 1, peer)
+    this.#lost.coming(peer, log, from, entries)
     const verdict = await this.#drive.inbox.deliver(log, from, entries)
     if (this.#isClosed) return
-    this.#tookBack(log)
+    this.#lost.came(log)
     if (verdict.accepted >= from) this.#drive.metadata.heard?.(log.device)
     this.#do(this.#sync.verdict(this.#now(), log, verdict))
-    if (verdict.then === 'forked') this.#forked(log, verdict.accepted, entries[verdict.accepted - from + 1]!.signed)
+    if (verdict.then === 'forked') this.#forks.came(log, verdict.accepted, entries[verdict.accepted - from + 1]!.signed)
     // Whoever waits for our receipt need not wait for the next change here.
     if (verdict.accepted >= from && !this.#drive.journal.stopped) this.#drive.journal.settle().catch(() => { /* stopped; every caller learns from check() */ })
   }
 
-  // --- a lost tail --------------------------------------------------------
-
-  #ownAhead(peer: Peer, seq: number): void {
-    const lost = this.#lost
-    if (lost) {
-      if (!this.#isMistaken(peer)) lost.seq = Math.max(lost.seq, seq)
-      return
-    }
-    if (!this.#isMistaken(peer)) this.#takeBack(seq, peer)
-  }
-
-  #isMistaken(peer: Peer): boolean {
-    return this.#mistaken.has(peer) || (!this.#peers.get(peer)?.certificate && this.#now() < this.#guests.believedFromMs)
-  }
-
-  /** Nothing is written until our entries up to `seq` are here, of which `peer` has said that it holds them. */
-  #takeBack(seq: number, peer: Peer): void {
-    const { metadata, timers, log, journal } = this.#drive
-    this.onNotice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
-    metadata.hold?.()
-    const before = log.head(journal.incarnation).seq
-    const isGuest = !this.#peers.get(peer)?.certificate
-    const end = () => {
-      // Nobody has them any more: this device begins anew, and makes no entries before.
-      if (this.#sync.stuck((p) => this.#isBelieved(p)).some((s) => this.#find(s.log) === journal.incarnation)) {
-        this.#lost!.stop = timers.after(TAKE_BACK_MS, end)
-        return
-      }
-      this.#mistaken.add(peer)
-      // Some came: their numbers are taken.
-      if (log.head(journal.incarnation).seq > before) return this.#renew()
-      this.#lost = null
-      if (isGuest) this.#guests.believedFromMs = this.#now() + Math.min(MAX_CUT_OFF_MS, GUESTS_SILENCED_MS * 2 ** this.#guests.mistakes++)
-      this.onNotice('the lost entries did not come: going on without them')
-      metadata.resume?.()
-    }
-    this.#lost = { seq, stop: timers.after(TAKE_BACK_MS, end) }
-  }
-
-  /** Entries of a log came; of our own: perhaps all that were lost. */
-  #tookBack(log: LogName): void {
-    const { journal } = this.#drive
-    const lost = this.#lost
-    if (!lost || this.#find(log) !== journal.incarnation || this.#drive.log.head(journal.incarnation).seq < lost.seq) return
-    this.#renew()
-  }
-
-  #renew(): void {
-    this.#lost?.stop()
-    this.#lost = null
-    const { device, metadata } = this.#drive
-    const incarnation = metadata.renew?.()
-    if (!incarnation) return
-    this.#sync.setOwn({ incarnation, device: device.publicKey })
-    this.onNotice('this device goes on as a new incarnation')
-  }
-
-  // --- beginning anew -------------------------------------------------------
-
-  /** Whether this device has to take all metadata anew: what it lacks is nowhere any more, or others have ended its log. */
-  #lookWhetherAnew(): void {
-    if (this.#taking || this.#isClosed) return
-    const why = this.#whyAnew()
-    if (why === undefined) return
-    this.onNotice(`${why}: it takes their metadata, and does again what only it had`)
-    this.#taking = new SnapshotLinks()
-    // Those who are on this side have to begin anew themselves.
-    this.#isEnded = [...this.#peers.keys()].some((peer) => this.#hasEndedUs(peer))
-    for (const [peer, { link }] of this.#peers) if (this.#mayGiveUs(peer)) this.#taking.up(link)
-    this.#drive.beginAnew!(this.#taking, (text) => this.onNotice(text))
-  }
-
   /** What a peer says of its logs is not signed: only who may write is believed. */
-  #isBelieved(peer: Peer): boolean { return this.#peers.get(peer)?.certificate?.role === 'full' }
-
-  /** Whose metadata is taken in place of ours. */
-  #mayGiveUs(peer: Peer): boolean {
-    return this.#isEnded ? this.#hasEndedUs(peer) : this.#peers.get(peer)!.certificate?.role === 'full'
-  }
-
-  /** Whether a device that may write has ended the log of this one, and is not to begin anew itself: of two sides that have set each other aside, the one of fewer does. */
-  #hasEndedUs(peer: Peer): boolean {
-    const { log, journal, metadata } = this.#drive
-    const { link, hello: { view }, certificate } = this.#peers.get(peer)!
-    const id = log.incarnationId(journal.incarnation)
-    if (certificate?.role !== 'full' || !view?.ended.some((e) => e.equals(id))) return false
-    const own = metadata.view
-    if (!own || !metadata.hasEnded?.(link.peer)) return true
-    return view.writers > own.writers || (view.writers === own.writers && Buffer.compare(view.first, own.first) < 0)
-  }
-
-  #whyAnew(): string | undefined {
-    const { metadata, members } = this.#drive
-    if (!this.#drive.beginAnew || !metadata.asides) return undefined
-    const stuck = this.#sync.stuck((peer) => this.#isBelieved(peer))
-    const since = new Map<string, { seq: number; sinceMs: number }>()
-    let due: LogName | undefined
-    for (const { log, seq } of stuck) {
-      const before = this.#stuck.get(logKey(log))
-      since.set(logKey(log), before?.seq === seq ? before : { seq, sinceMs: this.#now() })
-      if (before?.seq === seq && this.#now() - before.sinceMs >= STUCK_MS) due = log
-    }
-    this.#stuck = since
-    const must = metadata.mustBeginAnew
-    if (must !== undefined) return must
-    if (!this.#drive.mayBeginAnew) return undefined
-    if (due) return `this device was away for so long that the others have dropped what it lacks (of ${members.get(due.device)?.name ?? 'a device'})`
-    for (const [peer, { link, certificate }] of this.#peers) {
-      if (!this.#hasEndedUs(peer)) continue
-      // The entry that says so would come, but what is before it may be nowhere any more.
-      return metadata.hasEnded?.(link.peer) ? `this device and ${certificate!.name} were apart for so long that each has set the other aside` : `this device was away for so long that ${certificate!.name} has set it aside`
-    }
-    return undefined
+  #stuck(): { log: LogName; seq: number }[] {
+    return this.#sync.stuck((peer) => this.#peers.get(peer)?.certificate?.role === 'full')
   }
 
   #certificates(certificates: Buffer[], from: Peer): void {
@@ -408,55 +294,6 @@ export class Peers {
       this.#mayGive(peer)
     }
     this.#do(this.#sync.certified(this.#now(), fresh, from))
-  }
-
-  /** An entry came that does not go with those that are here. Who gave it may be honest: it passes on what it has. */
-  #forked(log: LogName, accepted: number, signed: Buffer): void {
-    const { log: held, metadata } = this.#drive
-    if (metadata.forks.has(log)) return
-    const inc = this.#find(log)
-    const isSigned = (header: Buffer, device: Buffer) => held.isSignedBy(header, device)
-    const ours = inc < 0 ? [] : [accepted, accepted + 1].flatMap((seq) => held.stored(inc, seq, 1).slice(0, 1))
-    const one = ours.find((o) => isForkProof(log, o.signed, signed, isSigned))?.signed
-    // Without proof (the entry is here no more) others are not told.
-    if (one) this.#proven(log, { type: 'forked', ...log, one, other: signed }, accepted + 1)
-    else this.#tellFork(log, accepted + 1)
-  }
-
-  #tellFork(log: LogName, seq: number): void {
-    const name = this.#drive.members.get(log.device)?.name
-    this.onNotice(`the device ${name === undefined ? '' : `${name}, `}${encodeZ32(log.device)} has written two histories (entry ${seq}): nothing more of it is taken`)
-  }
-
-  #suspect(peer: Peer, log: LogName, seq: number, headers: Buffer[]): void {
-    const drive = this.#drive
-    // Of whom may not write nothing is taken anyway, and nothing kept.
-    if (drive.metadata.forks.has(log) || !drive.members.get(log.device)) return
-    const inc = this.#find(log)
-    const ours = inc < 0 ? undefined : drive.log.stored(inc, seq, 1)[0]?.signed
-    const two = headers.length > 1 ? headers : ours ? [ours, headers[0]!] : []
-    const isSigned = (signed: Buffer, device: Buffer) => drive.log.isSignedBy(signed, device)
-    const pair = [two, two.slice().reverse()].find(([one, other]) => one && other && isForkProof(log, one, other, isSigned))
-    if (!pair) {
-      this.#do(this.#sync.lied(this.#now(), peer, log, 'it accused a device of a fork and proved none'))
-      return
-    }
-    this.#proven(log, { type: 'forked', ...log, one: pair[0]!, other: pair[1]! }, seq)
-  }
-
-  #proven(log: LogName, proof: Forked, seq: number): void {
-    const drive = this.#drive
-    this.#tellFork(log, seq)
-    // Others may have taken something of it and name it, though nothing of it comes here.
-    const inc = drive.log.index(log.incarnation, log.device)
-    // It outlives this session; and what is told to others is durable here.
-    drive.metadata.forks.add(proof)
-    drive.journal.touched()
-    drive.journal.settle().then(() => {
-      if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof))
-    }, () => { /* stopped; every caller learns from check() */ })
-    // Of our own, from before something was restored: what was written since is another's log from here on.
-    if (inc === drive.journal.incarnation) this.#renew()
   }
 
   #lying(peer: Peer, why: string): void {
@@ -523,7 +360,7 @@ export class Peers {
 
   #tick(): void {
     this.#endLogs()
-    this.#lookWhetherAnew()
+    this.#anew.tick()
     if (this.#drive.metadata.isCatchingUp && this.#sync.hasCaughtUp) this.#drive.metadata.caughtUp!()
     for (const { link } of this.#peers.values()) this.#drive.metadata.heard?.(link.peer)
     const { keepsEverything } = this.#drive
