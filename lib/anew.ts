@@ -13,16 +13,20 @@
  */
 import { closeSync, copyFileSync, existsSync, fsyncSync, linkSync, openSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Timers } from './clock.js'
+import type { Clock, Timers } from './clock.js'
 import { fail } from './errors.js'
 import { certify } from './keys/certificate.js'
 import type { DriveKeys } from './keys/derive.js'
 import { newIncarnation, type Device } from './keys/device.js'
+import { setIncarnation } from './keys/keyfile.js'
 import { SnapshotIntake, becomeMember, type Linked } from './join.js'
 import { Reader } from './log/codec.js'
 import { decodeAside, INO_HIGH } from './log/ops.js'
+import type { Metadata } from './metadata.js'
+import { rescue } from './rescue.js'
 import { ChunkTable } from './store/chunks.js'
 import { Database } from './store/database.js'
+import type { TreeSealer } from './tree/tree.js'
 
 const TAKEN = 'anew.db'
 const BEFORE = 'before.db'
@@ -125,19 +129,108 @@ export function mayBeginAnew(db: Database, nowMs: number): boolean {
   return times === 0 || Math.abs(nowMs - (db.getMeta('anew_at') as number)) >= Math.min(MAX_WAIT_MS, WAIT_MS * 2 ** (times - 1))
 }
 
-// --- on a disk ----------------------------------------------------------------
+// --- of a drive on a disk -----------------------------------------------------
+
+export interface TakingParts {
+  dir: string
+  keys: DriveKeys
+  device: Device
+  clock: Pick<Clock, 'nowMs'>
+  timers: Timers
+  links: Linked
+  /** The incarnation that ends. */
+  incarnation: Buffer
+  onNotice: (text: string) => void
+  /** All of it is here: close the drive, and open it again. */
+  onReady: () => void
+}
+
+/** The metadata of others is taken in while the drive goes on, and takes the place of its own when it is closed. */
+export class TakingAnew {
+  readonly #p: TakingParts
+  readonly #taken: Database
+  readonly #abort = new AbortController()
+  readonly #over: Promise<void>
+  #isReady = false
+
+  /** Undefined, and told, when there is no room for it. */
+  static begin(parts: TakingParts): TakingAnew | undefined {
+    try {
+      return new TakingAnew(parts, createTaken(parts.dir))
+    } catch (e) {
+      parts.onNotice(`the metadata of others can not be taken in: ${(e as Error).message}`)
+      return undefined
+    }
+  }
+
+  private constructor(parts: TakingParts, taken: Database) {
+    this.#p = parts
+    this.#taken = taken
+    const { links, keys, incarnation, timers, onNotice, onReady } = parts
+    this.#over = takeAnew({ taken, links, keys, incarnation, timers, signal: this.#abort.signal, onNotice }).then(() => {
+      this.#isReady = true
+      onReady()
+    }, (e: Error) => { if (!this.#abort.signal.aborted) onNotice(`the metadata of others can not be taken in: ${e.message}`) })
+  }
+
+  get isReady(): boolean { return this.#isReady }
+
+  /** Takes no more. */
+  async end(): Promise<void> {
+    this.#abort.abort()
+    await this.#over
+  }
+
+  /** The store is closed but for its lock, and `isSound`: what was taken in is its index from now on. */
+  async close(isSound: boolean): Promise<void> {
+    const { dir, keys, device, clock } = this.#p
+    this.#taken.close()
+    if (!isSound) return
+    if (!this.#isReady) return dropTaken(dir)
+    const old = Database.open(join(dir, 'index.db'))
+    const taken = Database.open(join(dir, TAKEN))
+    let incarnation: Buffer
+    try {
+      incarnation = await adopt(old, taken, keys, device, clock.nowMs())
+    } finally {
+      old.close()
+      taken.close()
+    }
+    exchangeIndex(dir)
+    await setIncarnation(join(dir, 'keys'), incarnation)
+  }
+}
+
+/** When a drive is opened: what only the index of before had is done again. What fails stays for the next time. */
+export function finishAnew(p: { dir: string; db: Database; metadata: Metadata; keys: DriveKeys; device: Pick<Device, 'publicKey'>; sealer: TreeSealer }): void {
+  const { dir, db, metadata, keys } = p
+  const { journal } = metadata
+  const before = leftBefore(dir, db)
+  if (db.getMeta('anew') !== 1 || metadata.isCatchingUp) return before?.close()
+  try {
+    if (before && keys.canWrite) rescue(before, metadata, keys, p.sealer, p.device.publicKey)
+  } catch (e) {
+    process.emitWarning(`what this device had written alone is still in ${join(dir, BEFORE)}: ${(e as Error).message}`)
+    return
+  } finally {
+    before?.close()
+  }
+  db.setMeta('anew', 0)
+  journal.touched()
+  journal.settle().then(() => removeIndex(join(dir, BEFORE)), () => { /* stopped; every caller learns from check() */ })
+}
 
 /** An empty second index in a store. */
-export function createTaken(dir: string): Database {
+function createTaken(dir: string): Database {
   removeIndex(join(dir, TAKEN))
   return Database.create(join(dir, TAKEN))
 }
 
 /** It is not wanted any more. */
-export function dropTaken(dir: string): void { removeIndex(join(dir, TAKEN)) }
+function dropTaken(dir: string): void { removeIndex(join(dir, TAKEN)) }
 
 /** With the store closed: what `adopt` has made is its index from here on. */
-export function exchangeIndex(dir: string): void {
+function exchangeIndex(dir: string): void {
   const [index, taken, before] = ['index.db', TAKEN, BEFORE].map((name) => join(dir, name)) as [string, string, string]
   for (const path of [index, taken]) {
     Database.settle(path)
@@ -156,7 +249,7 @@ export function exchangeIndex(dir: string): void {
 }
 
 /** When a store is opened: what is left of an attempt that did not come to its end. Gives the index of before, if what only it had is still to be done. */
-export function leftBefore(dir: string, db: Database): Database | undefined {
+function leftBefore(dir: string, db: Database): Database | undefined {
   dropTaken(dir)
   const path = join(dir, BEFORE)
   if (!existsSync(path)) return undefined
@@ -164,9 +257,6 @@ export function leftBefore(dir: string, db: Database): Database | undefined {
   removeIndex(path)
   return undefined
 }
-
-/** What it had is elsewhere, durable. */
-export function dropBefore(dir: string): void { removeIndex(join(dir, BEFORE)) }
 
 function removeIndex(path: string): void {
   for (const suffix of ['', '-wal', '-shm']) rmSync(path + suffix, { force: true })

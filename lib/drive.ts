@@ -17,7 +17,7 @@ import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Conflict, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
-import { adopt, createTaken, dropBefore, dropTaken, exchangeIndex, leftBefore, mayBeginAnew, takeAnew } from './anew.js'
+import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
 import { Cache } from './cache.js'
 import { listConflicts, resolveConflict } from './conflicts.js'
 import { listDevices } from './devices.js'
@@ -42,7 +42,6 @@ import { CausalEngine, type CausalHost } from './order/causal/engine.js'
 import type { Members } from './log/members.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
-import { rescue } from './rescue.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
 import { NameSealer } from './seal/name.js'
@@ -155,7 +154,7 @@ export class Drive extends PathApi {
   readonly #lock: StoreLock
   readonly #options: OpenOptions
   /** The second index, while it is filled, and when it is to take the place of the first (anew.ts). */
-  #anew: { state: 'taking' | 'ready'; taken: Database; abort: AbortController; over: Promise<void> } | null = null
+  #anew: TakingAnew | undefined
   /** Called once when the drive has all metadata anew: it goes on with it when it was closed and opened again. */
   onAnew: () => void = () => {}
   #closing: Promise<void> | null = null
@@ -324,7 +323,7 @@ export class Drive extends PathApi {
       replaced()
       this.journal.touched('derived')
     }))
-    this.#finishAnew()
+    finishAnew({ dir: p.dir, db: p.db, metadata: this.metadata, keys, device: this.device, sealer: treeSealer(keys) })
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
@@ -354,56 +353,10 @@ export class Drive extends PathApi {
   /** Takes all metadata anew from one of `links`, while this drive goes on; then calls `onAnew`. */
   beginAnew(links: Linked, onNotice: (text: string) => void): void {
     if (this.#anew || this.#closing) return
-    let taken: Database
-    try {
-      taken = createTaken(this.dir)
-    } catch (e) {
-      onNotice(`the metadata of others can not be taken in: ${(e as Error).message}`)
-      return
-    }
-    const abort = new AbortController()
-    const { log, journal } = this
-    const taking = takeAnew({ taken, links, keys: this.keys, incarnation: log.incarnationId(journal.incarnation), timers: this.timers, signal: abort.signal, onNotice })
-    const anew = this.#anew = {
-      state: 'taking' as 'taking' | 'ready', taken, abort,
-      over: taking.then(() => {
-        anew.state = 'ready'
-        if (!this.#closing) this.onAnew()
-      }, (e: Error) => { if (!abort.signal.aborted) onNotice(`the metadata of others can not be taken in: ${e.message}`) }),
-    }
-  }
-
-  /** The store is closed but for its lock: what was taken in is its index from now on. */
-  async #exchange(): Promise<void> {
-    if (this.#anew?.state !== 'ready') return dropTaken(this.dir)
-    const old = Database.open(join(this.dir, 'index.db'))
-    const taken = Database.open(this.#anew.taken.path)
-    let incarnation: Buffer
-    try {
-      incarnation = await adopt(old, taken, this.keys, this.device, this.clock.nowMs())
-    } finally {
-      old.close()
-      taken.close()
-    }
-    exchangeIndex(this.dir)
-    await setIncarnation(join(this.dir, 'keys'), incarnation)
-  }
-
-  /** What only the index of before had is done again. What fails stays for the next time. */
-  #finishAnew(): void {
-    const before = leftBefore(this.dir, this.db)
-    if (this.db.getMeta('anew') !== 1 || this.metadata.isCatchingUp) return before?.close()
-    try {
-      if (before && this.keys.canWrite) rescue(before, this.metadata, this.keys, treeSealer(this.keys), this.device.publicKey)
-    } catch (e) {
-      process.emitWarning(`what this device had written alone is still in ${join(this.dir, 'before.db')}: ${(e as Error).message}`)
-      return
-    } finally {
-      before?.close()
-    }
-    this.db.setMeta('anew', 0)
-    this.journal.touched()
-    this.journal.settle().then(() => dropBefore(this.dir), () => { /* stopped; every caller learns from check() */ })
+    const { dir, keys, device, clock, timers } = this
+    this.#anew = TakingAnew.begin({
+      dir, keys, device, clock, timers, links, onNotice, incarnation: this.log.incarnationId(this.journal.incarnation), onReady: () => { if (!this.#closing) this.onAnew() },
+    })
   }
 
   /** An op of our own that the index has lost. */
@@ -531,10 +484,10 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
-    this.#anew?.abort.abort()
-    await this.#anew?.over
+    if (!this.journal.stopped) await step(() => this.metadata.own.end(this.files.dirtyBytes > 0))
+    await this.#anew?.end()
     // It must not be numbered as what others have already.
-    if (this.#anew?.state === 'ready' && this.journal.isHeld && !this.journal.stopped) await step(() => this.metadata.renew())
+    if (this.#anew?.isReady && this.journal.isHeld && !this.journal.stopped) await step(() => this.metadata.renew())
     // While others can still be told of it.
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
@@ -552,10 +505,7 @@ export class Drive extends PathApi {
     await step(() => this.store.close())
     await step(() => this.db.close())
     this.space.close()
-    if (this.#anew) {
-      this.#anew.taken.close()
-      if (!error) await step(() => this.#exchange())
-    }
+    await step(() => this.#anew?.close(error === undefined))
     this.#lock.release()
     if (error) throw error
   }

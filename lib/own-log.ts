@@ -89,6 +89,16 @@ export class OwnLog {
     if (this.#catchingUp && !this.#p.journal.stopped) this.resume()
   }
 
+  /** Before the last sync of a session. With nothing waiting, the next session waits again. `isDirty`: more is to come. */
+  end(isDirty: boolean): void {
+    if (!this.#catchingUp) return
+    const { journal, engine } = this.#p
+    if (isDirty || engine.waiting > 0 || this.#held!.ops.length > 0) return this.caughtUp()
+    this.#catchingUp = this.#held = null
+    engine.goOn(() => '')
+    journal.release(journal.incarnation)
+  }
+
   #endCatchUp(): void {
     this.#catchingUp?.onEnd?.()
     this.#catchingUp = null

@@ -175,6 +175,9 @@ export class CausalEngine implements OrderEngine {
   /** What is submitted waits. */
   get isHeld(): boolean { return this.#waiting !== null }
 
+  /** So many ops do. */
+  get waiting(): number { return this.#waiting?.length ?? 0 }
+
   /** At once, unless held: then when that is over. */
   submit(op: Op): Outcome | Promise<Outcome> {
     if (this.#waiting) return new Promise((done) => this.#waiting!.push({ op, done }))
