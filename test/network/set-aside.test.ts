@@ -5,6 +5,8 @@ import { existsSync, promises as fs } from 'node:fs'
 import { join } from 'node:path'
 import type { DeviceStatus } from '../../lib/api.js'
 import { joinDrive, sameTree, TestDevice, until } from '../helpers/devices.js'
+import { isAlive, isMounted, kill, processesOf } from '../helpers/mount.js'
+import { must, sleep } from '../helpers/run.js'
 
 /** So long is 60 days, for one of them. */
 const ASIDE_AFTER_MS = '1500'
@@ -72,4 +74,64 @@ test('set aside, and back with what was written meanwhile: one tree, nothing los
   await b.unmount()
   await b.mount()
   await sameTree(a, b)
+})
+
+test('killed at every stage of beginning anew: what was written alone is there, once', { timeout: 300_000 }, async (t) => {
+  const a = new TestDevice(t, 'anna', { DFS_ASIDE_AFTER_MS: ASIDE_AFTER_MS })
+  const b = new TestDevice(t, 'bert')
+  await a.mount()
+  await joinDrive(a, b)
+  await b.mount()
+  await must('sh', ['-c', 'mkdir many && cd many && for i in $(seq 1500); do echo $i > f$i; done'], { cwd: a.dir })
+  await fs.writeFile(a.path('both.txt'), 'base')
+  await sameTree(a, b)
+  await b.unmount()
+  let n = 0
+  await until('bert is set aside', async () => {
+    await fs.writeFile(a.path('clock'), `${++n}`)
+    return (await a.json<{ devices: DeviceStatus[] }>('devices')).devices.find((d) => d.name === 'bert')!.isAway
+  })
+  await fs.writeFile(a.path('both.txt'), 'anna')
+  await a.unmount()
+  await b.mount()
+  await must('sh', ['-c', 'mkdir own && cd own && for i in $(seq 600); do echo mine $i > f$i; done; cd .. && rm many/f1'], { cwd: b.dir })
+  await fs.writeFile(b.path('both.txt'), 'bert')
+  await b.unmount()
+  await a.mount()
+
+  const daemons = () => processesOf(b.store)
+  const stages: [what: string, isThere: () => boolean, laterMs: number][] = [
+    ['the second index is there', () => existsSync(join(b.store, 'anew.db')), 0],
+    ['it fills', () => existsSync(join(b.store, 'anew.db')), 60],
+    ['the indexes have changed places', () => existsSync(join(b.store, 'before.db')), 0],
+    ['what was there alone is done again', () => existsSync(join(b.store, 'before.db')), 120],
+    ['the same again', () => existsSync(join(b.store, 'before.db')), 40],
+  ]
+  for (const [what, isThere, laterMs] of stages) {
+    const mounting = b.dfs(['mount', b.dir])
+    let isOver = false
+    void mounting.then(() => { isOver = true })
+    const since = performance.now()
+    // It may be through already.
+    while (!isThere() && !(isOver && performance.now() - since > 8_000)) await sleep(1)
+    const wasThere = isThere()
+    await sleep(laterMs)
+    for (const pid of daemons()) {
+      kill(pid)
+      await until('it is dead', () => !isAlive(pid))
+    }
+    t.comment(`${what}: ${wasThere ? 'killed then' : 'it was through before'}`)
+    await mounting
+    for (const pid of daemons()) kill(pid)
+    if (isMounted(b.dir)) await must('umount', ['-l', b.dir])
+  }
+  await b.mount()
+  await until('all of it is on both', async () => existsSync(a.path('own/f600')) && (await fs.readdir(a.path('own'))).length === 600 && (await fs.readFile(b.path('both.txt'), 'utf8')).length > 0)
+  await until('what was left of the way is gone', () => !existsSync(join(b.store, 'before.db')) && !existsSync(join(b.store, 'anew.db')))
+  await sameTree(a, b)
+  t.is((await fs.readdir(a.path('own'))).length, 600)
+  t.is(await fs.readFile(a.path('own/f600'), 'utf8'), 'mine 600\n')
+  t.absent(existsSync(a.path('many/f1')), 'a removal is done again, too')
+  const both = (await fs.readdir(a.dir)).filter((name) => name.startsWith('both'))
+  t.alike((await Promise.all(both.map((name) => fs.readFile(a.path(name), 'utf8')))).sort(), ['anna', 'bert'], 'both versions, each once')
 })
