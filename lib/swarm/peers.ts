@@ -56,6 +56,8 @@ export class Peers {
   /** As the others were told. */
   #keepsEverything: boolean | undefined
   #isClosed = false
+  /** It was told that changes wait. */
+  #isBehind = false
   readonly #lost: LostTail
   readonly #anew: AnewWatch
   readonly #forks: ForkWatch
@@ -361,7 +363,7 @@ export class Peers {
   #tick(): void {
     this.#endLogs()
     this.#anew.tick()
-    if (this.#drive.metadata.isCatchingUp && this.#sync.hasCaughtUp) this.#drive.metadata.caughtUp!()
+    this.#catchUp()
     for (const { link } of this.#peers.values()) this.#drive.metadata.heard?.(link.peer)
     const { keepsEverything } = this.#drive
     if (keepsEverything !== this.#keepsEverything) this.chunks.statusChanged()
@@ -387,6 +389,15 @@ export class Peers {
       }
       this.#do(this.#sync.end(this.#now(), { incarnation: log.incarnationId(inc), device: log.deviceOf(inc) }, end))
     }
+  }
+
+  /** Before this device writes it has what others have, if any of them is there. */
+  #catchUp(): void {
+    const { metadata } = this.#drive
+    if (!metadata.isCatchingUp) return
+    if (!this.#isBehind) this.onNotice('changes wait, 10 s at most, until what others have written since the store was copied, put back, or filled by a storage device is here')
+    this.#isBehind = true
+    if (this.#sync.hasCaughtUp) metadata.caughtUp!()
   }
 
   /** A newcomer whose log is not taken: it may not take ours either, and learns of it by the handshake. */
