@@ -110,18 +110,32 @@ export class Placement<T extends PlacedDevice = PlacedDevice> {
 
   /** Into the table from `at` on, ascending. */
   #compute(group: number, at: number): void {
-    const holders = this.#always.slice()
+    let found = 0
+    for (const device of this.#always) this.#insert(device, at, found++)
     const between = this.#between?.race.winners(group, this.#between.winners)
-    if (between && !this.#isCrowded) for (const device of between) holders.push(device)
+    if (between && !this.#isCrowded) for (const device of between) this.#insert(device, at, found++)
     for (const contest of this.#inZones) {
       const winners = contest.winners + (this.#isCrowded && between?.includes(contest.zone) ? 1 : 0)
-      if (winners > 0) for (const device of contest.race.winners(group, winners)) holders.push(device)
+      if (winners > 0) for (const device of contest.race.winners(group, winners)) this.#insert(device, at, found++)
     }
-    holders.sort((a, b) => a - b)
-    for (let c = 0; c < holders.length; c++) {
-      if (holders[c] === holders[c - 1] || holders.length !== this.copies) throw new Error(`group ${group} has the holders ${holders.join()}, not ${this.copies}`)
-      this.#table[at + c] = holders[c]!
+    if (found !== this.copies) throw this.#broken(at, `a group has ${found} holders, not ${this.copies}`)
+  }
+
+  /** The next holder of the group whose first `found` are in the table from `at` on. */
+  #insert(device: number, at: number, found: number): void {
+    if (found === this.copies) throw this.#broken(at, `a group has more than ${found} holders`)
+    let to = at + found
+    for (; to > at && this.#table[to - 1]! >= device; to--) {
+      if (this.#table[to - 1] === device) throw this.#broken(at, `device ${device} holds a group twice`)
+      this.#table[to] = this.#table[to - 1]!
     }
+    this.#table[to] = device
+  }
+
+  /** An invariant does not hold: half a row must not be taken for holders. */
+  #broken(at: number, what: string): Error {
+    this.#table[at] = UNKNOWN
+    return new Error(what)
   }
 
   /** No two copies in one zone: zones race for them, those that always win apart. */
