@@ -129,8 +129,7 @@ export class Inbox {
         break
       }
       for (const [i] of context) if (log.head(i).seq === 0) this.#p.named(i)
-      // What the writer had of a log before it knew that it ends, is taken.
-      if (!asides.isEmpty && !asides.isEnded(inc)) for (const [i, s] of context) asides.raise(i, s)
+      this.#raise(inc, context)
       good.push({
         name, stored: entries[i]!,
         arrived: { inc, seq: header.seq, clockMs: header.clockMs, first: header.firstOp, context, ops },
@@ -184,6 +183,12 @@ export class Inbox {
     return new Promise((resolve) => this.#p.timers.soon(resolve))
   }
 
+  /** What the writer of an entry had of a log before it knew that it ends, is taken. */
+  #raise(inc: number, context: [inc: number, seq: number][]): void {
+    const { asides } = this.#p
+    if (!asides.isEmpty && !asides.isEnded(inc)) for (const [i, s] of context) asides.raise(i, s)
+  }
+
   /** What can be applied now, up to a slice, each after all that it has seen. */
   #next(): Waiting[] {
     const { engine } = this.#p
@@ -198,7 +203,11 @@ export class Inbox {
           const { inc, seq, context } = w.arrived
           // It was ended meanwhile.
           if (seq > this.#p.asides.cap(inc)) break
-          if (has(inc) !== seq - 1 || context.some(([i, s]) => has(i) < s && !this.#p.isForked(i))) break
+          if (has(inc) !== seq - 1) break
+          const missing = context.filter(([i, s]) => has(i) < s && !this.#p.isForked(i))
+          // Of a log that was ended while this waited, too.
+          this.#raise(inc, missing)
+          if (missing.length > 0) break
           if (slice.length > 0 && ops + w.arrived.ops.length > this.#sliceOps) return slice
           slice.push(w)
           b.entries.shift()

@@ -293,6 +293,18 @@ export class Metadata {
     this.journal.commit()
   }
 
+  /** This device has begun anew: its former logs end where they are known to others, also if none of these was who gave the metadata. */
+  endFormer(ids: Buffer[]): void {
+    const { publicKey: device } = this.#p.device
+    const logs = ids.map((id) => this.log.index(id, device)).filter((inc) => inc !== this.journal.incarnation && !this.asides.isEnded(inc))
+    if (logs.length === 0) return
+    const voters = this.members.writers().map((c) => c.device).filter((d) => !this.asides.isAway(d))
+    this.engine.submitNow({
+      type: 'aside', device, isBack: true, round: this.asides.nextRound(device, true), voters,
+      logs: logs.map((inc) => ({ id: this.log.incarnationId(inc), seq: this.engine.applied(inc) })),
+    })
+  }
+
   /** Whether a log is taken, of which nothing is here, and whose first entry had seen `context`. */
   takes(inc: number, device: Buffer, context: Vector): boolean {
     const isKnown = this.#incarnationsOf(device).some((i) => i !== inc && this.log.head(i).seq > 0 && !this.asides.isEnded(i))

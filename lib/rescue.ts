@@ -80,6 +80,7 @@ class Rescue {
   }
 
   run(): number {
+    this.#m.endFormer(this.#log.incarnations.filter((_, i) => this.#log.deviceOf(i).equals(this.#device)))
     this.#gather()
     const inos = new Set(this.#touched.keys())
     this.#names = namesOf(this.#tree, this.#db, inos)

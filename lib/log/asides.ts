@@ -108,7 +108,7 @@ export class Asides {
       const named = s.op.logs.find((l) => l.id.equals(id))
       if (!named || !this.#isClosed(s)) continue
       let seq = named.seq
-      for (const voter of s.op.voters) for (const i of this.#incarnationsOf(voter)) seq = Math.max(seq, this.#order.seen(i)?.get(inc) ?? 0)
+      for (const voter of s.op.voters) for (const i of this.#answersOf(s, voter)) seq = Math.max(seq, this.#order.seen(i)?.get(inc) ?? 0)
       limit = Math.min(limit ?? Infinity, seq)
     }
     return limit
@@ -161,9 +161,22 @@ export class Asides {
   }
 
   #isClosed(s: Statement): boolean {
-    return s.op.voters.every((voter) => this.isAway(voter) || this.#incarnationsOf(voter).some((i) => (
-      i === s.by ? this.#order.applied(i) >= s.bySeq : (this.#order.seen(i)?.get(s.by) ?? 0) >= s.bySeq
-    )))
+    return s.op.voters.every((voter) => this.isAway(voter) || this.#incarnationsOf(voter).some((i) => this.#hasAnswered(s, i)))
+  }
+
+  #hasAnswered(s: Statement, inc: number): boolean {
+    return inc === s.by ? this.#order.applied(inc) >= s.bySeq : (this.#order.seen(inc)?.get(s.by) ?? 0) >= s.bySeq
+  }
+
+  /**
+   * The incarnation by which a device has answered first: the others know it. A later one may have taken more, before it heard
+   * again of what it has answered (it was put back to a backup): that it must give up. All, of a device that has not answered.
+   */
+  #answersOf(s: Statement, voter: Buffer): number[] {
+    const all = this.#incarnationsOf(voter)
+    const answers = all.filter((i) => this.#hasAnswered(s, i))
+    const first = answers.find((i) => !answers.some((other) => other !== i && (this.#order.seen(i)?.get(other) ?? 0) > 0))
+    return first === undefined ? all : [first]
   }
 
   #incarnationsOf(device: Buffer): number[] {

@@ -196,8 +196,9 @@ export class Tree {
       case 'setattr': return this.#setattr(op)
       case 'content': {
         const inode = this.shared && !op.unnamed ? this.rows.get(op.ino) : undefined
-        // A copy that was put away while a program had it open: it comes back, here as everywhere.
-        if (inode?.nlink === 0 && !(inode.flags & NEVER_LINKED)) return this.merge.content(op, opId, chunkNumber, ALL)
+        // Here as everywhere: a copy that was put away while a program had it open comes back, and one that equals its original goes.
+        const isCopied = inode !== undefined && (this.rows.conflicts.has(inode.ino) || this.rows.conflictsOf(inode.ino) !== undefined)
+        if (isCopied || (inode?.nlink === 0 && !(inode.flags & NEVER_LINKED))) return this.merge.content(op, opId, chunkNumber, ALL)
         return this.content(op, opId, chunkNumber)
       }
       case 'xattr': return this.#xattr(op)

@@ -293,7 +293,7 @@ function keep(world: World, phaseMs: number, isOver: () => boolean): void {
 function unkept(k: SimKeeper, d: SimDevice): number {
   const { sql } = d.s.db
   const here = new Set((k.live!.db.sql.prepare('SELECT hex(id) AS id FROM chunk WHERE seg >= 0').all() as { id: string }[]).map((c) => c.id))
-  const live = sql.prepare('SELECT DISTINCT hex(c.id) AS id, c.h FROM chunk c JOIN extent e ON e.chunk = c.num').all() as { id: string; h: Buffer }[]
+  const live = sql.prepare('SELECT DISTINCT hex(c.id) AS id, c.h FROM chunk c JOIN extent e ON e.chunk = c.num WHERE e.ino NOT IN (SELECT ino FROM orphan WHERE op = 0)').all() as { id: string; h: Buffer }[]
   return live.filter((c) => !here.has(c.id) && !d.world.isExcused(c.h.toString('hex'))).length
 }
 
@@ -329,6 +329,12 @@ async function restore(world: World, keeper: SimKeeper): Promise<void> {
   const [first] = world.honest as [SimDevice]
   const d = await joinAlone(world, keeper, 'gus')
   world.count('restored from a keeper')
+  if (d.s.metadata.mustBeginAnew !== undefined) {
+    // The storage peer has more of a log than was left of it when it was ended: only a device that writes can put that right.
+    world.count('restored, and began anew')
+    world.net.heal()
+    return settle(world)
+  }
   if (!await world.run(world.net.nowMs + 120_000, () => missing(d) === 0)) world.violated(`${d.name} lacks ${missing(d)} chunks`)
   compare(world, first, d)
   const found = findings(d)
