@@ -36,7 +36,7 @@ const AGAIN_MS = 5000
 const WAIT_MS = 60_000
 const MAX_WAIT_MS = 3_600_000
 /** Settings that are of one index, or come with a snapshot. */
-const NOT_CARRIED = new Set(['index_version', 'index_at', 'incarnation', 'redo_session', 'joining', 'from_keeper', 'finished', 'anew', 'base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
+const NOT_CARRIED = new Set(['index_version', 'index_at', 'incarnation', 'redo_session', 'joining', 'from_keeper', 'shared_seq', 'predates_sharing', 'finished', 'anew', 'base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
 
 export interface AnewParts {
   /** Empty. */

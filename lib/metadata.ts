@@ -78,11 +78,13 @@ export class Metadata {
   readonly newcomers: Newcomers
   readonly own: OwnLog
   readonly #p: MetadataParts
+  #predatesSharing: boolean
   #settling: (() => void) | null = null
 
   constructor(p: MetadataParts) {
     this.#p = p
     const { db, keys, device } = p
+    this.#predatesSharing = db.getMeta('predates_sharing') === 1
     const entries = new EntrySealer(keys)
     const sealer: LogSealer = {
       sealOps: (plain, aad) => entries.sealOps(plain, aad),
@@ -163,6 +165,7 @@ export class Metadata {
     if (!this.engine.revises) {
       journal.commit()
       this.tree.rows.setAuthor(journal.incarnation, this.deviceName)
+      this.#p.db.setMeta('shared_seq', this.log.head(journal.incarnation).seq)
       this.engine.share(Math.max(this.#p.clock.nowMs(), this.log.lastClockMs(journal.incarnation)), journal.nextOpCounter)
       journal.touched()
       journal.commit()
@@ -207,8 +210,20 @@ export class Metadata {
   /** This incarnation was ended by others: what is written from here on is written anew after a snapshot. */
   get isEnded(): boolean { return this.asides.isEnded(this.journal.incarnation) }
 
+  /**
+   * A device that may write holds more of our log than we do. If we have made nothing since others take part, they took part
+   * before, in a time that this index does not know of: what is final to them began with another key.
+   */
+  lostTail(): void {
+    if (this.#p.db.getMeta('shared_seq') !== this.log.head(this.journal.incarnation).seq) return
+    this.#p.db.setMeta('predates_sharing', 1)
+    this.#predatesSharing = true
+    this.journal.touched('derived')
+  }
+
   /** Why this device has to take all metadata anew; undefined: it need not. */
   get mustBeginAnew(): string | undefined {
+    if (this.#predatesSharing) return 'this device was put back to a time before others took part'
     if (this.asides.isEmpty) return undefined
     if (this.isEnded) return 'the others go on without what this device has written, for it was away for too long, or joined while they were out of reach'
     for (const inc of this.asides.ended()) {

@@ -43,6 +43,7 @@ export class LostTail {
   /** A peer says that it holds our log up to `seq`, which is more than we do. */
   ahead(peer: Peer, seq: number): void {
     if (this.#isMistaken(peer)) return
+    if (!this.#p.isGuest(peer)) this.#p.drive.metadata.lostTail?.()
     if (this.#lost) this.#lost.seq = Math.max(this.#lost.seq, seq)
     else this.#takeBack(seq, peer)
   }
