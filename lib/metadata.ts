@@ -79,6 +79,7 @@ export class Metadata {
   readonly own: OwnLog
   readonly #p: MetadataParts
   #predatesSharing: boolean
+  #isGivenUp = false
   #settling: (() => void) | null = null
 
   constructor(p: MetadataParts) {
@@ -191,7 +192,7 @@ export class Metadata {
     try {
       if (this.silence.look()) journal.touched('derived')
       // What it says counts no more.
-      if (this.isEnded) return
+      if (this.isEnded || this.#isGivenUp) return
       if (this.#p.keys.canWrite && !this.own.isHeld) {
         this.#setAside()
         this.#endRefused()
@@ -220,6 +221,9 @@ export class Metadata {
     this.#predatesSharing = true
     this.journal.touched('derived')
   }
+
+  /** The metadata of others is to take the place of this: it judges nobody any more. */
+  giveUp(): void { this.#isGivenUp = true }
 
   /** Why this device has to take all metadata anew; undefined: it need not. */
   get mustBeginAnew(): string | undefined {

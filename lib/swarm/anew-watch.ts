@@ -47,6 +47,7 @@ export class AnewWatch {
     if (why === undefined) return
     this.#p.notice(`${why}: it takes their metadata, and does again what only it had`)
     this.#taking = new SnapshotLinks()
+    this.#p.drive.metadata.giveUp?.()
     // Those who are on this side have to begin anew themselves.
     this.#isEnded = [...this.#p.peers.keys()].some((peer) => this.#hasEndedUs(peer))
     for (const peer of this.#p.peers.keys()) this.up(peer)
@@ -66,7 +67,8 @@ export class AnewWatch {
     if (certificate?.role !== 'full' || !view?.ended.some((e) => e.equals(id))) return false
     const own = metadata.view
     if (!own || !metadata.hasEnded?.(link.peer)) return true
-    return view.writers > own.writers || (view.writers === own.writers && Buffer.compare(view.first, own.first) < 0)
+    if (view.writers !== own.writers) return view.writers > own.writers
+    return (Buffer.compare(view.first, own.first) || Buffer.compare(link.peer, this.#p.drive.device.publicKey)) < 0
   }
 
   #why(): string | undefined {
