@@ -1,5 +1,5 @@
 /** A store that is put back to a backup, as a user would: what was written since is with others, and comes back first. */
-import test from 'brittle'
+import test, { type Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
 import { rmSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
@@ -10,13 +10,18 @@ import { scratchDir } from '../helpers/scratch.js'
 
 const LONG = { timeout: 300_000 }
 
-test('a store from a backup: programs wait until what was written since is back, and the device goes on as a new incarnation', LONG, async (t) => {
+async function pair(t: Assert): Promise<[Member, Member]> {
   t.teardown(closeMembers, { force: true, order: 2 })
   const parent = scratchDir(t)
   const [a, b] = [new Member('a', parent, { port: await freePort() }), new Member('b', parent, { port: await freePort() })]
   await a.mount()
   await b.join(await a.key(), '--peer', a.address)
   await b.mount()
+  return [a, b]
+}
+
+test('a store from a backup: programs wait until what was written since is back, and the device goes on as a new incarnation', LONG, async (t) => {
+  const [a, b] = await pair(t)
   await writeFile(b.at('before'), 'before')
   await until('a has it', async () => (await readFile(a.at('before'), 'utf8').catch(() => '')) === 'before')
   await b.unmount()
@@ -46,12 +51,7 @@ test('a store from a backup: programs wait until what was written since is back,
 })
 
 test('a store that was copied, with nobody to ask: programs wait no longer than that takes', LONG, async (t) => {
-  t.teardown(closeMembers, { force: true, order: 2 })
-  const parent = scratchDir(t)
-  const [a, b] = [new Member('a', parent, { port: await freePort() }), new Member('b', parent, { port: await freePort() })]
-  await a.mount()
-  await b.join(await a.key(), '--peer', a.address)
-  await b.mount()
+  const [a, b] = await pair(t)
   await writeFile(b.at('one'), 'one')
   await b.unmount()
   await a.unmount()

@@ -16,6 +16,7 @@ import { INO_HIGH } from '../../log/ops.js'
 import type { PlacedEntry, PlacedTable } from '../../log/placed.js'
 import { decodeVector, encodeVector, type Vector } from '../../log/vector.js'
 import { ChangeSet } from '../../tree/changes.js'
+import { NEVER_LINKED } from '../../tree/inode.js'
 import type { Outcome, Tree } from '../../tree/tree.js'
 import { decodeUndo, encodeUndo, undo, UndoRecorder, type Stamp, type UndoRecord } from '../../tree/undo.js'
 import type { ChunkRef } from '../../log/ops.js'
@@ -622,7 +623,11 @@ export class CausalEngine implements OrderEngine {
   mayReap(ino: number): boolean {
     const { tree } = this.#host
     const grave = tree.rows.orphan(ino)
-    return grave !== undefined && this.isFinal(grave.op) && this.isFinal(tree.get(ino)?.version ?? 0)
+    if (!grave) return false
+    const inode = tree.get(ino)
+    // What others never heard of.
+    if (!this.#shared || !inode || inode.flags & NEVER_LINKED) return true
+    return this.isFinal(grave.op) && this.isFinal(inode.version)
   }
 
   async close(): Promise<void> {}
