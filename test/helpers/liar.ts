@@ -135,6 +135,15 @@ export class Liar {
     return { signed, sealed }
   }
 
+  /** Of its first entry, so that its log is taken: it has seen all that is held. `table`: ids that its ops name, before those. */
+  seen(...table: Buffer[]): Pick<EntryHeader, 'incarnations' | 'context'> {
+    const logs = [...this.held.values()]
+    return {
+      incarnations: [this.device.incarnation, ...table, ...logs.map((log) => log.incarnation)],
+      context: logs.map((log, i) => [1 + table.length + i, log.seq]),
+    }
+  }
+
   push(from: number, entries: SignedEntry[], name: { incarnation: Buffer; device: Buffer } = this.log): void {
     this.send({ type: 'entries', request: 0, ...name, from, entries })
   }

@@ -73,7 +73,7 @@ const LIES: Lie[] = [
   {
     what: 'two histories of its own', told: /has written two histories/,
     tell: (x) => {
-      const first = x.entry(1, ZERO, [])
+      const first = x.entry(1, ZERO, [], x.seen())
       x.push(1, [first])
       x.push(2, [x.entry(2, randomBytes(32), [])])
     },
@@ -117,7 +117,7 @@ const LIES: Lie[] = [
   },
   {
     what: 'names in a directory that there is not', 
-    tell: (x) => x.push(1, [x.entry(1, ZERO, [create('in the void', 1)], { table: [Buffer.alloc(16)] })]),
+    tell: (x) => x.push(1, [x.entry(1, ZERO, [create('in the void', 1)], x.seen(Buffer.alloc(16)))]),
   },
   { what: 'garbage', cut: /no dfs writes/, tell: (x) => x.raw(Buffer.concat([Buffer.of(200), randomBytes(1000)])) },
   { what: 'an empty list of a billion', cut: /no dfs writes/, tell: (x) => x.raw(Buffer.from([1, 1, 0xff, 0xff, 0xff, 0xff, 0x0f])) },
