@@ -78,6 +78,9 @@ test('killed at each step of beginning anew', { timeout: 180_000 }, async (t) =>
   await ServedNetwork.start(b, ALONE, QUIET)
   await ready
   await b.network!.close()
+  // What has come by now is on the disk, too: it is copied.
+  await b.sync()
+  b.journal.commit()
   const before = await treeOf(b)
   t.ok(existsSync(at('b/anew.db')), 'it is taken in beside')
   cpSync(at('b'), at('taken'), { recursive: true })
