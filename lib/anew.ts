@@ -206,7 +206,8 @@ export function finishAnew(p: { dir: string; db: Database; metadata: Metadata; k
   const { dir, db, metadata, keys } = p
   const { journal } = metadata
   const before = leftBefore(dir, db)
-  if (db.getMeta('anew') !== 1 || metadata.isCatchingUp) return before?.close()
+  // While changes wait it does, too: for the next time that the store is opened.
+  if (db.getMeta('anew') !== 1 || metadata.own.isCatchingUp) return before?.close()
   try {
     if (before && keys.canWrite) rescue(before, metadata, keys, p.sealer, p.device.publicKey)
   } catch (e) {

@@ -487,7 +487,7 @@ export class Drive extends PathApi {
     if (!this.journal.stopped) await step(() => this.metadata.own.end(this.files.dirtyBytes > 0))
     await this.#anew?.end()
     // It must not be numbered as what others have already.
-    if (this.#anew?.isReady && this.journal.isHeld && !this.journal.stopped) await step(() => this.metadata.renew())
+    if (this.#anew?.isReady && this.journal.isHeld && !this.journal.stopped) await step(() => this.metadata.own.renew())
     // While others can still be told of it.
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())

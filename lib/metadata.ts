@@ -275,8 +275,7 @@ export class Metadata {
     const now = this.#p.clock.nowMs()
     const silent = others.filter((c) => now - silence.heardMs(c.device) >= afterMs)
     if (silent.length === 0 || !silence.isSure(upMs) || this.engine.unsettledMs < afterMs) return
-    const voters = [this.#p.device.publicKey, ...others.filter((c) => !silent.includes(c)).map((c) => c.device)]
-    for (const { device } of silent) this.#end(device, false, voters)
+    for (const { device } of silent) this.#end(device, false, silent.map((c) => c.device))
     this.journal.commit()
   }
 
@@ -288,8 +287,10 @@ export class Metadata {
     }
   }
 
-  #end(device: Buffer, isBack: boolean, voters: Buffer[]): void {
-    const logs = this.#incarnationsOf(device).map((inc) => ({ id: this.log.incarnationId(inc), seq: this.engine.applied(inc) }))
+  /** All devices that are waited for, but for those in `but`, are asked what they have of the logs. */
+  #end(device: Buffer, isBack: boolean, but: Buffer[], incs = this.#incarnationsOf(device)): void {
+    const logs = incs.map((inc) => ({ id: this.log.incarnationId(inc), seq: this.engine.applied(inc) }))
+    const voters = this.members.writers().map((c) => c.device).filter((d) => !this.asides.isAway(d) && !but.some((b) => b.equals(d)))
     this.engine.submitNow({ type: 'aside', device, isBack, round: this.asides.nextRound(device, isBack), logs, voters })
   }
 
@@ -307,8 +308,7 @@ export class Metadata {
 
   /** Its logs end, if it has any; its next one is waited for, and taken. */
   #welcome(device: Buffer): void {
-    const voters = this.members.writers().filter((c) => !c.device.equals(device) && !this.asides.isAway(c.device))
-    this.#end(device, true, voters.map((c) => c.device))
+    this.#end(device, true, [device])
     this.journal.commit()
   }
 
@@ -316,12 +316,7 @@ export class Metadata {
   endFormer(ids: Buffer[]): void {
     const { publicKey: device } = this.#p.device
     const logs = ids.map((id) => this.log.index(id, device)).filter((inc) => inc !== this.journal.incarnation && !this.asides.isEnded(inc))
-    if (logs.length === 0) return
-    const voters = this.members.writers().map((c) => c.device).filter((d) => !this.asides.isAway(d))
-    this.engine.submitNow({
-      type: 'aside', device, isBack: true, round: this.asides.nextRound(device, true), voters,
-      logs: logs.map((inc) => ({ id: this.log.incarnationId(inc), seq: this.engine.applied(inc) })),
-    })
+    if (logs.length > 0) this.#end(device, true, [], logs)
   }
 
   /** Whether a log is taken, of which nothing is here, and whose first entry had seen `context`. */
@@ -329,14 +324,6 @@ export class Metadata {
     const isKnown = this.#incarnationsOf(device).some((i) => i !== inc && this.log.head(i).seq > 0 && !this.asides.isEnded(i))
     return isKnown || device.equals(this.#p.device.publicKey) || this.newcomers.isTaken(inc, device, context)
   }
-
-  // --- our own log: lib/own-log.ts ------------------------------------------
-
-  hold(): void { this.own.hold() }
-  resume(): void { this.own.resume() }
-  renew(): Buffer { return this.own.renew() }
-  get isCatchingUp(): boolean { return this.own.isCatchingUp }
-  caughtUp(): void { this.own.caughtUp() }
 
   /** The number of a chunk that an op names: known, or added. */
   chunkNumber(ref: ChunkRef): number {

@@ -66,7 +66,7 @@ export class LostTail {
   renew(): void {
     this.#lost?.stop()
     this.#lost = null
-    const incarnation = this.#p.drive.metadata.renew?.()
+    const incarnation = this.#p.drive.metadata.own?.renew()
     if (!incarnation) return
     this.#p.onRenew(incarnation)
     this.#p.notice('this device goes on as a new incarnation')
@@ -80,7 +80,7 @@ export class LostTail {
   #takeBack(seq: number, peer: Peer): void {
     const { metadata, timers, log, journal } = this.#p.drive
     this.#p.notice(`a peer holds entries of this device up to ${seq}, which are lost here: they are taken back first`)
-    metadata.hold?.()
+    metadata.own?.hold()
     const before = log.head(journal.incarnation).seq
     const isGuest = this.#p.isGuest(peer)
     const end = () => {
@@ -95,7 +95,7 @@ export class LostTail {
       this.#lost = null
       if (isGuest) this.#guests.believedFromMs = timers.nowMs() + Math.min(MAX_SILENCED_MS, GUESTS_SILENCED_MS * 2 ** this.#guests.mistakes++)
       this.#p.notice('the lost entries did not come: going on without them')
-      metadata.resume?.()
+      metadata.own?.resume()
     }
     this.#lost = { seq, stop: timers.after(TAKE_BACK_MS, end) }
   }

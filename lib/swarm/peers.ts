@@ -258,7 +258,7 @@ export class Peers {
         case 'certificates': this.#certificates(e.certificates, e.peer); break
         case 'lying': this.#lying(e.peer, e.why); break
         case 'suspect': this.#forks.suspected(e.peer, e.log, e.seq, e.headers); break
-        case 'ownAhead': if (this.#drive.metadata.renew) this.#lost.ahead(e.peer, e.seq); break
+        case 'ownAhead': if (this.#drive.metadata.own) this.#lost.ahead(e.peer, e.seq); break
         // Of a device that can read, AnewWatch sees to it.
         case 'needSnapshot': this.#keeper?.lacking(e.peer); break
         case 'receipt': break
@@ -393,11 +393,11 @@ export class Peers {
 
   /** Before this device writes it has what others have, if any of them is there. */
   #catchUp(): void {
-    const { metadata } = this.#drive
-    if (!metadata.isCatchingUp) return
+    const { own } = this.#drive.metadata
+    if (!own?.isCatchingUp) return
     if (!this.#isBehind) this.onNotice('changes wait, 10 s at most, until what others have written since the store was copied, put back, or filled by a storage device is here')
     this.#isBehind = true
-    if (this.#sync.hasCaughtUp) metadata.caughtUp!()
+    if (this.#sync.hasCaughtUp) own.caughtUp()
   }
 
   /** A newcomer whose log is not taken: it may not take ours either, and learns of it by the handshake. */

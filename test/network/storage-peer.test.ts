@@ -209,7 +209,8 @@ test('from one storage peer to another, and from there to a new device; with ent
   for (const [i, value] of values.entries()) t.ok((await c.drive.getXattr('/file', Buffer.from(`user.${i}`)))?.equals(value))
   t.is((await read(c.drive, '/file')).length, 700_000)
   t.alike((await c.drive.fsck({ data: true })).problems, [])
-  t.alike([...s.notices, ...s2.notices, ...c.notices].filter((n) => !n.includes('changes wait')), [])
+  t.alike([...s.notices, ...s2.notices], [])
+  t.alike(c.notices.map((n) => n.slice(0, 12)), ['changes wait'])
 })
 
 async function other(t: Assert): Promise<Drive> {

@@ -42,7 +42,7 @@ for (const isFinal of [false, true]) {
         await wait(200_000)
         t.absent(bob.s.metadata.tree.get(there), 'nothing of it is left')
       }
-      bob.s.metadata.hold()
+      bob.s.metadata.own.hold()
       const late: Promise<unknown>[] = []
       const base = bob.s.metadata.tree.get(there)?.version ?? 0
       late.push(bob.s.metadata.engine.submit({ ...content(bob, ROOT_INO, 'second', 100), ino: there, base } as Op) as Promise<unknown>)
@@ -50,7 +50,7 @@ for (const isFinal of [false, true]) {
       if (!isFinal) ada.submit({ type: 'unlink', parent: ROOT_INO, name: Buffer.from('file'), ino, dir: false, time: ada.clock.now() })
       await wait(2_000)
       t.is(bob.lookup(ROOT_INO, 'file'), 0, 'the removal is known')
-      bob.s.metadata.resume()
+      bob.s.metadata.own.resume()
       t.alike(await Promise.all(late), ['', ''])
       await wait(150_000)
       const name = isFinal ? 'recovered' : 'file'

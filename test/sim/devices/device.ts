@@ -240,7 +240,7 @@ export class SimDevice {
     if (this.live !== at) return
     taken.syncWalNow()
     taken.close()
-    if (journal.isHeld) at.metadata.renew()
+    if (journal.isHeld) at.metadata.own.renew()
     this.leave()
     const timers = world.timers()
     const old = new SimDatabase(this.disk, timers)

@@ -362,6 +362,6 @@ function check(world: World, isOpen: boolean): void {
   if (world.liars.size > 0 || isOpen) return
   for (const d of world.honest) {
     const { tail } = d.s.metadata.engine.timeline
-    if (tail.length > world.devices.length * 4) world.violated(`${d.name} keeps ${tail.length} entries that are not final`)
+    if (tail.length > world.devices.length * 3) world.violated(`${d.name} keeps ${tail.length} entries that are not final`)
   }
 }
