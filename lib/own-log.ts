@@ -23,9 +23,10 @@ import { S_IFREG } from './log/mode.js'
 import type { CausalEngine } from './order/causal/engine.js'
 import type { Database } from './store/database.js'
 import { conflictName } from './tree/conflict-name.js'
-import { ROOT_INO } from './tree/inode.js'
+import { HAS_XATTRS, ROOT_INO } from './tree/inode.js'
 import { COPY_INO } from './tree/merge.js'
-import type { Outcome, Tree } from './tree/tree.js'
+import type { Tree } from './tree/tree.js'
+import { wholeContent } from './whole-content.js'
 
 /** What others have written is waited for so long at most, by a device that knows it lacks something. */
 const CATCH_UP_MS = 10_000
@@ -48,7 +49,7 @@ export class OwnLog {
   /** What was taken back when it was held. */
   #held: { ops: Op[]; first: number } | null = null
   /** Held until what others have is here. */
-  #catchingUp: { onEnd: (() => void) | undefined } | null = null
+  #catchingUp: { stop: () => void; onEnd: (() => void) | undefined } | null = null
   /** We go on as this incarnation: for the key file. */
   onRenew: (incarnation: Buffer) => void = () => {}
 
@@ -78,8 +79,7 @@ export class OwnLog {
 
   #catchUp(onEnd: (() => void) | undefined): void {
     this.hold()
-    this.#catchingUp = { onEnd }
-    this.#p.timers.after(CATCH_UP_MS, () => this.caughtUp())
+    this.#catchingUp = { stop: this.#p.timers.after(CATCH_UP_MS, () => this.caughtUp()), onEnd }
   }
 
   get isCatchingUp(): boolean { return this.#catchingUp !== null }
@@ -94,12 +94,14 @@ export class OwnLog {
     if (!this.#catchingUp) return
     const { journal, engine } = this.#p
     if (isDirty || engine.waiting > 0 || this.#held!.ops.length > 0) return this.caughtUp()
+    this.#catchingUp.stop()
     this.#catchingUp = this.#held = null
     engine.goOn(() => '')
     journal.release(journal.incarnation)
   }
 
   #endCatchUp(): void {
+    this.#catchingUp?.stop()
     this.#catchingUp?.onEnd?.()
     this.#catchingUp = null
   }
@@ -155,20 +157,18 @@ export class OwnLog {
       // Whoever waits for the op looks at it afterwards.
       return Object.assign(op, now)
     }
-    const submit = (op: Op): Outcome => {
-      // Of what has no name any more nothing is told to others, who may have nothing left of it.
-      const isLost = (op.type === 'setattr' || op.type === 'xattr') && tree.get(op.ino)?.nlink === 0
-      return isLost ? 'ENOENT' : engine.submitNow(op)
-    }
+    // Of what has no name any more nothing is told to others, who may have nothing left of it.
+    const isOfNothing = (op: Op): boolean => (op.type === 'setattr' || op.type === 'xattr') && tree.get(op.ino)?.nlink === 0
     held.ops.forEach((op, i) => {
       // The new one has introduced itself.
       if (op.type === 'author' && inc !== old) return
       again(op)
+      if (isOfNothing(op)) return
       versions.set(old * INO_HIGH + held.first + i, journal.newOpId())
-      const outcome = submit(op)
-      if (outcome !== '' && outcome !== 'ENOENT') process.emitWarning(`after a lost tail: a ${op.type} can not be done again (${outcome})`)
+      const outcome = engine.submitNow(op)
+      if (outcome !== '') process.emitWarning(`after a lost tail: a ${op.type} can not be done again (${outcome})`)
     })
-    engine.goOn((op) => submit(again(op)))
+    engine.goOn((op) => (isOfNothing(again(op)) ? 'ENOENT' : engine.submitNow(op)))
     journal.touched()
     journal.commit()
   }
@@ -194,15 +194,11 @@ export class OwnLog {
     const { uid, gid } = was ?? parent
     const made = engine.submitNow({ type: 'create', parent: parent.ino, name, ino: back, mode: was?.mode ?? S_IFREG | 0o600, uid, gid, rdev: 0, time })
     if (made !== '') return undefined
-    const extents = was ? tree.rows.allExtents(ino) : []
-    if (extents.length > 0) {
-      const numbers = [...new Set(extents.map((e) => e.chunk))]
-      engine.submitNow({
-        type: 'content', ino: back, base: 0, cut: Infinity, size: was!.size, mtime: time, ctime: time,
-        chunks: numbers.map((num) => ({ ...tree.rows.chunks.identity(num)!, num })),
-        pieces: extents.map((e) => ({ off: e.off, len: e.len, chunk: numbers.indexOf(e.chunk), coff: e.coff })),
-      })
-    }
+    if (!was) return back
+    const chunk = (num: number) => ({ ...tree.rows.chunks.identity(num)!, num })
+    const base = () => tree.get(back)!.version
+    for (const op of wholeContent({ ino: back, base, size: was.size, extents: tree.rows.allExtents(ino), chunk, mtime: time, ctime: time })) engine.submitNow(op)
+    for (const n of was.flags & HAS_XATTRS ? tree.xattrNames(was) : []) engine.submitNow({ type: 'xattr', ino: back, name: n, value: tree.getXattr(was, n)!, ctime: time })
     return back
   }
 }

@@ -15,7 +15,7 @@ import type { Time } from './clock.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
-import { INO_HIGH, type ContentOp, type Op, type SetAttrOp } from './log/ops.js'
+import { INO_HIGH, type Op, type SetAttrOp } from './log/ops.js'
 import type { Metadata } from './metadata.js'
 import { EntrySealer } from './seal/entry.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
@@ -24,9 +24,8 @@ import { conflictName, isConflictName } from './tree/conflict-name.js'
 import { HAS_XATTRS, ROOT_INO, S_IFLNK, S_IFMT, type Inode } from './tree/inode.js'
 import { Rows } from './tree/rows.js'
 import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
+import { wholeContent } from './whole-content.js'
 
-/** Pieces of one content op: its entry stays far below what one may be. */
-const MAX_PIECES = 10_000
 const FIELDS = ['mode', 'uid', 'gid', 'atime', 'mtime'] as const
 
 /** What the ops that nobody else has did to an inode. */
@@ -365,17 +364,9 @@ class Rescue {
 
   #write(was: Inode, ino: number): void {
     const extents = this.#tree.rows.allExtents(was.ino)
-    for (let at = 0; at === 0 || at < extents.length; at += MAX_PIECES) {
-      const part = extents.slice(at, at + MAX_PIECES)
-      const numbers = [...new Set(part.map((e) => e.chunk))]
-      const op: ContentOp = {
-        type: 'content', ino, base: this.#m.tree.get(ino)!.version, cut: at === 0 ? 0 : Infinity, size: was.size,
-        chunks: numbers.map((num) => this.#chunk(num)),
-        pieces: part.map((e) => ({ off: e.off, len: e.len, chunk: numbers.indexOf(e.chunk), coff: e.coff })),
-        mtime: this.#time(was), ctime: { sec: was.ctime, nsec: was.ctimeNs },
-      }
-      this.#submit(op)
-    }
+    const ctime = { sec: was.ctime, nsec: was.ctimeNs }
+    const base = () => this.#m.tree.get(ino)!.version
+    for (const op of wholeContent({ ino, base, size: was.size, extents, chunk: (num) => this.#chunk(num), mtime: this.#time(was), ctime })) this.#submit(op)
   }
 
   #chunk(num: number): LocalChunk {
