@@ -9,7 +9,8 @@
  * Files of posix run alone; of network, which mostly wait for each other, three at a time; of the rest two.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { randomUUID } from 'node:crypto'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -20,12 +21,11 @@ const SOURCES = join(BUILT, '../../test')
 const MINUTE_MS = 60_000
 const SUITES = [
   { name: 'unit', atOnce: 2, limitMs: 5 * MINUTE_MS },
-  { name: 'properties', atOnce: 2, limitMs: 10 * MINUTE_MS },
-  { name: 'sim', atOnce: 2, limitMs: 15 * MINUTE_MS },
-  { name: 'posix', atOnce: 1, limitMs: 40 * MINUTE_MS },
-  { name: 'crash', atOnce: 2, limitMs: 40 * MINUTE_MS },
-  { name: 'network', atOnce: 3, limitMs: 20 * MINUTE_MS },
-  { name: 'web', atOnce: 1, limitMs: 10 * MINUTE_MS },
+  { name: 'properties', atOnce: 2, limitMs: 5 * MINUTE_MS },
+  { name: 'sim', atOnce: 2, limitMs: 10 * MINUTE_MS },
+  { name: 'posix', atOnce: 1, limitMs: 8 * MINUTE_MS },
+  { name: 'crash', atOnce: 2, limitMs: 8 * MINUTE_MS },
+  { name: 'network', atOnce: 3, limitMs: 8 * MINUTE_MS },
 ]
 /** Of a file's output, its end: where a failure is explained. */
 const KEPT_OUTPUT_CHARS = 200_000
@@ -78,7 +78,8 @@ function testFiles(suite: string): string[] {
 
 function runFile(file: string, limitMs: number): Promise<Outcome> {
   const startMs = performance.now()
-  const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: environment(), detached: true })
+  const mark = `DFS_TEST_FILE=${randomUUID()}`
+  const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: environment(mark), detached: true })
   running.add(child)
   let output = ''
   const take = (part: string) => {
@@ -95,15 +96,21 @@ function runFile(file: string, limitMs: number): Promise<Outcome> {
   let isLate = false
   const timer = setTimeout(() => {
     isLate = true
+    take(`\nstill running after ${limitMs / MINUTE_MS} minutes:\n${processesOf(mark).map(describe).join('\n')}\n`)
     kill(child, 'SIGTERM')
-    setTimeout(() => kill(child, 'SIGKILL'), GRACE_MS).unref()
+    setTimeout(() => {
+      kill(child, 'SIGKILL')
+      // A process that waits for a daemon's answer dies when the daemon does: also one that was killed.
+      killAll(mark)
+    }, GRACE_MS).unref()
   }, limitMs)
   return new Promise((resolve) => {
     child.on('exit', (code, signal) => {
       clearTimeout(timer)
       running.delete(child)
-      // What it left running, a program that it had started, must not outlive it.
+      // What it left running, programs and daemons that it had started, must not outlive it.
       kill(child, 'SIGKILL')
+      killAll(mark)
       // The rest of its output; but a daemon of a failed test may hold the pipe for ever.
       let isDone = false
       const done = () => {
@@ -169,11 +176,43 @@ function kill(child: ChildProcess, signal: NodeJS.Signals): void {
   }
 }
 
+/** Processes with this in their environment: what a test file started, daemons of their own sessions included. */
+function processesOf(mark: string): number[] {
+  return readdirSync('/proc').filter((name) => /^\d+$/.test(name) && proc(name, 'environ').split('\0').includes(mark)).map(Number)
+}
+
+/** What it does: for whoever has to find out why it hangs. */
+function describe(pid: number): string {
+  const threads = proc(pid, 'task/').split('\n').map((tid) => `    ${proc(pid, `task/${tid}/comm`).trim()}: ${proc(pid, `task/${tid}/wchan`)} ${proc(pid, `task/${tid}/syscall`).trim()}`)
+  return `  ${pid} ${proc(pid, 'cmdline').replaceAll('\0', ' ')}\n${[...new Set(threads)].join('\n')}\n${proc(pid, 'stack')}`
+}
+
+/** A file of a process, or a folder's names; '' if it has ended, or is not ours to read. */
+function proc(pid: number | string, name: string): string {
+  try {
+    const path = `/proc/${pid}/${name}`
+    return name.endsWith('/') ? readdirSync(path).join('\n') : readFileSync(path, 'utf8')
+  } catch {
+    return ''
+  }
+}
+
+function killAll(mark: string): void {
+  for (const pid of processesOf(mark)) {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {
+      // It has ended.
+    }
+  }
+}
+
 /** Settings of the person who runs the tests are not the tests'. */
-function environment(): NodeJS.ProcessEnv {
+function environment(mark: string): NodeJS.ProcessEnv {
   const { DFS_STORE: _, DFS_PASSPHRASE_FILE: __, NODE_ID: ___, NODE_OPTIONS: ____, NODE_PORT: _____, DFS_BOOTSTRAP: ______, ...rest } = process.env
+  const [name, value] = mark.split('=')
   // No test tells the world of its drives.
-  return { ...rest, DFS_DISCOVERY: 'none' }
+  return { ...rest, DFS_DISCOVERY: 'none', [name!]: value }
 }
 
 await main()

@@ -34,7 +34,8 @@ function apart(zones: readonly (readonly number[])[], copies: number): Shares {
   const following = new Float64Array(order.length + 1)
   for (let i = order.length - 1; i >= 0; i--) following[i] = following[i + 1]! + totals[order[i]!]!
   let capped = 0
-  while (capped < copies && totals[order[capped]!]! * (copies - capped) >= following[capped]!) shares[order[capped++]!] = 1
+  // Without itself on the other side: beside one of 2^53 bytes a device of one would not be seen.
+  while (capped < copies && totals[order[capped]!]! * (copies - capped - 1) >= following[capped + 1]!) shares[order[capped++]!] = 1
   for (let i = capped; i < order.length; i++) shares[order[i]!] = totals[order[i]!]! * (copies - capped) / following[capped]!
   return { isCrowded: false, zones: shares, devices: zones.map((devices, z) => Float64Array.from(devices, (c) => shares[z]! * (c / totals[z]!))) }
 }

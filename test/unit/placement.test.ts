@@ -88,6 +88,11 @@ test('with fewer devices than copies all hold everything, and it is said', (t) =
   t.alike(none.holdersOf(Buffer.alloc(32)), [])
 })
 
+test('a device of one byte beside the largest there can be has a share', (t) => {
+  const placement = new Placement([placed(1, 2 ** 53 - 1, 'a'), placed(2, 1), placed(3, 250 * GB, 'a')], 1)
+  t.ok(placement.shares.every((share) => share > 0 && share < 1), placement.shares.join(' '))
+})
+
 test('what is drained or has no capacity holds nothing', (t) => {
   const placement = new Placement([...MIXED.slice(0, 3), placed(8, 0), placed(9, 4000 * GB, '', true)], 3)
   t.alike(held(placement).filter((_, i) => placement.shares[i] === 0), [0, 0])
