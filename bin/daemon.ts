@@ -30,20 +30,21 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   const passphrase = order.passphrase === undefined ? undefined : Buffer.from(order.passphrase, 'base64')
   delete order.passphrase
   const created = order.create && !Drive.exists(order.store)
-  const aside = setAsideAfter(process.env['DFS_ASIDE_AFTER_MS'])
+  const times = { ...setAsideAfter(process.env['DFS_ASIDE_AFTER_MS']), ...evictAfter(process.env['DFS_EVICT_AFTER_MS']) }
   const drive = created
-    ? await Drive.create(order.store, { ...(passphrase && { passphrase }), ...aside })
-    : await openStore(order.store, { ...(passphrase && { passphrase: () => Promise.resolve(passphrase) }), ...aside })
+    ? await Drive.create(order.store, { ...(passphrase && { passphrase }), ...(order.replication !== undefined && { replication: order.replication }), ...times })
+    : await openStore(order.store, { ...(passphrase && { passphrase: () => Promise.resolve(passphrase) }), ...times })
   if (order.cache !== undefined) await drive.setCache(order.cache)
   const log = new DaemonLog(logPath(order.store), order.foreground ? process.stderr : undefined)
+  const onNotice = (text: string) => log.line(text)
   const watch = (opened: Drive | StoragePeer) => {
     opened.onStop = (error) => {
       log.fault('syncing the store', error)
       void daemon.recover(error)
     }
+    opened.onNotice = onNotice
     if (opened instanceof Drive) opened.onAnew = () => void daemon.renew('the metadata of the other devices is here: the store is opened again with it')
   }
-  const onNotice = (text: string) => log.line(text)
   let current: Drive | StoragePeer = drive
   const daemon = await Daemon.start({
     drive, mounter: mounterOf(drive), socket: socketPath(order.store), log, lifetime: order.lifetime,
@@ -75,6 +76,12 @@ async function serve(order: Order, starterEnded: Promise<void>): Promise<void> {
   }
   // Sessions whose users would not go keep the event loop alive: they end here.
   await daemon.closed.then(() => process.exit(0), () => process.exit(1))
+}
+
+/** For tests: so long after a change of plan nothing goes that others may count on. */
+function evictAfter(text: string | undefined): Pick<OpenOptions, 'graceMs'> {
+  const ms = Number(text)
+  return text && ms > 0 ? { graceMs: ms } : {}
 }
 
 /** For tests: a device is silent for long enough after so many milliseconds. */

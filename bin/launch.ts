@@ -12,10 +12,10 @@ const SCRIPT = fileURLToPath(new URL('./daemon.js', import.meta.url))
 type Wishes = Pick<LaunchOptions, 'create' | 'lifetime' | 'mount' | 'foreground'> & { wantsPassphrase: boolean; cache: number | null | undefined }
 
 export function startDaemon(context: Context, options: GlobalOptions, { wantsPassphrase, cache, ...wishes }: Wishes): Promise<Reached> {
-  const { store, deviceName, network } = context.config
+  const { store, deviceName, network, replication } = context.config
   if (deviceName) process.env.NODE_ID = deviceName
   return reachDaemon({
-    ...wishes, store, network, ...(cache !== undefined && { cache }), script: SCRIPT, signal: context.signal,
+    ...wishes, store, network, ...(cache !== undefined && { cache }), ...(replication !== undefined && { replication }), script: SCRIPT, signal: context.signal,
     onRunning: async (client) => {
       await tellRunning(client, options)
       if (cache !== undefined) await client.setCache(cache)

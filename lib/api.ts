@@ -80,6 +80,15 @@ export interface DriveStatus {
   disk: { segments: number; index: number; wal: number; freeBytes: number }
   /** Bytes written by programs that have not reached the disk yet. */
   dirtyBytes: number
+  /**
+   * How far the replication factor is met; null: everything is on every device. Chunks of which a holder lacks its copy; copies and
+   * bytes that are owed, and how long they take at the present speed (null: not known); bytes of content for which there is room.
+   * Of this device: chunks that it is to hold and lacks, bytes that it holds. `silent`: devices that have not said what they have.
+   */
+  placement?: {
+    wanted: number; possible: number; chunksUnder: number; copiesOwed: number; bytesOwed: number; secondsLeft: number | null; usableBytes: number
+    isFull: boolean; lacking: number; heldBytes: number; silent: string[]
+  } | null
   log: { entries: number; bytes: number; seq: number }
   /** On a device that keeps the drive for others: the snapshot that a device which joins begins with, and who made it when (milliseconds since 1970, by its clock). */
   snapshot?: { device: string; name: string; madeMs: number; bytes: number } | null
@@ -121,7 +130,18 @@ export interface DeviceStatus {
   lastSeenMs: number | null
   /** It was silent for so long that nobody waits for it; when it comes back it begins anew. */
   isAway: boolean
+  /** What it offers (null: it has not said), where it stands, what part of everything it is to hold (null: without a plan), and what it has said of that. */
+  placement?: {
+    capacityBytes: number | null; zone: string; isLeaving: boolean; isLost: boolean; isFull: boolean
+    share: number | null; heldBytes: number | null; usedBytes: number | null; lacksChunks: number | null; lacksBytes: number | null
+  }
 }
+
+/** A setting of the drive; `value` null: nobody has set it. */
+export interface SettingStatus { name: string; value: string | null; default: string; about: string }
+
+/** What is not given stays. `capacity`: a size such as '500G', null: what its disk offers. `zone` '': none. */
+export interface DeviceChange { capacity?: string | null; zone?: string; isDrained?: boolean }
 
 export interface ConflictSide {
   path: Buffer
@@ -227,6 +247,14 @@ export interface DriveApi {
   forgetPeer(address: string): Promise<boolean>
   /** Of the drive, and guests that are connected. */
   devices(): Promise<DeviceStatus[]>
+  /** Says what a device offers, where it stands, whether it leaves. EROFS, ENOENT, EINVAL, USAGE. */
+  setDevice(device: string, change: DeviceChange): Promise<void>
+  /** Settings that all devices agree on. */
+  config(): Promise<SettingStatus[]>
+  /** null: as if it had never been set. USAGE for what there is not, EROFS. */
+  setConfig(name: string, value: string | null): Promise<void>
+  /** As `sync`, and everything so far is on all devices that are to hold it. May take for ever: `onProgress` ends it by a throw. */
+  waitPlaced(onProgress?: OnProgress): Promise<void>
   /** Enrols a device that holds a weaker key. KEY_KIND without the full key; EEXIST if it is enrolled; EINVAL for what is no device or name. */
   addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void>
   /** What merging has put aside. */

@@ -1,6 +1,7 @@
 /**
  * Which chunks this device keeps: all of them, or as many as fit a cache of a
- * given size, and what is pinned.
+ * given size, and what is pinned. By a plan (placement/keeping.ts) it holds what
+ * it is to hold, and keeps of the rest what fits beside it.
  *
  * A chunk goes only after EVICT_COPIES other devices that keep everything have just shown that
  * they hold it: what nobody else has is kept whatever the cache's size. The one not
@@ -16,6 +17,7 @@ import type { FlushEngine } from './file/flush.js'
 import type { ReadEngine } from './file/read.js'
 import type { Collector } from './gc.js'
 import type { Journal } from './log/journal.js'
+import type { Keeping } from './placement/keeping.js'
 import { SEGMENT_BYTES } from './limits.js'
 import { sealedLength } from './seal/chunk.js'
 import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
@@ -46,6 +48,8 @@ const RETRY_MS = 5000
  * longer than a proof counts (FRESH_MS in swarm/confirm.ts).
  */
 export const GRACE_MS = 120_000
+/** So long nothing is fetched that is to be held, when there was no room for it. */
+const FULL_MS = 60_000
 /** Uses go into the index so often, and it is looked whether the cache is too large. */
 const TICK_MS = 2000
 /** What is pinned is looked for anew after a change: at once, but at most a twentieth of the time. */
@@ -81,6 +85,15 @@ export interface Holders {
   moreMissing(): void
 }
 
+/** What a plan makes of this device. */
+export interface Share {
+  readonly keeping: Keeping
+  /** Bytes that it offers; Infinity: that is not known. */
+  budget(): number
+  /** It is to hold nothing any more: what others have goes. */
+  isLeaving(): boolean
+}
+
 export interface CacheParts {
   db: Database
   chunks: ChunkTable
@@ -92,6 +105,9 @@ export interface CacheParts {
   collector: Collector
   space: Space
   timers?: Timers
+  share?: Share
+  /** Default GRACE_MS. */
+  graceMs?: number
 }
 
 export class Cache {
@@ -100,7 +116,12 @@ export class Cache {
   readonly residents: Residents
   /** Set by whoever connects this device to others. */
   holders: Holders | null = null
-  #limit: number | null
+  /** The size that was given. */
+  #own: number | null
+  /** That, or what the plan makes of it. */
+  #limit: number | null = null
+  /** Until then nothing more is taken: there was no room for what is to be held. */
+  #fullUntilMs = 0
   #sinceMs: number
   #stopTicking: () => void
   #working: Promise<void> | null = null
@@ -124,15 +145,54 @@ export class Cache {
     this.residents = new Residents(parts.db)
     this.residents.onChange = () => parts.journal.touched('derived')
     const limit = parts.db.getMeta('cache_bytes') as number | undefined
-    this.#limit = limit === undefined || limit === 0 ? null : limit
+    this.#own = limit === undefined || limit === 0 ? null : limit
     this.#sinceMs = parts.db.getMeta('cache_since') as number | undefined ?? 0
-    if (this.#limit !== null) this.#begin()
+    if (parts.share) parts.share.keeping.onHeld = (num, isMine) => this.residents.held(num, isMine)
+    this.#setLimit()
     this.#stopTicking = this.#timers.every(TICK_MS, () => this.#tick())
   }
 
   /** Bytes of the cache; null: everything is kept. */
-  get limitBytes(): number | null { return this.#limit }
+  get limitBytes(): number | null { return this.#limit === Infinity ? null : this.#limit }
   get keepsEverything(): boolean { return this.#limit === null }
+  /** The size that was given, with --cache; null: none. */
+  get givenBytes(): number | null { return this.#own }
+
+  /** There was no room for what is to be held, a moment ago. */
+  get isFull(): boolean { return this.#timers.nowMs() < this.#fullUntilMs }
+
+  /** A full disk: as if the size had been reached. */
+  full(): void { this.#fullUntilMs = this.#timers.nowMs() + FULL_MS }
+
+  get #graceMs(): number { return this.#p.graceMs ?? GRACE_MS }
+  get #plan() { return this.#p.share?.keeping.plan ?? null }
+
+  /** The plan is another, or what this device offers by it. */
+  planChanged(isOther: boolean): void {
+    if (isOther) {
+      // Others may have counted on this device a moment ago.
+      this.#sinceMs = Date.now()
+      this.#p.db.setMeta('cache_since', this.#sinceMs)
+      this.#p.journal.touched('derived')
+    }
+    this.#setLimit()
+    this.holders?.statusChanged()
+    this.#work()
+  }
+
+  #setLimit(): void {
+    const { share } = this.#p
+    const before = this.#limit
+    this.#limit = !this.#plan ? this.#own : share!.isLeaving() ? 0 : this.#own ?? share!.budget()
+    if (this.#limit !== null) {
+      if (before === null) this.#begin()
+      else this.#p.store.segmentBytes = this.#segmentBytes
+    } else if (before !== null) {
+      this.#p.chunks.onHere = () => {}
+      this.#p.store.segmentBytes = Infinity
+      this.residents.end()
+    }
+  }
 
   /** Bytes that chunks take on the disk, what is dead among them too. */
   get usedBytes(): number {
@@ -146,14 +206,10 @@ export class Cache {
     if (bytes !== null) checkCacheBytes(bytes)
     const { db, journal } = this.#p
     if (this.#limit === null && bytes !== null) this.#sinceMs = Date.now()
-    this.#limit = bytes
+    this.#own = bytes
     db.setMeta('cache_bytes', bytes ?? 0)
     db.setMeta('cache_since', this.#sinceMs)
-    if (bytes === null) {
-      this.#p.chunks.onHere = () => {}
-      this.#p.store.segmentBytes = Infinity
-      this.residents.end()
-    } else this.#begin()
+    this.#setLimit()
     journal.touched()
     await journal.durable()
     this.holders?.statusChanged()
@@ -166,7 +222,10 @@ export class Cache {
 
   #begin(): void {
     this.residents.begin()
-    this.#p.chunks.onHere = (num) => this.residents.used(num)
+    this.#p.chunks.onHere = (num) => {
+      if (this.#isMine(num)) this.residents.held(num, true)
+      else this.residents.used(num)
+    }
     this.#p.store.segmentBytes = this.#segmentBytes
   }
 
@@ -180,7 +239,16 @@ export class Cache {
     if (this.#limit === null) return true
     const used = this.usedBytes + this.#segmentBytes + bytes
     if (used > this.#limit * HIGH_SHARE) this.#work()
-    return used <= this.#limit || this.residents.isPinned(num)
+    if (used <= this.#limit || this.residents.isPinned(num)) return true
+    if (this.#isMine(num)) this.full()
+    return false
+  }
+
+  /** Whether it is to be held here by the plan. */
+  #isMine(num: number): boolean {
+    const plan = this.#plan
+    const known = plan && this.#p.chunks.identity(num)
+    return known ? plan.isMine(known.id) : false
   }
 
   // --- what is missing ------------------------------------------------------
@@ -286,7 +354,7 @@ export class Cache {
   /** Takes the content of a file, or of all below a directory, off this device, as far as others have it. USAGE if this device keeps everything. */
   async evict(inode: Inode, onProgress?: OnProgress): Promise<EvictReport> {
     if (this.#limit === null) throw fail('USAGE', 'this device keeps everything; give it a cache first: dfs mount --cache SIZE, or dfs serve')
-    const waitMs = this.#sinceMs + GRACE_MS - Date.now()
+    const waitMs = this.#sinceMs + this.#graceMs - Date.now()
     if (waitMs > 0) throw fail('EBUSY', `this device kept everything until a moment ago, and others may count on it; try again in ${Math.ceil(waitMs / 1000)} s`)
     const report: EvictReport = { bytesEvicted: 0, bytesPinned: 0, bytesUnconfirmed: 0 }
     if (this.#isStale) await this.#scan()
@@ -420,7 +488,7 @@ export class Cache {
   }
 
   #work(): void {
-    if (this.#isClosed || this.#limit === null || this.#timers.nowMs() < this.#retryAtMs) return
+    if (this.#isClosed || this.#limit === null || this.#timers.nowMs() < this.#retryAtMs || (this.#limit === 0 && this.residents.isEmpty)) return
     this.#working ??= this.#shrink().catch((e: Error) => {
       if (!this.#isClosed && !this.#p.journal.stopped) process.emitWarning(`making the cache smaller: ${e.message}`)
     }).finally(() => { this.#working = null })
@@ -467,9 +535,9 @@ export class Cache {
   async #evict(list: { num: number; id: Buffer }[]): Promise<Set<number>> {
     const { chunks, flusher, reader, journal } = this.#p
     const gone = new Set<number>()
-    const may = (num: number) => !flusher.pinned.has(num) && !this.residents.isPinned(num) && (chunks.get(num)?.seg ?? 0) > 0
+    const may = (num: number) => !flusher.pinned.has(num) && !this.residents.isPinned(num) && (chunks.get(num)?.seg ?? 0) > 0 && !this.#isMine(num)
     const asked = list.filter((c) => may(c.num))
-    if (asked.length === 0 || !this.holders || Date.now() < this.#sinceMs + GRACE_MS) return gone
+    if (asked.length === 0 || !this.holders || Date.now() < this.#sinceMs + this.#graceMs) return gone
     const confirmed = await this.holders.confirm(asked, EVICT_COPIES)
     if (this.#isClosed || journal.stopped || this.#limit === null) return gone
     asked.forEach((c, i) => {

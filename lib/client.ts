@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Conflict, ConflictSide, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, Stats } from './api.js'
+import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, Stats, SettingStatus } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -166,6 +166,22 @@ export class Client implements DriveApi {
 
   async devices(): Promise<DeviceStatus[]> {
     return (await this.#value('devices')) as DeviceStatus[]
+  }
+
+  async setDevice(device: string, change: DeviceChange): Promise<void> {
+    await this.#value('setDevice', { device, ...change })
+  }
+
+  async config(): Promise<SettingStatus[]> {
+    return (await this.#value('config')) as SettingStatus[]
+  }
+
+  async setConfig(name: string, value: string | null): Promise<void> {
+    await this.#value('setConfig', { name, value })
+  }
+
+  async waitPlaced(onProgress?: OnProgress): Promise<void> {
+    await this.#value('waitPlaced', {}, onProgress)
   }
 
   async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {

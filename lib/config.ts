@@ -12,7 +12,7 @@ import { formatAddress, parseAddress } from './swarm/net/address.js'
 /** A `.env` file is a few lines; more is something else of that name. */
 const MAX_ENV_FILE_BYTES = 64 * 1024
 /** Only these are taken from a `.env` file: the rest of it belongs to other programs. */
-const VARIABLES = ['DFS_STORE', 'DFS_PASSPHRASE_FILE', 'DFS_BOOTSTRAP', 'DFS_DISCOVERY', 'NODE_ID', 'NODE_PORT'] as const
+const VARIABLES = ['DFS_STORE', 'DFS_PASSPHRASE_FILE', 'DFS_BOOTSTRAP', 'DFS_DISCOVERY', 'NODE_ID', 'NODE_PORT', 'REPLICATION_FACTOR'] as const
 
 export interface Config {
   /** Absolute path of the store directory, which need not exist. */
@@ -22,6 +22,8 @@ export interface Config {
   passphraseFile?: string
   /** NODE_ID: what this device is called in a drive that it makes; the host's name where absent. */
   deviceName?: string
+  /** REPLICATION_FACTOR: copies of each chunk in a drive that is made here. */
+  replication?: string
   network: NetworkConfig
 }
 
@@ -70,6 +72,7 @@ export function loadConfig({ options = {}, env = process.env, cwd = process.cwd(
   const passphrase = pick(options.passphraseFile, 'DFS_PASSPHRASE_FILE')
   if (passphrase?.value === '') throw fail('USAGE', 'the passphrase file is empty; name one with --passphrase-file FILE')
   const deviceName = pick(undefined, 'NODE_ID')
+  const replication = pick(undefined, 'REPLICATION_FACTOR')
   const port = pick(options.port, 'NODE_PORT')
   const bootstrap = pick(options.bootstrap, 'DFS_BOOTSTRAP')
   const discovery = pick(options.discovery, 'DFS_DISCOVERY')
@@ -80,6 +83,7 @@ export function loadConfig({ options = {}, env = process.env, cwd = process.cwd(
     storeFrom: store?.from ?? 'default',
     ...(passphrase && { passphraseFile: passphrase.value === '-' ? '-' : resolve(cwd, expandHome(passphrase.value, env)) }),
     ...(deviceName && { deviceName: deviceName.value }),
+    ...(replication && { replication: replication.value }),
     network: {
       peers: (options.peer ?? []).map((address) => addressIn(address, '--peer')),
       ...(port && { port: portIn(port.value, port.from === 'option' ? '--port' : 'NODE_PORT') }),

@@ -7,6 +7,9 @@ import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
 import type { Log } from './log/log.js'
 import type { Members } from './log/members.js'
 import type { Metadata } from './metadata.js'
+import type { Fleet } from './placement/fleet.js'
+import type { Keeping } from './placement/keeping.js'
+import type { Reports } from './placement/reports.js'
 import type { Database } from './store/database.js'
 import { lastSeen } from './swarm/known-peers.js'
 
@@ -46,4 +49,25 @@ export function listDevices(d: DeviceList, peers: PeerStatus[]): DeviceStatus[] 
   if (!known.has(own)) members.unshift(one(own, d.deviceName, d.keys.canWrite ? 'full' : 'guest'))
   for (const p of connected.values()) if (!known.has(p.device)) members.push(one(p.device, p.name, 'guest'))
   return members.sort((a, b) => Number(b.isThisDevice) - Number(a.isThisDevice))
+}
+
+/** What placement knows of them; nothing without a plan. */
+export function placedDevices(d: { fleet: Fleet; keeping: Keeping; reports: Reports }, devices: DeviceStatus[]): DeviceStatus[] {
+  const { plan } = d.keeping
+  const fleet = new Map(d.fleet.devices().map((f) => [encodeZ32(f.key), f]))
+  return devices.map((device) => {
+    const known = fleet.get(device.device)
+    if (!known) return device
+    const i = plan ? plan.placement.devices.findIndex((p) => p.key.equals(known.key)) : -1
+    const report = d.reports.of(known.key.toString('hex'))
+    const lacks = [...report?.lacks.values() ?? []]
+    return {
+      ...device,
+      placement: {
+        capacityBytes: known.offeredBytes ?? null, zone: known.zone, isLeaving: known.isLeaving, isLost: known.isLost, isFull: report?.isFull ?? false,
+        share: i < 0 ? null : plan!.placement.shares[i]!, heldBytes: plan && report ? report.heldBytes : null, usedBytes: report?.usedBytes ?? null,
+        lacksChunks: report ? lacks.reduce((n, l) => n + l.chunks, 0) : null, lacksBytes: report ? lacks.reduce((n, l) => n + l.bytes, 0) : null,
+      },
+    }
+  })
 }

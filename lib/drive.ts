@@ -15,12 +15,12 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { Conflict, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus, SettingStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
 import { Cache } from './cache.js'
 import { listConflicts, resolveConflict } from './conflicts.js'
-import { listDevices } from './devices.js'
+import { listDevices, placedDevices } from './devices.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
 import { FlushEngine, type LocalChunk } from './file/flush.js'
@@ -42,6 +42,10 @@ import { CausalEngine, type CausalHost } from './order/causal/engine.js'
 import type { Members } from './log/members.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
+import { Fleet } from './placement/fleet.js'
+import { Keeping } from './placement/keeping.js'
+import { Reports } from './placement/reports.js'
+import { Repair } from './placement/repair.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
 import { NameSealer } from './seal/name.js'
@@ -53,6 +57,7 @@ import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import type { SnapshotGift } from './snapshot.js'
+import { isSetting, SETTINGS, Settings, type SettingName } from './settings.js'
 import { StoreLock } from './store/lock.js'
 import { replacedIndex } from './store/replaced.js'
 import { SegmentStore } from './store/segments.js'
@@ -64,6 +69,10 @@ import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 import { StorageOnly } from './unreadable.js'
 
+/** How often it is looked who is lost, and what this device offers. */
+const FLEET_MS = 2000
+/** How often it is looked whether all is placed, while somebody waits. */
+const WAIT_MS = 200
 const MIN_SEGMENT_BYTES = 4 << 20
 /** A segment takes at most this part of the disk. */
 const SEGMENTS_A_DISK = 64
@@ -81,8 +90,12 @@ export interface CreateOptions {
   /** Owner of the root directory; default: who runs this. */
   uid?: number
   gid?: number
+  /** Copies of each chunk, as the setting takes it; default: everything on every device. */
+  replication?: string
   /** As OpenOptions.aside. */
   aside?: { afterMs: number; upMs: number }
+  /** As OpenOptions.graceMs. */
+  graceMs?: number
 }
 
 export interface OpenOptions {
@@ -97,6 +110,8 @@ export interface OpenOptions {
   readDeadlineMs?: number
   /** When a silent device is set aside; default ASIDE_AFTER_MS, ASIDE_UP_MS. */
   aside?: { afterMs: number; upMs: number }
+  /** How long a chunk stays when it need not any more; default GRACE_MS of lib/cache.ts. */
+  graceMs?: number
 }
 
 /** What a daemon gives a drive to reach others by (service/network.ts). */
@@ -147,6 +162,12 @@ export class Drive extends PathApi {
   readonly arrivals: Arrivals
   readonly members: Members
   readonly metadata: Metadata
+  readonly settings: Settings
+  readonly keeping: Keeping
+  readonly fleet: Fleet
+  readonly reports: Reports
+  readonly repair: Repair
+  readonly #stopFleet: () => void
   readonly timers = systemTimers
   /** Where chunks come from that are not here. */
   readonly source: SourceSlot
@@ -161,6 +182,8 @@ export class Drive extends PathApi {
   #clearing: Promise<void> | null = null
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
   onStop: (e: Error) => void = () => {}
+  /** What a person should know. */
+  onNotice: (text: string) => void = () => {}
   /** Set by whoever connects the drive to others; closed with it. */
   network: DriveNetwork | null = null
   /** Where it is mounted; kept by whoever mounts. */
@@ -175,6 +198,7 @@ export class Drive extends PathApi {
   static async create(storeDir: string, options: CreateOptions = {}): Promise<Drive> {
     const order = options.order ?? 'causal'
     if (!ENGINES[order]) throw fail('USAGE', `unknown order "${order}"; there is: ${Object.keys(ENGINES).join(', ')}`)
+    if (options.replication !== undefined) SETTINGS.replication.normal(options.replication)
     const dir = resolve(storeDir)
     if (Drive.exists(dir)) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
     const made = mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -199,9 +223,10 @@ export class Drive extends PathApi {
       sql.run(1, device.incarnation, device.publicKey)
       db.setMeta('incarnation', 1)
       const store = openSegments(dir, keys.driveId)
-      const drive = new Drive({ dir, lock, keys, device, db, store, clock }, options.aside ? { aside: options.aside } : {})
+      const drive = new Drive({ dir, lock, keys, device, db, store, clock }, { ...(options.aside && { aside: options.aside }), ...(options.graceMs !== undefined && { graceMs: options.graceMs }) })
       drive.tree.makeRoot(uid, gid, clock.now())
       drive.tree.rows.setAuthor(1, drive.deviceName)
+      if (options.replication !== undefined) drive.settings.set('replication', options.replication)
       drive.journal.touched()
       await drive.journal.durable()
       // A store without its key file was never finished, and `create` may be run again; one that was and has lost it is left alone.
@@ -274,6 +299,9 @@ export class Drive extends PathApi {
     })
     ;({ log: this.log, tree: this.tree, journal: this.journal, engine: this.engine, members: this.members } = this.metadata)
     const { rows } = this.tree
+    const touched = () => this.journal.touched('derived')
+    this.keeping = new Keeping({ db: p.db, chunks: this.chunks, timers: this.timers, touched })
+    this.settings = new Settings({ tree: this.tree, clock: p.clock, timers: this.timers, submit: (op) => this.engine.submit(op) })
     this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)
     p.store.onStop = (e) => this.journal.stop(e)
@@ -312,8 +340,30 @@ export class Drive extends PathApi {
     })
     this.cache = new Cache({
       db: p.db, chunks: this.chunks, tree: this.tree, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
-      collector: this.collector, space: this.space, timers: this.timers,
+      collector: this.collector, space: this.space, timers: this.timers, ...(options.graceMs !== undefined && { graceMs: options.graceMs }),
+      share: { keeping: this.keeping, budget: () => this.fleet.budgetBytes, isLeaving: () => this.fleet.isLeaving },
     })
+    this.arrivals.onFull = () => this.cache.full()
+    const { metadata, members } = this
+    this.fleet = new Fleet({
+      settings: this.settings, members, keeping: this.keeping, self: p.device.publicKey, nowMs: () => p.clock.nowMs(),
+      canSpeak: () => keys.canWrite && !this.journal.stopped && !this.#closing && !metadata.own.isHeld && !metadata.isEnded && metadata.mustBeginAnew === undefined,
+      diskBytes: () => (this.cache.givenBytes === null ? this.cache.usedBytes + this.space.freeBytes(this.files.dirtyBytes) : undefined),
+      heardMs: (device) => metadata.silence.heardMs(device), isSure: (upMs) => metadata.silence.isSure(upMs),
+      onPlan: (isOther) => this.cache.planChanged(isOther), onNotice: (text) => this.onNotice(text),
+    })
+    this.reports = new Reports({
+      db: p.db, driveId: keys.driveId, device: p.device, clock: p.clock, keeping: this.keeping, isMember: (device) => members.get(device) !== undefined,
+      logs: () => this.repair.logs(),
+      lacksOfAll: () => (this.cache.keepsEverything ? this.chunks.lacking() : undefined), isFull: () => this.cache.isFull, usedBytes: () => this.cache.usedBytes,
+      settle: () => this.journal.settle(), touched,
+    })
+    this.repair = new Repair({
+      log: this.log, chunks: this.chunks, keeping: this.keeping, reports: this.reports, fleet: this.fleet, self: p.device.publicKey, db: p.db, timers: this.timers,
+      others: () => members.all().filter((c) => c.role !== 'read-only' && !c.device.equals(p.device.publicKey) && !metadata.asides.isAway(c.device)).map((c) => c.device.toString('hex')),
+      keepsEverything: () => this.cache.keepsEverything,
+    })
+    this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
     this.files.makeRoom = (bytes) => (this.cache.keepsEverything ? undefined : this.cache.makeRoom(bytes))
     // Who opens the store goes by the index; the key file says it to people and other tools.
     this.metadata.own.onRenew = (id) => {
@@ -324,6 +374,14 @@ export class Drive extends PathApi {
       this.journal.touched('derived')
     }))
     finishAnew({ dir: p.dir, db: p.db, metadata: this.metadata, keys, device: this.device, sealer: treeSealer(keys) })
+    this.settings.onChange = () => { if (!this.journal.stopped && !this.#closing) this.fleet.replan() }
+    const { onNew } = members
+    members.onNew = (certificate) => {
+      onNew(certificate)
+      this.settings.onChange()
+    }
+    this.fleet.replan()
+    this.#stopFleet = this.timers.every(FLEET_MS, () => this.fleet.tick())
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
@@ -417,8 +475,21 @@ export class Drive extends PathApi {
       cache: { limitBytes: this.cache.limitBytes, usedBytes: segments, pins: this.cache.residents.pins().length },
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
       dirtyBytes: this.files.dirtyBytes,
+      placement: await this.#placement(),
       log: { entries: head.seq - head.first + 1, bytes: head.bytes, seq: head.seq },
       rssBytes: process.memoryUsage.rss(),
+    }
+  }
+
+  async #placement(): Promise<DriveStatus['placement']> {
+    const status = await this.repair.status()
+    const { plan } = this.keeping
+    if (!status || !plan) return null
+    const { wanted, possible, chunks, copies, bytes, usableBytes } = status
+    return {
+      wanted, possible, chunksUnder: chunks, copiesOwed: copies, bytesOwed: bytes, secondsLeft: this.repair.secondsLeft(bytes), usableBytes,
+      isFull: this.cache.isFull, lacking: this.keeping.size, heldBytes: this.keeping.heldBytes,
+      silent: status.silent.map((peer) => this.members.get(Buffer.from(peer, 'hex'))?.name ?? peer.slice(0, 12)),
     }
   }
 
@@ -436,16 +507,53 @@ export class Drive extends PathApi {
     return known
   }
 
-  async devices(): Promise<DeviceStatus[]> { return listDevices(this, await this.peers()) }
+  async devices(): Promise<DeviceStatus[]> { return placedDevices(this, listDevices(this, await this.peers())) }
+
+  async config(): Promise<SettingStatus[]> {
+    return Object.entries(SETTINGS).map(([name, rule]) => ({ name, value: this.settings.get(name as SettingName) ?? null, default: rule.default, about: rule.about }))
+  }
+
+  async setConfig(name: string, value: string | null): Promise<void> {
+    if (!isSetting(name)) throw fail('USAGE', `there is no setting "${name}"; there is: ${Object.keys(SETTINGS).join(', ')}`)
+    this.#speak()
+    this.settings.set(name, value)
+    this.fleet.replan()
+    await this.sync()
+  }
+
+  async setDevice(device: string, change: DeviceChange): Promise<void> {
+    const key = deviceKey(device)
+    if (!key.equals(this.device.publicKey) && !this.members.get(key)) throw fail('ENOENT', `no device of the drive has the id ${device}; dfs devices lists them, dfs devices add enrols one`)
+    this.#speak()
+    const { capacity, zone, isDrained } = change
+    if (capacity !== undefined) this.settings.setOfDevice(key, 'capacity', capacity)
+    if (zone !== undefined) this.settings.setOfDevice(key, 'zone', zone === '' ? null : zone)
+    if (isDrained !== undefined) this.settings.setOfDevice(key, 'drained', isDrained ? 'yes' : null)
+    this.fleet.replan()
+    await this.sync()
+  }
+
+  #speak(): void {
+    this.journal.check()
+    if (!this.keys.canWrite) throw fail('EROFS', 'the drive is read-only here: its key does not write')
+  }
+
+  async waitPlaced(onProgress?: OnProgress): Promise<void> {
+    await this.sync()
+    const logs = this.repair.logs()
+    for (;;) {
+      this.journal.check()
+      const awaited = this.repair.awaited(logs)
+      if (awaited.length === 0) return
+      const names = awaited.map((peer) => this.members.get(Buffer.from(peer, 'hex'))?.name ?? (peer === this.device.publicKey.toString('hex') ? this.deviceName : peer.slice(0, 12)))
+      const owed = (await this.repair.status())?.bytes ?? 0
+      onProgress?.({ phase: `waiting for ${names.join(', ')}; owed`, done: owed, total: 0, unit: 'bytes' })
+      await new Promise<void>((go) => void this.timers.after(WAIT_MS, go))
+    }
+  }
 
   async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
-    let key: Buffer
-    try {
-      key = decodeZ32(device)
-    } catch (e) {
-      throw fail('EINVAL', `'${device}' is not the id of a device; dfs devices lists those that are connected`, e)
-    }
-    if (key.length !== 32) throw fail('EINVAL', `'${device}' is not the id of a device; dfs devices lists those that are connected`)
+    const key = deviceKey(device)
     if (this.members.get(key)) throw fail('EEXIST', `the device ${this.members.get(key)!.name} is enrolled already`)
     const certificate = certify(this.keys, { device: key, role, name })
     this.share()
@@ -484,6 +592,8 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
+    this.#stopFleet()
+    this.keeping.close()
     if (!this.journal.stopped) await step(() => this.metadata.own.end(this.files.dirtyBytes > 0))
     await this.#anew?.end()
     // It must not be numbered as what others have already.
@@ -511,6 +621,18 @@ export class Drive extends PathApi {
   }
 
   get rootIno(): number { return ROOT_INO }
+}
+
+function deviceKey(device: string): Buffer {
+  const what = `'${device}' is not the id of a device; dfs devices lists those that are connected`
+  let key: Buffer
+  try {
+    key = decodeZ32(device)
+  } catch (e) {
+    throw fail('EINVAL', what, e)
+  }
+  if (key.length !== 32) throw fail('EINVAL', what)
+  return key
 }
 
 /** On a small disk segments are small too: compacting one needs room for what lives in it. */

@@ -105,6 +105,12 @@ export const PLACEMENT_GROUPS = 65_536
 export const MAX_COPIES = 16
 /** Format. Devices that chunks are placed on: an index of 16 bits, one value of which is kept. */
 export const MAX_PLACED_DEVICES = 65_535
+/** Format. Value of a setting of the drive. */
+export const MAX_SETTING_BYTES = 256
+/** Protocol. What a device says of its groups: all of them lacked, and as many logs as a peer has. */
+export const MAX_REPORT_BYTES = 1_200_000
+/** Protocol. A plan for who cannot read the drive: some ten thousand devices. */
+export const MAX_PLAN_BYTES = 1 << 20
 /** Format. Name of a zone. */
 export const MAX_ZONE_BYTES = 64
 

@@ -2,7 +2,7 @@
  * The path half of the public API: finds inodes by path, checks nothing about
  * permissions (whoever holds the store may do everything), and calls lib/posix.
  */
-import type { Conflict, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Stats } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, SettingStatus, Stats } from './api.js'
 import { isVirtualXattr, type Cache } from './cache.js'
 import { fromMs, toMs } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
@@ -11,6 +11,7 @@ import type { Files } from './file/files.js'
 import type { ReadEngine } from './file/read.js'
 import { MAX_NAME_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from './limits.js'
 import type { Posix, Result, Soon } from './posix.js'
+import { isReservedXattr } from './settings.js'
 import type { Unfinished } from './store/unfinished.js'
 import { HAS_XATTRS, Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
@@ -53,6 +54,10 @@ export abstract class PathApi implements DriveApi {
   abstract addPeers(addresses: string[]): Promise<void>
   abstract forgetPeer(address: string): Promise<boolean>
   abstract devices(): Promise<DeviceStatus[]>
+  abstract setDevice(device: string, change: DeviceChange): Promise<void>
+  abstract config(): Promise<SettingStatus[]>
+  abstract setConfig(name: string, value: string | null): Promise<void>
+  abstract waitPlaced(onProgress?: OnProgress): Promise<void>
   abstract addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void>
   abstract conflicts(): Promise<Conflict[]>
   abstract resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
@@ -210,11 +215,12 @@ export abstract class PathApi implements DriveApi {
   }
 
   async listXattrs(path: Path): Promise<Buffer[]> {
-    return this.tree.xattrNames(this.#inode(path, true))
+    return this.tree.xattrNames(this.#inode(path, true)).filter((name) => !isReservedXattr(name))
   }
 
   async getXattr(path: Path, name: Buffer): Promise<Buffer> {
-    const value = this.tree.getXattr(this.#inode(path, true), name)
+    const inode = this.#inode(path, true)
+    const value = isReservedXattr(name) ? undefined : this.tree.getXattr(inode, name)
     if (!value) throw error('ENODATA', path)
     return value
   }

@@ -11,7 +11,7 @@ import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnPr
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { listDevices } from './devices.js'
 import { Drive, openSegments, type DriveNetwork, type OpenOptions } from './drive.js'
-import { fail } from './errors.js'
+import { fail, isDfsError } from './errors.js'
 import { SourceSlot } from './file/fetch.js'
 import type { DriveKeys } from './keys/derive.js'
 import type { Device } from './keys/device.js'
@@ -22,6 +22,9 @@ import type { Forks } from './log/forks.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
 import type { Members } from './log/members.js'
+import { Keeping } from './placement/keeping.js'
+import { Plan } from './placement/plan.js'
+import { Reports } from './placement/reports.js'
 import { chunkId, sealedLength } from './seal/chunk.js'
 import { Sealed } from './sealed.js'
 import type { SealedInbox } from './sealed-inbox.js'
@@ -37,6 +40,9 @@ import type { SwarmHost } from './swarm/host.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
 import { parseAddress } from './swarm/net/address.js'
 import { StorageOnly, Unreadable } from './unreadable.js'
+
+/** As in lib/cache.ts. */
+const FULL_MS = 60_000
 
 interface Parts { dir: string; lock: StoreLock; keys: DriveKeys; device: Device; db: Database; store: SegmentStore }
 
@@ -79,6 +85,13 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly source = new SourceSlot(null)
   readonly metadata: { readonly forks: Forks }
   readonly files = { dirtyBytes: 0, isLive: false }
+  readonly keeping: Keeping
+  readonly reports: Reports
+  /** There was no room a moment ago; until then nothing is fetched. */
+  #fullUntilMs = 0
+  readonly cache: NonNullable<SwarmHost['cache']>
+  /** What a person should know. */
+  onNotice: (text: string) => void = () => {}
   readonly #checkpointer: Checkpointer
   readonly #lock: StoreLock
   #closing: Promise<void> | null = null
@@ -136,6 +149,20 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.#checkpointer = new Checkpointer(p.db, journal)
     const arrivals = this.arrivals = new SealedArrivals({ chunks, store: p.store, journal, timers: this.timers, guard: () => () => {}, take })
     arrivals.learn = (num, sealedBytes) => sealed.learn(num, sealedBytes)
+    arrivals.onFull = () => { this.#fullUntilMs = this.timers.nowMs() + FULL_MS }
+    const isFull = () => this.timers.nowMs() < this.#fullUntilMs
+    const keeps = () => this.keepsEverything
+    this.cache = { get keepsEverything() { return keeps() }, get isFull() { return isFull() }, missingPins: () => [], changed: () => {}, holders: null }
+    const touched = () => journal.touched('derived')
+    this.keeping = new Keeping({ db: p.db, chunks, timers: this.timers, touched })
+    this.reports = new Reports({
+      db: p.db, driveId: p.keys.driveId, device: p.device, clock: this.clock, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
+      logs: () => new Map([...this.log.heads()].map(([inc, seq]) => [this.log.incarnationId(inc).toString('latin1'), seq])),
+      lacksOfAll: () => (this.kept.knowsAllChunks ? chunks.lacking() : undefined), isFull, usedBytes: () => this.#usedBytes, settle: () => journal.settle(), touched,
+    })
+    this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
+    const plan = p.db.getMeta('plan') as Buffer | undefined
+    if (plan && plan.length > 0) this.keeping.set(Plan.decode(plan, p.device.publicKey))
     if (p.db.getMeta('finished') !== 1) {
       p.db.setMeta('finished', 1)
       journal.touched()
@@ -148,7 +175,32 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
 
   get deviceName(): string { return (this.db.getMeta('device_name') as string | undefined) ?? '' }
 
-  get keepsEverything(): boolean { return this.kept.knowsAllChunks }
+  get keepsEverything(): boolean { return this.kept.knowsAllChunks && !this.#takesPart }
+
+  /** By the plan it holds a part; one to which nobody has given a capacity keeps everything, beside what the others are to hold. */
+  get #takesPart(): boolean { return this.keeping.plan !== null }
+
+  get #usedBytes(): number {
+    let used = 0
+    for (const bytes of this.store.usage().values()) used += bytes
+    return used
+  }
+
+  takePlan(bytes: Buffer): void {
+    if (this.journal.stopped) return
+    let plan: Plan | null = null
+    try {
+      if (bytes.length > 0) plan = Plan.decode(bytes, this.device.publicKey)
+    } catch (e) {
+      if (!isDfsError(e, 'EIO') && !isDfsError(e, 'EINVAL')) throw e
+      return
+    }
+    if (plan && (plan.self < 0 || plan.placement.devices[plan.self]!.capacityBytes === 0)) plan = null
+    if (plan ? this.keeping.plan?.digest.equals(plan.digest) : !this.keeping.plan) return
+    this.db.setMeta('plan', plan?.bytes ?? Buffer.alloc(0))
+    this.journal.touched()
+    this.keeping.set(plan)
+  }
 
   share(): void { /* it has no writes of its own */ }
 
@@ -177,8 +229,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
     const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE}`) as [number, number]
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
-    let segments = 0
-    for (const bytes of this.store.usage().values()) segments += bytes
+    const segments = this.#usedBytes
     const { head } = this.kept
     const log = { entries: 0, bytes: 0, seq: 0 }
     for (const inc of this.log.heads().keys()) {
@@ -299,6 +350,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await step(() => this.network?.close())
+    this.keeping.close()
     this.kept.close()
     await step(() => this.arrivals.close())
     if (!this.journal.stopped) await step(() => this.journal.durable())

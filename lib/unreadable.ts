@@ -33,6 +33,10 @@ export abstract class Unreadable {
   readonly getXattr: DriveApi['getXattr'] = refuse
   readonly setXattr: DriveApi['setXattr'] = refuse
   readonly temporary: DriveApi['temporary'] = refuse
+  readonly setDevice: DriveApi['setDevice'] = refuse
+  readonly config: DriveApi['config'] = refuse
+  readonly setConfig: DriveApi['setConfig'] = refuse
+  readonly waitPlaced: DriveApi['waitPlaced'] = refuse
   readonly addDevice: DriveApi['addDevice'] = refuse
   readonly conflicts: DriveApi['conflicts'] = refuse
   readonly resolveConflict: DriveApi['resolveConflict'] = refuse

@@ -7,6 +7,7 @@ import type { DfsErrorCode } from '../lib/errors.js'
 import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import { Reading } from '../lib/file/reading.js'
+import { isReservedXattr } from '../lib/settings.js'
 import { MAX_FILE_BYTES } from '../lib/limits.js'
 import { LOCAL_XATTR, isVirtualXattr } from '../lib/cache.js'
 import { isXattrName } from '../lib/paths.js'
@@ -221,13 +222,13 @@ export class Filesystem implements Operations {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
     if (isVirtualXattr(name)) return inode.isFile && name.equals(LOCAL_XATTR) ? this.#drive.cache.localXattr(inode) : E.ENODATA
-    return this.#drive.tree.getXattr(inode, name) ?? (isXattrName(name) ? E.ENODATA : unknownName(name))
+    return isXattrName(name) ? this.#drive.tree.getXattr(inode, name) ?? E.ENODATA : unknownName(name)
   }
 
   listxattr(ino: number, caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    const shown = this.#drive.tree.xattrNames(inode).filter((n) => isRoot(caller) || !n.subarray(0, TRUSTED.length).equals(TRUSTED))
+    const shown = this.#drive.tree.xattrNames(inode).filter((n) => !isReservedXattr(n) && (isRoot(caller) || !n.subarray(0, TRUSTED.length).equals(TRUSTED)))
     return Buffer.concat(shown.flatMap((n) => [n, NUL]))
   }
 

@@ -22,7 +22,7 @@ Examples:
     .action((options: Options) => run(command, async (context) => {
       const { Drive } = await import('../../lib/drive.js')
       const { fail } = await import('../../lib/errors.js')
-      const { store, deviceName } = context.config
+      const { store, deviceName, replication } = context.config
       // Before anybody has to type.
       if (Drive.exists(store)) throw fail('STORE_EXISTS', `there is already a drive in ${store}; use another --store`)
       const passphrase = await context.newPassphrase(options.passphrase ?? false)
@@ -32,6 +32,7 @@ Examples:
         ...(options.name !== undefined && { name: options.name }),
         ...(options.order !== undefined && { order: options.order }),
         ...(passphrase && { passphrase }),
+        ...(replication !== undefined && { replication }),
       })
       const status = await drive.status()
       await drive.close()

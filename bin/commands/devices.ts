@@ -1,11 +1,11 @@
 import { Option, type Command } from 'commander'
 import type { DeviceStatus, DriveApi } from '../../lib/api.js'
 import { fail } from '../../lib/errors.js'
-import { run, usage, type GlobalOptions } from '../context.js'
-import { writeJson } from '../output.js'
+import { run, usage, type Context, type GlobalOptions } from '../context.js'
+import { formatBytes, writeJson } from '../output.js'
 import { formatAge, writeTable } from '../table.js'
 
-interface Options extends GlobalOptions { json?: boolean; role?: 'read-only' | 'storage'; name?: string }
+interface Options extends GlobalOptions { json?: boolean; role?: 'read-only' | 'storage'; name?: string; capacity?: string; zone?: string; undo?: boolean }
 
 /** Of an id: as much as tells devices apart, and fits a line. */
 const SHOWN_CHARS = 12
@@ -17,21 +17,31 @@ export function define(command: Command): void {
 connected with a read-only or storage key and which no full device has enrolled. A device with
 the full key enrols itself. \`add\` enrols a guest, so that it counts and has a name; DEVICE is its
 id, or the beginning of it. A device that is silent for 60 days is set aside: the others wait for
-it no more; when it comes back it takes their metadata, and does again what it has written.`)
+it no more; when it comes back it takes their metadata, and does again what it has written.
+With a replication factor (dfs config set replication 3) each chunk is on so many devices: \`set\` says how
+much one offers and where it stands, for copies never share a zone where there are enough; \`drain\`
+moves all that one holds to others, before it leaves.`)
     .addOption(new Option('--role <role>', 'what an added device is').choices(['read-only', 'storage']))
     .option('--name <name>', 'what an added device is called (default: the name that it gives itself)')
+    .option('--capacity <size>', 'what a device offers, as 500G; 0: nothing; "disk": what its disk has')
+    .option('--zone <zone>', 'what may fail together: a house, a rack; "" for none')
+    .option('--undo', 'of drain: it stays after all')
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
 Examples:
   dfs devices
-  dfs devices add 8ykqj5zb --role read-only --name tv`)
+  dfs devices add 8ykqj5zb --role read-only --name tv
+  dfs devices set 8ykqj5zb --capacity 500G --zone attic
+  dfs devices drain 8ykqj5zb`)
     .action((action: string | undefined, device: string | undefined, options: Options) => run(command, async (context) => {
       if (action === undefined) {
-        if (options.role !== undefined || options.name !== undefined) throw usage('--role and --name are for dfs devices add DEVICE')
+        refuse(options, [])
         const devices = await (await context.drive()).devices()
         return options.json ? writeJson({ devices: devices.map(fields) }) : list(devices)
       }
-      if (action !== 'add') throw usage(`there is no 'dfs devices ${action}'; there is dfs devices, and dfs devices add DEVICE --role ROLE`)
+      if (action === 'set' || action === 'drain') return change(context, action, device, options)
+      if (action !== 'add') throw usage(`there is no 'dfs devices ${action}'; there is add, set and drain, and dfs devices alone lists them`)
+      refuse(options, ['role', 'name'])
       if (device === undefined || options.role === undefined) throw usage('dfs devices add wants a device and a role: dfs devices add DEVICE --role read-only|storage')
       const drive = await context.drive()
       const { id, name } = await find(drive, device)
@@ -39,6 +49,29 @@ Examples:
       if (options.json) return writeJson({ device: id, role: options.role, name: options.name ?? name })
       context.say(`Enrolled ${options.name ?? name} (${id}) as a ${options.role} device.`)
     }))
+}
+
+const OF: Record<string, string> = { role: 'add', name: 'add', capacity: 'set', zone: 'set', undo: 'drain' }
+
+function refuse(options: Options, but: string[]): void {
+  for (const [name, action] of Object.entries(OF)) {
+    if (!but.includes(name) && options[name as keyof Options] !== undefined) throw usage(`--${name} is for dfs devices ${action} DEVICE`)
+  }
+}
+
+async function change(context: Context, action: 'set' | 'drain', device: string | undefined, options: Options): Promise<void> {
+  refuse(options, action === 'set' ? ['capacity', 'zone'] : ['undo'])
+  if (device === undefined) throw usage(`dfs devices ${action} wants a device: its id, or the beginning of it`)
+  const { capacity, zone, undo } = options
+  if (action === 'set' && capacity === undefined && zone === undefined) throw usage('dfs devices set wants --capacity SIZE, --zone ZONE or both')
+  const drive = await context.drive()
+  const { id, name } = await find(drive, device)
+  await drive.setDevice(id, action === 'drain' ? { isDrained: !undo } : { ...(capacity !== undefined && { capacity: capacity === 'disk' ? null : capacity }), ...(zone !== undefined && { zone }) })
+  const now = (await drive.devices()).find((d) => d.device === id)
+  if (options.json) return writeJson(now ? fields(now) : { device: id })
+  if ((await drive.status()).placement === null) context.notice('nothing is placed yet: every device keeps everything until a replication factor is set (dfs config set replication N)')
+  if (action === 'drain') context.say(undo ? `${name} stays.` : `${name} is drained: others take what it holds. dfs devices shows how far that is; dfs sync --wait waits for it.`)
+  else context.say(`${name} offers ${now?.placement?.capacityBytes == null ? 'what its disk has, which it has not said yet' : formatBytes(now.placement.capacityBytes)}${now?.placement?.zone ? `, in the zone ${now.placement.zone}` : ''}.`)
 }
 
 /** A whole id may be of a device that is not connected. */
@@ -55,11 +88,26 @@ function fields({ lastSeenMs, ...rest }: DeviceStatus) {
 }
 
 async function list(devices: DeviceStatus[]): Promise<void> {
+  const isPlaced = devices.some((d) => d.placement?.share != null)
   await writeTable([
-    ['ID', 'NAME', 'ROLE', 'SEEN'],
+    ['ID', 'NAME', 'ROLE', 'SEEN', ...(isPlaced ? ['CAPACITY', 'ZONE', 'SHARE', 'HOLDS', 'LACKS'] : [])],
     ...devices.map((d) => [
       d.device.slice(0, SHOWN_CHARS), d.name, d.role,
-      `${d.isThisDevice ? 'this device' : d.isConnected ? 'connected' : d.lastSeenMs === null ? 'never' : formatAge(d.lastSeenMs)}${d.isAway ? ', set aside' : ''}`,
+      `${d.isThisDevice ? 'this device' : d.isConnected ? 'connected' : d.lastSeenMs === null ? 'never' : formatAge(d.lastSeenMs)}${d.isAway ? ', set aside' : ''}${state(d)}`,
+      ...(isPlaced ? placement(d) : []),
     ]),
   ])
+}
+
+function state({ placement: p }: DeviceStatus): string {
+  return p ? `${p.isLeaving ? ', leaves' : ''}${p.isLost ? ', lost' : ''}${p.isFull ? ', full' : ''}` : ''
+}
+
+function placement({ placement: p }: DeviceStatus): string[] {
+  if (!p) return ['', '', '', '', '']
+  const bytes = (n: number | null) => (n === null ? '?' : formatBytes(n))
+  return [
+    p.capacityBytes === null ? 'not said yet' : formatBytes(p.capacityBytes), p.zone, p.share === null ? '' : `${(100 * p.share).toFixed(0)} %`,
+    bytes(p.heldBytes), p.lacksBytes === null ? '?' : p.lacksChunks === 0 ? 'nothing' : bytes(p.lacksBytes),
+  ]
 }

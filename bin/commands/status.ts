@@ -45,6 +45,16 @@ function formatLocality(l: Locality): string {
   ].map(([label, value]) => `${`${label}:`.padEnd(14)}${value}`).join('\n')
 }
 
+function placementLines(p: NonNullable<DriveStatus['placement']>): string[][] {
+  const left = p.secondsLeft === null ? '' : p.secondsLeft < 90 ? `, ${Math.ceil(p.secondsLeft)} s to go` : `, ${Math.ceil(p.secondsLeft / 60)} min to go`
+  return [
+    ['copies', `${p.wanted} of each chunk${p.possible < p.wanted ? `, of which only ${p.possible} can be: too few devices take part` : ''}; room for ${formatBytes(p.usableBytes)}`],
+    ['holds', `${formatBytes(p.heldBytes)} of its share${p.lacking > 0 ? `, ${p.lacking} ${p.lacking === 1 ? 'chunk' : 'chunks'} still to come` : ''}${p.isFull ? '; its disk, or its capacity, is full' : ''}`],
+    ['endangered', p.copiesOwed === 0 ? 'none: all copies are where they are to be' : `${p.chunksUnder} chunks have fewer copies than wanted; ${p.copiesOwed} copies, ${formatBytes(p.bytesOwed)} are owed${left}`],
+    ...(p.silent.length > 0 ? [['not heard of', `${p.silent.join(', ')}: what they hold is not known`]] : []),
+  ]
+}
+
 function formatStatus(s: DriveStatus, isRunning: boolean): string {
   const { chunks, disk } = s
   return [
@@ -60,6 +70,7 @@ function formatStatus(s: DriveStatus, isRunning: boolean): string {
     ['files', s.keyKind === 'storage' ? 'not known: they are sealed' : `${s.files}, ${formatBytes(s.logicalBytes)}`],
     ['chunks here', `${chunks.here}, ${formatBytes(chunks.hereBytes)}`],
     [s.cache.limitBytes === null ? 'chunks owed' : 'elsewhere', `${chunks.owed}, ${formatBytes(chunks.owedBytes)}`],
+    ...(s.placement ? placementLines(s.placement) : []),
     ...(s.network && s.network.wanted.readers > 0 ? [['waited for', `${s.network.wanted.readers} ${s.network.wanted.readers === 1 ? 'chunk' : 'chunks'} by programs, ${formatBytes(s.network.wanted.askedBytes)} asked for${s.network.wanted.nowhere > 0 ? `; ${s.network.wanted.nowhere} are with nobody who is connected` : ''}`]] : []),
     ['keeps', s.cache.limitBytes === null ? 'everything' : `a cache of ${formatBytes(s.cache.limitBytes)}, ${formatBytes(s.cache.usedBytes)} used${s.cache.pins > 0 ? `, and ${s.cache.pins} ${s.cache.pins === 1 ? 'pin' : 'pins'}` : ''}`],
     ['on disk', `${formatBytes(disk.segments + disk.index + disk.wal)}, ${formatBytes(disk.freeBytes)} free`],

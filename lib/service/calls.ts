@@ -4,7 +4,7 @@
  * that its client opened, and closes them when the client goes away.
  */
 import { fail } from '../errors.js'
-import type { ConflictSide, Dirent, DriveApi, FileHandle, OnProgress, Path } from '../api.js'
+import type { ConflictSide, DeviceChange, Dirent, DriveApi, FileHandle, OnProgress, Path } from '../api.js'
 import { MAX_BATCH_ENTRIES, MAX_HANDLES, MAX_PAYLOAD_BYTES, unpackPath } from './protocol.js'
 
 /** What the daemon itself offers beside its drive. */
@@ -154,7 +154,7 @@ async function release(handle: Handle): Promise<void> {
 }
 
 /** Calls after which nothing about the drive's content is believed. */
-const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer', 'devices', 'addDevice'])
+const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer', 'devices', 'addDevice', 'setDevice', 'config', 'setConfig', 'waitPlaced'])
 const nothing: Result = { value: null }
 
 const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {
@@ -278,6 +278,28 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     const role = text(args, 'role')
     if (role !== 'read-only' && role !== 'storage') throw fail('EINVAL', 'no such role')
     await drive.addDevice(text(args, 'device'), role, text(args, 'name'))
+    return nothing
+  },
+  async setDevice({ drive }, args) {
+    const change: DeviceChange = {}
+    if (args.capacity !== undefined) change.capacity = args.capacity === null ? null : text(args, 'capacity')
+    if (args.zone !== undefined) change.zone = text(args, 'zone')
+    if (args.isDrained !== undefined) change.isDrained = flag(args, 'isDrained')
+    await drive.setDevice(text(args, 'device'), change)
+    return nothing
+  },
+  async config({ drive }) {
+    return { json: await drive.config() }
+  },
+  async setConfig({ drive }, args) {
+    await drive.setConfig(text(args, 'name'), args.value === null ? null : text(args, 'value'))
+    return nothing
+  },
+  async waitPlaced({ drive }, _args, { onProgress, signal }) {
+    await drive.waitPlaced((progress) => {
+      if (signal.aborted) throw fail('EINTR', 'nobody waits any more')
+      onProgress(progress)
+    })
     return nothing
   },
   async conflicts({ drive }) {

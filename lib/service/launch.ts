@@ -34,6 +34,8 @@ export interface Order {
   network: NetworkConfig
   /** Bytes of the cache, null: everything; absent: as last time. */
   cache?: number | null
+  /** Copies of each chunk, of a drive that is made. */
+  replication?: string
   /** End when standard input ends: with whoever started it. */
   foreground: boolean
 }
@@ -49,6 +51,7 @@ export interface LaunchOptions {
   mount?: MountRequest
   network: NetworkConfig
   cache?: number | null
+  replication?: string
   foreground: boolean
   /** A daemon runs already: what it has to be told before it mounts. */
   onRunning?: (client: Client) => Promise<void>
@@ -111,6 +114,7 @@ async function launch(options: LaunchOptions): Promise<{ pid: number; created: b
     store, create: options.create, lifetime: options.lifetime, network: options.network, foreground,
     ...(options.mount && { mount: options.mount }),
     ...(options.cache !== undefined && { cache: options.cache }),
+    ...(options.replication !== undefined && { replication: options.replication }),
     ...(passphrase && { passphrase: passphrase.toString('base64') }),
   }
   const log = foreground ? 'inherit' : openLog(store)

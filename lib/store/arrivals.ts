@@ -36,6 +36,8 @@ export class Arrivals {
   #waitingBytes = 0
   #working: Promise<void> | null = null
   #isClosed = false
+  /** There was no room. */
+  onFull: () => void = () => {}
   /** Told of chunks that are here now, durably but for the index. */
   onKept: (nums: number[]) => void = () => {}
 
@@ -81,6 +83,7 @@ export class Arrivals {
       await this.#store(batch, bytes)
       kept = true
     } catch (e) {
+      if (isDfsError(e, 'ENOSPC')) this.onFull()
       // A full disk is no fault, and a store that has stopped says so itself.
       if (!isDfsError(e, 'ENOSPC') && !isDfsError(e, 'STORE_STOPPED')) process.emitWarning(`chunks that came cannot be kept: ${(e as Error).message}`)
     }

@@ -95,6 +95,12 @@ export class ChunkTable {
     return ((this.#elsewhere?.all(num, limit) ?? []) as [number, Buffer, number, number][]).map((r) => ({ num: r[0], id: r[1], len: r[2], refs: r[3] }))
   }
 
+  /** All that are not here and not dead. */
+  lacking(): { chunks: number; bytes: number } {
+    const [chunks, bytes] = this.#db.sql.prepare(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE} AND refs > 0`).raw(true).get() as [number, number]
+    return { chunks, bytes }
+  }
+
   get(num: number): ChunkRow | undefined {
     const row = this.#byNum.get(num) as [number, number, number, Buffer] | undefined
     return row && { num, len: row[0], seg: row[1], off: row[2], h: row[3] }
@@ -123,6 +129,7 @@ export class ChunkTable {
     this.#insert.run(num, chunk.h.readUIntBE(0, 6), chunk.len, chunk.seg, chunk.off, chunk.id, chunk.h)
     if (chunk.data) this.#insertInline.run(num, chunk.data)
     else if (chunk.seg > 0) this.onHere(num)
+    else if (chunk.seg === ELSEWHERE) this.keeping?.named(num, chunk.id)
     // The row counts one, which the extent to come makes true: no second write, nor a visit to the index of the dead.
     this.#deltas.set(num, -1)
     return num
@@ -140,6 +147,9 @@ export class ChunkTable {
     this.#deltas.clear()
   }
 
+  /** Follows which chunks are elsewhere that are to be here (placement/keeping.ts). */
+  keeping: { named(num: number, id: Buffer): void; came(num: number): void } | null = null
+
   /** Told of chunks that lie in a segment now. */
   onHere: (num: number) => void = () => {}
 
@@ -152,6 +162,11 @@ export class ChunkTable {
     this.onMove()
     this.#move.run(seg, off, num)
     this.#removeInline.run(num)
+    if (seg !== ELSEWHERE) this.keeping?.came(num)
+    else if (this.keeping) {
+      const known = this.identity(num)
+      if (known) this.keeping.named(num, known.id)
+    }
   }
 
   /** The sealed bytes, which were lost or not here, came as small content. */
@@ -166,6 +181,7 @@ export class ChunkTable {
   }
 
   remove(num: number): void {
+    this.keeping?.came(num)
     this.#remove.run(num)
     this.#removeInline.run(num)
   }

@@ -3,7 +3,7 @@
  * does not keep everything decides by. Kept in the index, so that it survives.
  *
  * `used` is a counter that goes on with each batch of uses, which is as exact as
- * it need be; a pinned chunk has PINNED and the number of the scan that found
+ * it need be; a chunk that is to be held here has HELD, a pinned chunk has PINNED and the number of the scan that found
  * it. Uses are gathered in memory first, at most MAX_PENDING of them.
  *
  * Invariant, but for what a crash loses: with a cache every chunk in a segment has a row, and of the
@@ -14,6 +14,8 @@ import type { Database, Statement } from './database.js'
 
 /** Larger than any count of uses. */
 const PINNED = 2 ** 50
+/** As large as none: of a chunk that this device is to hold by the plan. */
+const HELD = 2 ** 49
 /** A use is 60 bytes here and some microseconds in the index. */
 const MAX_PENDING = 4096
 
@@ -30,6 +32,8 @@ export class Residents {
   readonly #pinned: Statement
   readonly #isPinned: Statement
   readonly #drop: Statement
+  readonly #hold: Statement
+  readonly #letGo: Statement
   /** Told when there is something to commit. */
   onChange: () => void = () => {}
 
@@ -40,15 +44,17 @@ export class Residents {
       CREATE INDEX IF NOT EXISTS chunk_use_order ON chunk_use(used, num);
       CREATE TABLE IF NOT EXISTS pin(ino INTEGER PRIMARY KEY)`)
     const max = (where: string) => (sql.prepare(`SELECT max(used) AS n FROM chunk_use WHERE ${where}`).get() as { n: number | null }).n
-    this.#clock = (max(`used < ${PINNED}`) ?? 0) + 1
+    this.#clock = (max(`used < ${HELD}`) ?? 0) + 1
     this.#scan = (max(`used >= ${PINNED}`) ?? PINNED) - PINNED + 1
-    this.#use = sql.prepare(`INSERT INTO chunk_use VALUES (?,?) ON CONFLICT(num) DO UPDATE SET used = excluded.used WHERE used < ${PINNED}`)
+    this.#use = sql.prepare(`INSERT INTO chunk_use VALUES (?,?) ON CONFLICT(num) DO UPDATE SET used = excluded.used WHERE used < ${HELD}`)
     this.#pin = sql.prepare('INSERT INTO chunk_use VALUES (?,?) ON CONFLICT(num) DO UPDATE SET used = excluded.used')
     this.#coldest = sql.prepare(`SELECT u.num, c.id, c.len, u.used FROM chunk_use u JOIN chunk c ON c.num = u.num
-      WHERE (u.used, u.num) > (?,?) AND u.used < ${PINNED} AND c.seg > 0 ORDER BY u.used, u.num LIMIT ?`).raw(true) as Statement
+      WHERE (u.used, u.num) > (?,?) AND u.used < ${HELD} AND c.seg > 0 ORDER BY u.used, u.num LIMIT ?`).raw(true) as Statement
     this.#pinned = sql.prepare(`SELECT u.num, u.used, c.id, c.len, c.seg, c.refs FROM chunk_use u JOIN chunk c ON c.num = u.num
       WHERE (u.used, u.num) > (?,?) AND u.used >= ${PINNED} ORDER BY u.used, u.num LIMIT ?`).raw(true) as Statement
     this.#isPinned = sql.prepare(`SELECT 1 FROM chunk_use WHERE num = ? AND used >= ${PINNED}`)
+    this.#hold = sql.prepare(`INSERT INTO chunk_use VALUES (?,${HELD}) ON CONFLICT(num) DO UPDATE SET used = excluded.used WHERE used < ${PINNED}`)
+    this.#letGo = sql.prepare(`UPDATE chunk_use SET used = ? WHERE num = ? AND used = ${HELD}`)
     this.#drop = sql.prepare(`DELETE FROM chunk_use WHERE num = ? AND used < ${PINNED}`)
   }
 
@@ -64,6 +70,13 @@ export class Residents {
     this.#pending.clear()
     this.#db.sql.exec(`DELETE FROM chunk_use WHERE used < ${PINNED}`)
     this.onChange()
+  }
+
+  /** To be held here by the plan, or not any more; for who is pinned that says nothing. */
+  held(num: number, isMine: boolean): void {
+    this.#pending.delete(num)
+    if (isMine) this.#hold.run(num)
+    else this.#letGo.run(this.#clock, num)
   }
 
   // --- uses ---
@@ -86,6 +99,9 @@ export class Residents {
   coldest(after: { used: number; num: number }, limit: number): Resident[] {
     return (this.#coldest.all(after.used, after.num, limit) as [number, Buffer, number, number][]).map(([num, id, len, used]) => ({ num, id, len, used }))
   }
+
+  /** Nothing is left that could go. */
+  get isEmpty(): boolean { return this.#pending.size === 0 && this.coldest({ used: -1, num: 0 }, 1).length === 0 }
 
   /** It is not here any more. */
   gone(num: number): void {

@@ -21,6 +21,7 @@ import { keyOf, type Chunk, type ChunkMessage, type CustodyMessage, type Message
 import { ChunkServer, type ServeEffect } from './serve.js'
 import { chunkHead } from './wire.js'
 
+const NO_PLAN = Buffer.alloc(32)
 /** Newest chunks of which it is remembered who has them: who made them, and who said so. */
 const MAX_KNOWN = 65_536
 const KNOWN_SLACK = 4096
@@ -68,14 +69,17 @@ export class ChunkSwarm implements ChunkSource, Holders {
     this.#links = links
     this.#exchange = new ChunkExchange({
       nextMissing: (limit) => this.#nextMissing(limit),
-      likelyHolders: (id) => (this.#known.get(keyOf(id)) ?? []).filter((peer) => this.#peers.has(peer)),
+      likelyHolders: (id) => [...this.#known.get(keyOf(id)) ?? [], ...drive.keeping?.plan?.holdersOf(id) ?? []].filter((peer) => this.#peers.has(peer)),
     })
     this.#server = new ChunkServer({ queuedBytes: (peer) => links.queuedBytes(peer) })
     this.#confirmer = new Confirmer({
       nowMs: () => this.#now(),
+      after: (ms, f) => drive.timers.after(ms, f),
       isMember: (peer) => drive.members.get(Buffer.from(peer, 'hex')) !== undefined,
       read: (id) => this.#read(id),
       challenge: (peer, id, nonce) => this.#ask(this.#custody.challenge(this.#now(), peer, id, nonce)),
+      ask: (peer, ids) => this.#ask(this.#custody.ask(this.#now(), peer, ids)),
+      plan: () => drive.keeping?.plan ?? null,
     })
     drive.arrivals.onKept = (nums) => {
       if (this.#peers.size > 0 && this.#kept.length < MAX_ANNOUNCED) this.#kept.push(...nums)
@@ -198,7 +202,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
         this.#ask(this.#custody.message(this.#now(), peer, m))
         return
       case 'status':
-        this.#confirmer.status(peer, m.keepsEverything)
+        this.#confirmer.status(peer, m.keepsEverything, m.plan)
         this.#do(this.#exchange.peerStatus(this.#now(), peer, m.keepsEverything))
         return
       case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': this.#ask(this.#custody.message(this.#now(), peer, m)); return
@@ -250,6 +254,8 @@ export class ChunkSwarm implements ChunkSource, Holders {
       if (damaged.length > 0) return damaged
     }
     if (this.#stage === 1) return (cache?.missingPins(limit) ?? []).map((c) => ({ ...wanted(c), isPinned: true }))
+    const { keeping } = this.#drive
+    if (keeping?.plan) return cache?.isFull ? [] : keeping.next(limit).map(wanted)
     while (cache?.keepsEverything ?? true) {
       const rows = chunks.elsewhere(this.#cursor, limit)
       this.#cursor = rows.length > 0 ? rows[rows.length - 1]!.num : 0
@@ -263,6 +269,12 @@ export class ChunkSwarm implements ChunkSource, Holders {
 
   confirm(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
     return this.#confirmer.confirm(chunks, copies)
+  }
+
+  /** There is another plan, or it has been laid over all chunks. */
+  planChanged(): void {
+    this.statusChanged()
+    this.moreMissing()
   }
 
   statusChanged(): void {
@@ -307,16 +319,22 @@ export class ChunkSwarm implements ChunkSource, Holders {
       switch (e.type) {
         case 'send': this.#links.send(e.peer, e.message, e.priority); break
         case 'check': {
+          // Who hears it may rely on it.
           const here = new Set(e.ids.filter((id) => this.#isHere(id)))
-          this.#ask(this.#custody.checked(e.peer, [...here], e.ids.filter((id) => !here.has(id))))
+          const answer = () => { if (!this.#isClosed) this.#ask(this.#custody.checked(e.peer, [...here], e.ids.filter((id) => !here.has(id)))) }
+          this.#drive.journal.settle().then(answer, () => { /* stopped; every caller learns from check() */ })
           break
         }
         case 'prove': void this.#prove(e.peer, e.id, e.nonce); break
         case 'holds':
           for (const id of e.ids) this.#holds(e.peer, id)
+          this.#confirmer.said(e.peer, e.ids, true)
           this.#do(this.#exchange.peerHolds(this.#now(), e.peer, e.ids))
           break
-        case 'lacks': for (const id of e.ids) this.#lacks(e.peer, id); break
+        case 'lacks':
+          for (const id of e.ids) this.#lacks(e.peer, id)
+          this.#confirmer.said(e.peer, e.ids, false)
+          break
         case 'proof': this.#confirmer.answered(e.peer, e.id, e.mac); break
         case 'unproven': this.#confirmer.answered(e.peer, e.id, undefined); break
       }
@@ -448,7 +466,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
     const { space, files, store } = this.#drive
     let used = 0
     for (const bytes of store.usage().values()) used += bytes
-    return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: this.#drive.cache?.keepsEverything ?? this.#drive.keepsEverything ?? true }
+    return { type: 'status', capacityBytes: used + space.freeBytes(files.dirtyBytes), usedBytes: used, owedBytes: 0, keepsEverything: this.#drive.cache?.keepsEverything ?? this.#drive.keepsEverything ?? true, plan: this.#drive.keeping?.plan?.digest ?? NO_PLAN }
   }
 
   #now(): number { return this.#drive.timers.nowMs() }

@@ -10,6 +10,8 @@ import type { Journal } from '../log/journal.js'
 import type { Log } from '../log/log.js'
 import type { Members } from '../log/members.js'
 import type { Metadata } from '../metadata.js'
+import type { Keeping } from '../placement/keeping.js'
+import type { Reports } from '../placement/reports.js'
 import type { SnapshotGift } from '../snapshot.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
@@ -28,7 +30,12 @@ export interface SwarmHost {
   readonly chunks: ChunkTable
   readonly arrivals: Pick<Arrivals, 'keep'> & Partial<Pick<Arrivals, 'onKept'>>
   /** Absent: everything is kept. */
-  readonly cache?: Pick<Cache, 'keepsEverything' | 'missingPins' | 'changed' | 'holders'>
+  readonly cache?: Pick<Cache, 'keepsEverything' | 'isFull' | 'missingPins' | 'changed' | 'holders'>
+  /** What this device is to hold by the plan, and what is known of the others. Absent: there is no plan. */
+  readonly keeping?: Keeping
+  readonly reports?: Reports
+  /** On a device that cannot read the drive's state: one that may write has said what the plan is; empty: there is none. */
+  takePlan?(plan: Buffer): void
   /** Where sealed chunks lie: lib/store/segments.ts. */
   readonly store: {
     pathOf(segment: number): string

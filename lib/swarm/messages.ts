@@ -216,7 +216,16 @@ export interface Status {
   owedBytes: number
   /** It means to hold every chunk of the drive. */
   keepsEverything: boolean
+  /** 32 bytes: digest of its plan (lib/placement/plan.ts), by which it holds what it is to hold; zeros: it has none. */
+  plan: Buffer
 }
+
+// --- placement: lib/placement/ ---
+
+/** From a device with the full key to one that cannot read the drive's state: the plan by which it is to hold chunks; empty: all of them. At connect and whenever it changes. */
+export interface PlanMessage { type: 'plan'; plan: Buffer }
+/** What a device says, signed, of the groups that it is to hold (lib/placement/report.ts). From itself, and passed on by everybody who did not know it; at connect all that are known. */
+export interface ReportMessage { type: 'report'; report: Buffer }
 
 /** The last message on a link. */
 export interface Bye { type: 'bye'; reason: ByeReason }
@@ -229,8 +238,9 @@ export type SyncMessage = Have | WantEntries | Entries | EntryPart | NoEntries |
 export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotPiece | SnapshotCredit | SnapshotEnd | SnapshotRefused | SnapshotCancel
 export type ChunkMessage = WantChunks | HurryChunks | Chunk | NoChunks | CancelChunks
 export type CustodyMessage = HaveChunks | AskChunks | Challenge | Proof
+export type PlacementMessage = PlanMessage | ReportMessage
 export type PeerMessage = Status | Bye
-export type Message = SyncMessage | SnapshotMessage | ChunkMessage | CustodyMessage | PeerMessage
+export type Message = SyncMessage | SnapshotMessage | ChunkMessage | CustodyMessage | PlacementMessage | PeerMessage
 
 /** Map key of an id or a log's name. */
 export function keyOf(id: Buffer): string {

@@ -26,6 +26,7 @@ import { SnapshotKeeper } from './snapshot-keeper.js'
 import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode, isChunk } from './wire.js'
+import { PlanGossip } from './plan-gossip.js'
 
 /** The step machines are asked for what is due so often. */
 const TICK_MS = 200
@@ -61,6 +62,8 @@ export class Peers {
   readonly #lost: LostTail
   readonly #anew: AnewWatch
   readonly #forks: ForkWatch
+  /** Of a device that knows of a plan. */
+  readonly #gossip: PlanGossip | undefined
   /** As the sync was told: the logs that were ended, and where. */
   readonly #ends = new Map<number, number>()
   /** What a person should know: a lying peer, a fork. */
@@ -114,6 +117,10 @@ export class Peers {
       drive, notice, find: (name) => this.#find(name), ours: () => this.#lost.renew(), lied: (peer, name, why) => this.#do(this.#sync.lied(this.#now(), peer, name, why)),
       proven: (proof) => { if (!this.#isClosed) this.#do(this.#sync.forked(this.#now(), proof)) },
     })
+    this.#gossip = drive.keeping && drive.reports && new PlanGossip({
+      keeping: drive.keeping, reports: drive.reports, peers: this.#peers, isWriter: drive.keys.canWrite,
+      send: (peer, m) => this.#send(peer, m, 'bulk'), planChanged: () => this.chunks.planChanged(),
+    })
     this.#endLogs()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
@@ -151,6 +158,7 @@ export class Peers {
     this.#drive.inbox.onApplied = () => {}
     if (this.#drive.inbox.onNamed) this.#drive.inbox.onNamed = () => {}
     this.#drive.source.provider = null
+    this.#gossip?.close()
     this.#snapshots.close()
     this.chunks.close()
     for (const peer of this.#peers.keys()) this.#send(peer, { type: 'bye', reason: 'leaving' }, 'now')
@@ -185,6 +193,7 @@ export class Peers {
     this.#pace()
     this.#do(this.#sync.peerUp(this.#now(), peer))
     this.chunks.peerUp(peer)
+    this.#gossip?.up(peer)
     this.#mayGive(peer)
   }
 
@@ -243,6 +252,13 @@ export class Peers {
         if (this.#anew.taking) return this.#anew.taking.message(link, bytes)
         // Elsewhere nobody asked for it.
         this.#keeper?.message(peer, m)
+        return
+      case 'plan':
+        // Who may not write does not say where chunks are to be.
+        if (this.#peers.get(peer)!.certificate?.role === 'full') this.#drive.takePlan?.(m.plan)
+        return
+      case 'report':
+        if (this.#drive.reports?.take(m.report, peer) === false) this.#lying(peer, 'it passed on a report that nobody has signed')
         return
       case 'bye': link.close('the peer leaves')
     }
@@ -372,6 +388,7 @@ export class Peers {
     this.#snapshots.tick()
     this.#keeper?.tick()
     this.chunks.tick()
+    this.#gossip?.tick()
     this.#pace()
   }
 

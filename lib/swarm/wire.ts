@@ -8,7 +8,7 @@
  * multiple of the bytes that it was given, and checks every length first.
  */
 import { fail } from '../errors.js'
-import { MAX_MESSAGE_BYTES } from '../limits.js'
+import { MAX_MESSAGE_BYTES, MAX_PLAN_BYTES, MAX_REPORT_BYTES } from '../limits.js'
 import { Reader, Writer } from '../log/codec.js'
 import {
   BYE_REASONS, DEVICE_BYTES, HASH_BYTES, ID_BYTES, INCARNATION_BYTES, MAX_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_ENTRIES,
@@ -24,7 +24,7 @@ const TYPES = {
   wantSnapshot: 8, snapshotBegin: 9, snapshotPiece: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
   wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
   haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
-  status: 24, bye: 25, hurryChunks: 26,
+  status: 24, bye: 25, hurryChunks: 26, plan: 27, report: 28,
 } as const satisfies Record<Message['type'], number>
 
 const NAMES = new Map<number, Message['type']>(Object.entries(TYPES).map(([name, n]) => [n, name as Message['type']]))
@@ -93,7 +93,10 @@ export function encode(m: Message): Buffer {
       w.uint(m.usedBytes)
       w.uint(m.owedBytes)
       w.byte(m.keepsEverything ? 1 : 0)
+      w.fixed(m.plan)
       break
+    case 'plan': w.bytes(m.plan); break
+    case 'report': w.bytes(m.report); break
     case 'bye': w.byte(BYE_REASONS.indexOf(m.reason)); break
   }
   return w.take()
@@ -164,7 +167,9 @@ function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
     case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return { type, ids: readIds(r) }
     case 'challenge': return { type, id: r.fixed(ID_BYTES), nonce: r.fixed(NONCE_BYTES) }
     case 'proof': return { type, id: r.fixed(ID_BYTES), mac: r.fixed(HASH_BYTES) }
-    case 'status': return { type, capacityBytes: r.uint(), usedBytes: r.uint(), owedBytes: r.uint(), keepsEverything: r.flag() }
+    case 'status': return { type, capacityBytes: r.uint(), usedBytes: r.uint(), owedBytes: r.uint(), keepsEverything: r.flag(), plan: r.fixed(HASH_BYTES) }
+    case 'plan': return { type, plan: r.string(0, MAX_PLAN_BYTES) }
+    case 'report': return { type, report: r.string(1, MAX_REPORT_BYTES) }
     case 'bye': return { type, reason: r.oneOf(BYE_REASONS) }
   }
 }
@@ -208,6 +213,8 @@ function sizeHint(m: Message): number {
     case 'snapshotBegin': return m.meta.length + 32
     case 'snapshotPiece': return m.bytes.length + 32
     case 'snapshotEnd': return m.head.length + 64
+    case 'plan': return m.plan.length + 16
+    case 'report': return m.report.length + 16
     case 'wantChunks': case 'hurryChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return 16 + m.ids.length * ID_BYTES
     default: return 128
   }

@@ -11,7 +11,7 @@
  */
 import type { Database, Statement } from '../store/database.js'
 import type { ChunkTable } from '../store/chunks.js'
-import { HAS_XATTRS, Inode } from './inode.js'
+import { HAS_XATTRS, Inode, ROOT_INO } from './inode.js'
 import type { ChangeSet } from './changes.js'
 import type { Conflict, Grave, Named, Stamp, UndoRecorder } from './undo.js'
 
@@ -36,6 +36,8 @@ const NOWHERE: Grave = { parent: 0, key: Buffer.alloc(0), name: Buffer.alloc(0),
 
 export class Rows {
   recorder: UndoRecorder | null = null
+  /** Told of extended attributes of the root directory, before they change. */
+  onRootXattr: () => void = () => {}
   /** Set while ops of others are brought in: notes what was touched, and how it was. */
   changes: ChangeSet | null = null
   readonly chunks: ChunkTable
@@ -555,6 +557,7 @@ export class Rows {
 
   setXattr(ino: number, key: Buffer, to: { name: Buffer; value: Buffer } | null): void {
     this.recorder?.xattr(ino, key, this.xattr(ino, key) ?? null)
+    if (ino === ROOT_INO) this.onRootXattr()
     if (to) this.#putXattr.run(ino, key, to.name, to.value)
     else this.#delXattr.run(ino, key)
   }

@@ -37,6 +37,8 @@ export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: fc.constantFrom('noChunks' as const, 'cancelChunks' as const, 'haveChunks' as const, 'askChunks' as const), ids }),
   fc.record({ type: type('challenge'), id: bytes(32, 32), nonce: bytes(32, 32) }),
   fc.record({ type: type('proof'), id: bytes(32, 32), mac: bytes(32, 32) }),
-  fc.record({ type: type('status'), capacityBytes: uint, usedBytes: uint, owedBytes: uint, keepsEverything: fc.boolean() }),
+  fc.record({ type: type('status'), capacityBytes: uint, usedBytes: uint, owedBytes: uint, keepsEverything: fc.boolean(), plan: bytes(32, 32) }),
+  fc.record({ type: type('plan'), plan: bytes(0, 200) }),
+  fc.record({ type: type('report'), report: bytes(1, 200) }),
   fc.record({ type: type('bye'), reason: fc.constantFrom(...BYE_REASONS) }),
 )

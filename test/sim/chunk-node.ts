@@ -53,7 +53,7 @@ export class ChunkNode {
       onUp: (peer) => {
         this.do(this.exchange.peerUp(this.net.nowMs, peer, false))
         this.do(this.server.peerUp(peer))
-        if (this.keepsEverything) this.net.send(this.name, peer, encode({ type: 'status', capacityBytes: 0, usedBytes: 0, owedBytes: 0, keepsEverything: true }), 'now')
+        if (this.keepsEverything) this.net.send(this.name, peer, encode({ type: 'status', capacityBytes: 0, usedBytes: 0, owedBytes: 0, keepsEverything: true, plan: Buffer.alloc(32) }), 'now')
       },
       onDown: (peer) => {
         this.do(this.exchange.peerDown(this.net.nowMs, peer))

@@ -104,12 +104,14 @@ test('a chunk that is elsewhere has no turn', (t) => {
 
 const id = Buffer.alloc(32, 1)
 const sealed = randomBytes(1000)
+/** No plan. */
+const NONE = Buffer.alloc(32)
 
 function confirmer(answers: Record<string, (nonce: Buffer) => Buffer | undefined>, members = ['x', 'y', 'z']) {
   let nowMs = 0
   const asked: string[] = []
   const c = new Confirmer({
-    nowMs: () => nowMs,
+    nowMs: () => nowMs, after: () => () => {}, ask: () => {}, plan: () => null,
     isMember: (peer) => members.includes(peer),
     read: () => Promise.resolve(sealed),
     challenge: (peer, chunk, nonce) => {
@@ -125,9 +127,9 @@ test('only who keeps everything is asked, and must prove it with the new nonce',
   const { c, asked } = confirmer({ x: honest, y: () => proofOf(Buffer.alloc(32), sealed) })
   for (const peer of ['x', 'y']) c.peerUp(peer)
   t.alike(await c.confirm([{ id }], 1), [false], 'nobody keeps everything')
-  c.status('y', true)
+  c.status('y', true, NONE)
   t.alike(await c.confirm([{ id }], 1), [false], 'an old proof')
-  c.status('x', true)
+  c.status('x', true, NONE)
   t.alike(await c.confirm([{ id }], 1), [true])
   t.alike(await c.confirm([{ id }], 2), [false])
   t.ok(asked.includes('x'))
@@ -136,37 +138,37 @@ test('only who keeps everything is asked, and must prove it with the new nonce',
 test('what was shown counts for a while, and only while its giver is there and keeps everything', async (t) => {
   const { c, asked, pass } = confirmer({ x: () => undefined })
   c.peerUp('x')
-  c.status('x', true)
+  c.status('x', true, NONE)
   t.alike(await c.confirm([{ id }], 1), [false])
   c.gave('x', id)
   asked.length = 0
   t.alike(await c.confirm([{ id }], 1), [true], 'it gave the chunk')
   t.is(asked.length, 0)
-  c.status('x', false)
+  c.status('x', false, NONE)
   t.alike(await c.confirm([{ id }], 1), [false], 'it has a cache now')
-  c.status('x', true)
+  c.status('x', true, NONE)
   t.alike(await c.confirm([{ id }], 1), [true])
   pass(FRESH_MS + 1)
   t.alike(await c.confirm([{ id }], 1), [false], 'too long ago')
   c.gave('x', id)
   c.peerDown('x')
   c.peerUp('x')
-  c.status('x', true)
+  c.status('x', true, NONE)
   t.alike(await c.confirm([{ id }], 1), [false], 'it was away')
 })
 
 test('who is not enrolled counts for nothing', async (t) => {
   const { c } = confirmer({ x: honest }, [])
   c.peerUp('x')
-  c.status('x', true)
+  c.status('x', true, NONE)
   c.gave('x', id)
   t.alike(await c.confirm([{ id }], 1), [false])
 })
 
 test('closing ends what waits', async (t) => {
-  const c = new Confirmer({ nowMs: () => 0, isMember: () => true, read: () => Promise.resolve(sealed), challenge: () => {} })
+  const c = new Confirmer({ nowMs: () => 0, after: () => () => {}, ask: () => {}, plan: () => null, isMember: () => true, read: () => Promise.resolve(sealed), challenge: () => {} })
   c.peerUp('x')
-  c.status('x', true)
+  c.status('x', true, NONE)
   const waiting = c.confirm([{ id }], 1)
   await new Promise((resolve) => setImmediate(resolve))
   c.close()

@@ -1,0 +1,185 @@
+/**
+ * How far the drive is from what its plan wants, as far as is known here: what
+ * each device has said it lacks, and what was written since it said so.
+ */
+import type { Timers } from '../clock.js'
+import { decodeHeader } from '../log/entry.js'
+import type { Log } from '../log/log.js'
+import { SIGNATURE_BYTES } from '../seal/entry.js'
+import type { ChunkTable } from '../store/chunks.js'
+import type { Database } from '../store/database.js'
+import type { Fleet } from './fleet.js'
+import type { Keeping } from './keeping.js'
+import { groupOf } from './placement.js'
+import type { Plan } from './plan.js'
+import { isWhole, type Lack } from './report.js'
+import type { Reports } from './reports.js'
+
+/** Rows, or entries, in one turn. */
+const SLICE_ROWS = 20_000
+const SLICE_BYTES = 1 << 20
+/** Speed is what was done within so long. */
+const SPEED_MS = 60_000
+const MAX_SEEN = 256
+
+export interface RepairParts {
+  log: Log
+  chunks: ChunkTable
+  keeping: Keeping
+  reports: Reports
+  fleet: Fleet
+  self: Buffer
+  db: Database
+  timers: Timers
+  /** Without a plan: other devices of the drive that are waited for, in hex. */
+  others(): string[]
+  keepsEverything(): boolean
+}
+
+export interface RepairStatus {
+  /** Copies wanted; what there can be with the devices that take part. */
+  wanted: number
+  possible: number
+  /** Chunks of which fewer copies are known than there should be: at least one of their holders lacks them. */
+  chunks: number
+  /** Copies of chunks, and their bytes, that are still to be made. */
+  copies: number
+  bytes: number
+  /** Devices that have not said yet what they have: all that they are to hold counts as owed. */
+  silent: string[]
+  /** Of each device that takes part, by its key in hex. */
+  devices: Map<string, Lack>
+  /** Bytes of content that fit before the first device is full. */
+  usableBytes: number
+}
+
+export class Repair {
+  readonly #p: RepairParts
+  /** What was owed when somebody asked; the oldest first. */
+  #seen: { atMs: number; bytes: number }[] = []
+
+  constructor(parts: RepairParts) {
+    this.#p = parts
+  }
+
+  /** undefined: there is no plan. */
+  async status(): Promise<RepairStatus | undefined> {
+    const { keeping, reports, self } = this.#p
+    const { plan } = keeping
+    if (!plan) return undefined
+    const { placement } = plan
+    const devices = new Map<string, Lack>()
+    const byGroup = new Map<number, number>()
+    const silent: string[] = []
+    const add = (peer: string, group: number, chunks: number, bytes: number) => {
+      const lack = devices.get(peer) ?? { chunks: 0, bytes: 0 }
+      devices.set(peer, { chunks: lack.chunks + chunks, bytes: lack.bytes + bytes })
+      byGroup.set(group, (byGroup.get(group) ?? 0) + chunks)
+    }
+    let sizes: Map<number, Lack> | undefined
+    for (const [i, peer] of plan.peers.entries()) {
+      const device = placement.devices[i]!
+      if (device.isDrained || placement.shares[i] === 0) continue
+      devices.set(peer, { chunks: 0, bytes: 0 })
+      if (device.key.equals(self)) {
+        for (const [group, { chunks, bytes }] of keeping.missing()) add(peer, group, chunks, bytes)
+        continue
+      }
+      const report = reports.of(peer)
+      if (!report) silent.push(peer)
+      sizes ??= await this.#sizes()
+      for (const [group, size] of sizes) {
+        if (!placement.holders(group).includes(i) || (report && isWhole(report, group))) continue
+        // What it never spoke of it may as well not have.
+        const lack = report?.lacks.get(group) ?? size
+        add(peer, group, Math.min(lack.chunks, size.chunks), Math.min(lack.bytes, size.bytes))
+      }
+      if (report) await this.#since(plan, i, report.logs, (group, len) => add(peer, group, 1, len))
+    }
+    let chunks = 0
+    let copies = 0
+    for (const [group, n] of byGroup) {
+      copies += n
+      chunks += Math.min(n, sizes?.get(group)?.chunks ?? n)
+    }
+    const bytes = [...devices.values()].reduce((n, d) => n + d.bytes, 0)
+    return { wanted: placement.wanted, possible: placement.copies, chunks, copies, bytes, silent, devices, usableBytes: placement.usableBytes }
+  }
+
+  /** At the speed at which what is owed has become less lately; null: not known, for it has not. */
+  secondsLeft(bytes: number): number | null {
+    const nowMs = this.#p.timers.nowMs()
+    const before = this.#seen.find((s) => nowMs - s.atMs <= SPEED_MS)
+    this.#seen = [...this.#seen.filter((s) => nowMs - s.atMs <= SPEED_MS), { atMs: nowMs, bytes }].slice(-MAX_SEEN)
+    if (bytes === 0) return 0
+    if (!before || before.bytes <= bytes || before.atMs === nowMs) return null
+    return bytes / (before.bytes - bytes) * (nowMs - before.atMs) / 1000
+  }
+
+  /** What this device has of each log. */
+  logs(): Map<string, number> {
+    const { log } = this.#p
+    return new Map([...log.heads()].map(([inc, seq]) => [log.incarnationId(inc).toString('latin1'), seq]))
+  }
+
+  /** Devices (in hex) that have not said yet that they have all that they are to hold of what these logs name; empty: all is where it is to be. */
+  awaited(logs: ReadonlyMap<string, number>): string[] {
+    const { keeping, reports, self, others, chunks } = this.#p
+    const own = self.toString('hex')
+    const { plan } = keeping
+    const holders = plan ? plan.peers.filter((_, i) => plan.placement.shares[i]! > 0) : [own, ...others()]
+    return holders.filter((peer) => {
+      if (peer === own) return plan ? !keeping.isLaid || (keeping.size > 0 && keeping.missing().size > 0) : others().length > 0 && this.#p.keepsEverything() && chunks.lacking().chunks > 0
+      const report = reports.of(peer)
+      return !report || report.lacks.size > 0 || !reports.knows(peer, logs) || (plan !== null && !report.plan.equals(plan.digest))
+    })
+  }
+
+  /** Live chunks of each group. */
+  async #sizes(): Promise<Map<number, Lack>> {
+    const out = new Map<number, Lack>()
+    const rows = this.#p.db.sql.prepare('SELECT num, id, len FROM chunk WHERE num > ? AND refs > 0 ORDER BY num LIMIT ?').raw(true)
+    for (let from = 0; ;) {
+      const slice = rows.all(from, SLICE_ROWS) as [number, Buffer, number][]
+      for (const [num, id, len] of slice) {
+        from = num
+        const group = groupOf(id)
+        const size = out.get(group)
+        if (!size) out.set(group, { chunks: 1, bytes: len })
+        else {
+          size.chunks++
+          size.bytes += len
+        }
+      }
+      if (slice.length < SLICE_ROWS) return out
+      await this.#turn()
+    }
+  }
+
+  /** Chunks for a device in entries behind those that it had when it spoke. */
+  async #since(plan: Plan, device: number, logs: ReadonlyMap<string, number>, add: (group: number, len: number) => void): Promise<void> {
+    const { log, chunks } = this.#p
+    for (const [inc, seq] of log.heads()) {
+      const known = logs.get(log.incarnationId(inc).toString('latin1')) ?? 0
+      for (let from = Math.max(known + 1, log.head(inc).first); from <= seq;) {
+        const entries = log.stored(inc, from, SLICE_BYTES)
+        if (entries.length === 0) break
+        for (const { signed } of entries) {
+          for (const id of decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES)).chunks) {
+            const group = groupOf(id)
+            if (!plan.placement.holders(group).includes(device)) continue
+            const num = chunks.findById(id)
+            const len = num > 0 ? chunks.get(num)?.len : undefined
+            if (len !== undefined) add(group, len)
+          }
+        }
+        from += entries.length
+        await this.#turn()
+      }
+    }
+  }
+
+  #turn(): Promise<void> {
+    return new Promise((resolve) => this.#p.timers.soon(resolve))
+  }
+}

@@ -1,0 +1,104 @@
+/**
+ * What a device says, signed, of what it is to hold: the groups of which it has
+ * every chunk, what it lacks of the others, and how far it knows the logs: so it
+ * is a receipt for all chunks of a group that those entries name.
+ *
+ * Whoever is connected passes it on, so that it is known of devices that are
+ * elsewhere, or gone. docs/protocol.md has the bytes.
+ */
+import sodium from 'sodium-native'
+import { fail } from '../errors.js'
+import { MAX_REPORT_BYTES, PLACEMENT_GROUPS } from '../limits.js'
+import { Reader, Writer } from '../log/codec.js'
+
+const CONTEXT = Buffer.from('dfs holding report 1\0')
+const SIGNATURE_BYTES = 64
+const BITMAP_BYTES = PLACEMENT_GROUPS / 8
+const INCARNATION_BYTES = 16
+const MAX_LOGS = 4096
+
+export interface Lack { chunks: number; bytes: number }
+
+export interface Report {
+  /** 32 bytes. */
+  device: Buffer
+  /** Milliseconds since 1970 by its clock, and always later than in its last one: the later report counts. */
+  clockMs: number
+  /** Digest of its plan; zeros: it has none, and keeps everything. */
+  plan: Buffer
+  /** It can take no more. */
+  isFull: boolean
+  /** Bytes of content of its groups that it holds, as of some seconds ago; bytes that all its chunks take. */
+  heldBytes: number
+  usedBytes: number
+  /** The last entry of each log that it has, by incarnation (16 bytes, as latin1). */
+  logs: Map<string, number>
+  /** A bit for each group: set if it is to hold the group, and has every chunk of it. */
+  whole: Buffer
+  /** Groups that it is to hold and has not whole. */
+  lacks: Map<number, Lack>
+}
+
+export function isWhole(report: Report, group: number): boolean {
+  return (report.whole[group >> 3]! & (1 << (group & 7))) !== 0
+}
+
+export function writeReport(r: Report, driveId: Buffer, secretKey: Buffer): Buffer {
+  const w = new Writer(BITMAP_BYTES + 256 + r.lacks.size * 8)
+  w.fixed(r.device)
+  w.uint(r.clockMs)
+  w.fixed(r.plan)
+  w.byte(r.isFull ? 1 : 0)
+  w.uint(r.heldBytes)
+  w.uint(r.usedBytes)
+  w.uint(r.logs.size)
+  for (const [incarnation, seq] of r.logs) {
+    w.fixed(Buffer.from(incarnation, 'latin1'))
+    w.uint(seq)
+  }
+  writeBits(w, r.whole)
+  w.uint(r.lacks.size)
+  for (const [group, { chunks, bytes }] of r.lacks) {
+    w.uint(group)
+    w.uint(chunks)
+    w.uint(bytes)
+  }
+  const body = w.take()
+  const signature = Buffer.alloc(SIGNATURE_BYTES)
+  sodium.crypto_sign_detached(signature, Buffer.concat([CONTEXT, driveId, body]), secretKey)
+  return Buffer.concat([body, signature])
+}
+
+/** EIO for what no device has signed. */
+export function readReport(bytes: Buffer, driveId: Buffer): Report {
+  if (bytes.length > MAX_REPORT_BYTES || bytes.length <= SIGNATURE_BYTES) throw fail('EIO', 'a report of an impossible length')
+  const body = bytes.subarray(0, bytes.length - SIGNATURE_BYTES)
+  const r = new Reader(body)
+  const device = r.fixed(32)
+  if (!sodium.crypto_sign_verify_detached(bytes.subarray(body.length), Buffer.concat([CONTEXT, driveId, body]), device)) throw fail('EIO', 'a report that its device has not signed')
+  const clockMs = r.uint(), plan = r.fixed(32), isFull = r.byte() === 1, heldBytes = r.uint(), usedBytes = r.uint()
+  const logs = new Map<string, number>()
+  for (let n = r.count(MAX_LOGS); n > 0; n--) logs.set(r.fixed(INCARNATION_BYTES).toString('latin1'), r.uint())
+  const whole = readBits(r)
+  const lacks = new Map<number, Lack>()
+  for (let n = r.count(PLACEMENT_GROUPS); n > 0; n--) {
+    const group = r.uint()
+    if (group >= PLACEMENT_GROUPS) throw fail('EIO', 'a report of a group that there is not')
+    lacks.set(group, { chunks: r.uint(), bytes: r.uint() })
+  }
+  if (r.left !== 0) throw fail('EIO', 'a report with bytes behind its end')
+  return { device, clockMs, plan, isFull, heldBytes, usedBytes, logs, whole, lacks }
+}
+
+/** Whole bytes of ones and of zeros by their number: most devices hold everything of what they hold. */
+function writeBits(w: Writer, bits: Buffer): void {
+  const isEven = bits.every((b) => b === bits[0]) && (bits[0] === 0 || bits[0] === 255)
+  w.byte(isEven ? bits[0]! & 1 : 2)
+  if (!isEven) w.fixed(bits)
+}
+
+function readBits(r: Reader): Buffer {
+  const kind = r.byte()
+  if (kind > 2) throw fail('EIO', 'a report with groups of an unknown kind')
+  return kind === 2 ? r.fixed(BITMAP_BYTES) : Buffer.alloc(BITMAP_BYTES, kind === 1 ? 255 : 0)
+}

@@ -1,0 +1,168 @@
+/**
+ * How far the plan is met: what this device reports of itself, and what the
+ * others have reported, by group and never by chunk. The newest report of each
+ * device is kept, so that a restart knows what was known.
+ *
+ * Host: says what is here, and carries reports to whoever is connected.
+ */
+import type { Clock } from '../clock.js'
+import { isDfsError } from '../errors.js'
+import { PLACEMENT_GROUPS } from '../limits.js'
+import type { Database } from '../store/database.js'
+import type { Keeping } from './keeping.js'
+import type { Plan } from './plan.js'
+import { isWhole, readReport, writeReport, type Lack, type Report } from './report.js'
+
+/** A report is made so often at most, and takes at most a twentieth of the time. */
+const EVERY_MS = 500
+const COST_TIMES = 20
+const NO_PLAN = Buffer.alloc(32)
+
+export interface ReportsHost {
+  readonly db: Database
+  readonly driveId: Buffer
+  readonly device: { readonly publicKey: Buffer; readonly secretKey: Buffer }
+  readonly clock: Pick<Clock, 'nowMs'>
+  readonly keeping: Keeping
+  /** A device of the drive: who is none is not believed. */
+  isMember(device: Buffer): boolean
+  /** The logs as they are now: the last entry of each, by its incarnation (as latin1). */
+  logs(): Map<string, number>
+  /** This device means to hold everything: what it lacks of that; undefined: it does not. */
+  lacksOfAll(): Lack | undefined
+  /** Chunks that cannot be read any more, of which others are to know. */
+  isFull(): boolean
+  usedBytes(): number
+  /** What is in the index now is durable. */
+  settle(): Promise<void>
+  touched(): void
+}
+
+export class Reports {
+  readonly #p: ReportsHost
+  readonly #known = new Map<string, { report: Report; bytes: Buffer }>()
+  #state = ''
+  #lastMs = 0
+  #nextAtMs = 0
+  #making = false
+  /** A new one, of ours or another's: to be passed on to all but `from` (hex). */
+  onNew: (bytes: Buffer, from: string) => void = () => {}
+
+  constructor(host: ReportsHost) {
+    this.#p = host
+    const { sql } = host.db
+    sql.exec('CREATE TABLE IF NOT EXISTS report(device BLOB PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID')
+    for (const { bytes } of sql.prepare('SELECT bytes FROM report').all() as { bytes: Buffer }[]) {
+      try {
+        const report = readReport(bytes, host.driveId)
+        this.#known.set(report.device.toString('hex'), { report, bytes })
+      } catch (e) {
+        if (!isDfsError(e, 'EIO')) throw e
+      }
+    }
+    const own = this.#known.get(host.device.publicKey.toString('hex'))
+    this.#lastMs = own?.report.clockMs ?? 0
+  }
+
+  /** Of a device, its key in hex. */
+  of(device: string): Report | undefined { return this.#known.get(device)?.report }
+
+  all(): Buffer[] { return [...this.#known.values()].map((k) => k.bytes) }
+
+  devices(): Report[] { return [...this.#known.values()].map((k) => k.report) }
+
+  /** False: nobody has signed it, or not a device of the drive. */
+  take(bytes: Buffer, from: string): boolean {
+    let report: Report
+    try {
+      report = readReport(bytes, this.#p.driveId)
+    } catch (e) {
+      if (isDfsError(e, 'EIO')) return false
+      throw e
+    }
+    // Its certificate may be on its way; what was ours comes back after this device was put back.
+    if (!this.#p.isMember(report.device) || report.device.equals(this.#p.device.publicKey)) return true
+    const key = report.device.toString('hex')
+    if ((this.#known.get(key)?.report.clockMs ?? -1) >= report.clockMs) return true
+    this.#keep(key, report, Buffer.from(bytes))
+    this.onNew(bytes, from)
+    return true
+  }
+
+  #keep(key: string, report: Report, bytes: Buffer): void {
+    this.#known.set(key, { report, bytes })
+    this.#p.db.sql.prepare('INSERT OR REPLACE INTO report VALUES (?,?)').run(report.device, bytes)
+    this.#p.touched()
+  }
+
+  /** Says what is here if it has changed. */
+  tick(): void {
+    const { clock, keeping } = this.#p
+    const nowMs = performance.now()
+    if (this.#making || nowMs < this.#nextAtMs || (keeping.plan && !keeping.isLaid)) return
+    const state = this.#stateNow()
+    if (state === this.#state) return
+    this.#making = true
+    const made = this.#make(Math.max(Math.floor(clock.nowMs()), this.#lastMs + 1))
+    this.#nextAtMs = performance.now() + Math.max(EVERY_MS, (performance.now() - nowMs) * COST_TIMES)
+    this.#p.settle().then(() => {
+      this.#making = false
+      this.#state = state
+      this.#lastMs = made.clockMs
+      const bytes = writeReport(made, this.#p.driveId, this.#p.device.secretKey)
+      this.#keep(made.device.toString('hex'), made, bytes)
+      this.onNew(bytes, '')
+    }, () => { /* stopped; every caller learns from check() */ })
+  }
+
+  /** What a report would say, as far as it is cheap to know. */
+  #stateNow(): string {
+    const { keeping } = this.#p
+    const lacks = keeping.plan ? keeping.size : this.#p.lacksOfAll()?.chunks ?? -1
+    return `${keeping.plan?.digest.toString('latin1') ?? ''} ${lacks} ${this.#p.isFull()} ${keeping.plan ? keeping.heldBytes : 0} ${[...this.#p.logs()].join(' ')}`
+  }
+
+  #make(clockMs: number): Report {
+    const { device, keeping, isFull, usedBytes, logs, lacksOfAll } = this.#p
+    const { plan } = keeping
+    const whole = Buffer.alloc(PLACEMENT_GROUPS / 8)
+    const lacks = plan ? keeping.missing() : new Map<number, Lack>()
+    if (plan) {
+      for (let group = 0; group < PLACEMENT_GROUPS; group++) if (plan.isMyGroup(group) && !lacks.has(group)) whole[group >> 3]! |= 1 << (group & 7)
+    } else {
+      const all = lacksOfAll()
+      if (all?.chunks === 0) whole.fill(255)
+      // Where it lies it does not say: in the first group.
+      else if (all) lacks.set(0, all)
+    }
+    return { device: device.publicKey, clockMs, plan: plan?.digest ?? NO_PLAN, isFull: isFull(), heldBytes: keeping.heldBytes, usedBytes: usedBytes(), logs: logs(), whole, lacks }
+  }
+
+  // --- what is known ----------------------------------------------------------
+
+  /** Devices other than this one that have a group whole, whether they are to hold it or not, but for those that nobody counts on. */
+  copiesElsewhere(group: number, plan: Plan): number {
+    let copies = 0
+    for (const [key, { report }] of this.#known) {
+      const i = plan.peers.indexOf(key)
+      if (i >= 0 && i !== plan.self && !plan.placement.devices[i]!.isDrained && isWhole(report, group)) copies++
+    }
+    return copies
+  }
+
+  /** Whether all whom the plan names for a group have said that they have it whole. */
+  isMet(group: number, plan: Plan): boolean {
+    return plan.placement.holders(group).every((i) => {
+      const report = this.of(plan.peers[i]!)
+      return report !== undefined && isWhole(report, group)
+    })
+  }
+
+  /** Whether a device has said that it knows of so much of the logs. */
+  knows(device: string, logs: ReadonlyMap<string, number>): boolean {
+    const report = this.of(device)
+    if (!report) return false
+    for (const [incarnation, seq] of logs) if ((report.logs.get(incarnation) ?? 0) < seq) return false
+    return true
+  }
+}
