@@ -132,7 +132,7 @@ export interface DeviceStatus {
   isAway: boolean
   /** What it offers (null: it has not said), where it stands, what part of everything it is to hold (null: without a plan), and what it has said of that. */
   placement?: {
-    capacityBytes: number | null; zone: string; isLeaving: boolean; isLost: boolean; isFull: boolean
+    capacityBytes: number | null; zone: string; isLeaving: boolean; isLost: boolean; isDoubted: boolean; isFull: boolean
     share: number | null; heldBytes: number | null; usedBytes: number | null; lacksChunks: number | null; lacksBytes: number | null
   }
 }
@@ -140,8 +140,8 @@ export interface DeviceStatus {
 /** A setting of the drive; `value` null: nobody has set it. */
 export interface SettingStatus { name: string; value: string | null; default: string; about: string }
 
-/** What is not given stays. `capacity`: a size such as '500G', null: what its disk offers. `zone` '': none. */
-export interface DeviceChange { capacity?: string | null; zone?: string; isDrained?: boolean }
+/** What is not given stays. `capacity`: a size such as '500G', null: what its disk offers. `zone` '': none. `isTrusted`: it is counted on again, after it could not show what it holds. */
+export interface DeviceChange { capacity?: string | null; zone?: string; isDrained?: boolean; isTrusted?: true }
 
 export interface ConflictSide {
   path: Buffer

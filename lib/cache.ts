@@ -488,7 +488,7 @@ export class Cache {
   }
 
   #work(): void {
-    if (this.#isClosed || this.#limit === null || this.#timers.nowMs() < this.#retryAtMs || (this.#limit === 0 && this.residents.isEmpty)) return
+    if (this.#isClosed || this.#limit === null || this.#timers.nowMs() < this.#retryAtMs || (this.#limit === 0 && this.residents.isEmpty && !this.#p.collector.hasInline)) return
     this.#working ??= this.#shrink().catch((e: Error) => {
       if (!this.#isClosed && !this.#p.journal.stopped) process.emitWarning(`making the cache smaller: ${e.message}`)
     }).finally(() => { this.#working = null })
@@ -501,6 +501,8 @@ export class Cache {
       if (needed <= 0) return
       this.#pressure = 0
       this.residents.flush()
+      // Small content goes from the index too.
+      if (this.#limit === 0) await this.#p.collector.spill()
       if (this.#isStale && this.residents.pins().length > 0) await this.#scan()
       const freed = await this.#evictColdest(needed)
       await this.#p.collector.shrink()

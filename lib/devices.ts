@@ -64,7 +64,7 @@ export function placedDevices(d: { fleet: Fleet; keeping: Keeping; reports: Repo
     return {
       ...device,
       placement: {
-        capacityBytes: known.offeredBytes ?? null, zone: known.zone, isLeaving: known.isLeaving, isLost: known.isLost, isFull: report?.isFull ?? false,
+        capacityBytes: known.offeredBytes ?? null, zone: known.zone, isLeaving: known.isLeaving, isLost: known.isLost, isDoubted: known.isDoubted, isFull: report?.isFull ?? false,
         share: i < 0 ? null : plan!.placement.shares[i]!, heldBytes: plan && report ? report.heldBytes : null, usedBytes: report?.usedBytes ?? null,
         lacksChunks: report ? lacks.reduce((n, l) => n + l.chunks, 0) : null, lacksBytes: report ? lacks.reduce((n, l) => n + l.bytes, 0) : null,
       },

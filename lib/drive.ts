@@ -58,8 +58,10 @@ import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import type { SnapshotGift } from './snapshot.js'
 import { isSetting, SETTINGS, Settings, type SettingName } from './settings.js'
+import { Lacking } from './store/lacking.js'
 import { StoreLock } from './store/lock.js'
 import { replacedIndex } from './store/replaced.js'
+import { ReportTable } from './store/report-table.js'
 import { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
@@ -300,7 +302,7 @@ export class Drive extends PathApi {
     ;({ log: this.log, tree: this.tree, journal: this.journal, engine: this.engine, members: this.members } = this.metadata)
     const { rows } = this.tree
     const touched = () => this.journal.touched('derived')
-    this.keeping = new Keeping({ db: p.db, chunks: this.chunks, timers: this.timers, touched })
+    this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks: this.chunks, timers: this.timers, touched })
     this.settings = new Settings({ tree: this.tree, clock: p.clock, timers: this.timers, submit: (op) => this.engine.submit(op) })
     this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)
@@ -353,16 +355,17 @@ export class Drive extends PathApi {
       onPlan: (isOther) => this.cache.planChanged(isOther), onNotice: (text) => this.onNotice(text),
     })
     this.reports = new Reports({
-      db: p.db, driveId: keys.driveId, device: p.device, clock: p.clock, keeping: this.keeping, isMember: (device) => members.get(device) !== undefined,
+      table: new ReportTable(p.db), driveId: keys.driveId, device: p.device, clock: p.clock, keeping: this.keeping, isMember: (device) => members.get(device) !== undefined,
       logs: () => this.repair.logs(),
       lacksOfAll: () => (this.cache.keepsEverything ? this.chunks.lacking() : undefined), isFull: () => this.cache.isFull, usedBytes: () => this.cache.usedBytes,
       settle: () => this.journal.settle(), touched,
     })
     this.repair = new Repair({
-      log: this.log, chunks: this.chunks, keeping: this.keeping, reports: this.reports, fleet: this.fleet, self: p.device.publicKey, db: p.db, timers: this.timers,
+      log: this.log, chunks: this.chunks, keeping: this.keeping, reports: this.reports, fleet: this.fleet, self: p.device.publicKey, timers: this.timers,
       others: () => members.all().filter((c) => c.role !== 'read-only' && !c.device.equals(p.device.publicKey) && !metadata.asides.isAway(c.device)).map((c) => c.device.toString('hex')),
       keepsEverything: () => this.cache.keepsEverything,
     })
+    this.keeping.rate = () => this.settings.repairRate
     this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
     this.files.makeRoom = (bytes) => (this.cache.keepsEverything ? undefined : this.cache.makeRoom(bytes))
     // Who opens the store goes by the index; the key file says it to people and other tools.
@@ -528,6 +531,7 @@ export class Drive extends PathApi {
     const { capacity, zone, isDrained } = change
     if (capacity !== undefined) this.settings.setOfDevice(key, 'capacity', capacity)
     if (zone !== undefined) this.settings.setOfDevice(key, 'zone', zone === '' ? null : zone)
+    if (change.isTrusted) this.settings.setOfDevice(key, 'doubted', null)
     if (isDrained !== undefined) this.settings.setOfDevice(key, 'drained', isDrained ? 'yes' : null)
     this.fleet.replan()
     await this.sync()

@@ -103,6 +103,17 @@ export class Collector {
     await this.#running
   }
 
+  /** Small content is in the index. */
+  get hasInline(): boolean { return this.#p.db.sql.prepare('SELECT 1 FROM chunk_inline LIMIT 1').get() !== undefined }
+
+  /** Small content goes from the index into segments. Runs after what runs. */
+  async spill(): Promise<void> {
+    while (this.#running) await this.#running.catch(() => {})
+    if (this.#stopped || this.#p.journal.stopped) return
+    this.#running = this.#spill(true).then(() => ({ chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 })).finally(() => { this.#running = null })
+    await this.#running
+  }
+
   async #shrink(): Promise<GcReport> {
     const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
     await this.#drop(report)

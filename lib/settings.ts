@@ -33,6 +33,7 @@ export interface SettingRule {
 }
 
 const DAY_MS = 86_400_000
+const MIN_RATE_BYTES = 64 << 10
 
 /** Of the drive; `dfs config`. */
 export const SETTINGS = {
@@ -48,6 +49,16 @@ export const SETTINGS = {
       if (text === 'never') return text
       const ms = parseDuration(text)
       if (ms === undefined || ms < 1000 || ms > 60 * DAY_MS) throw fail('USAGE', `lost-after is a time from 1s to 60d, or "never"; not "${text}"`)
+      return text
+    },
+  },
+  'repair-rate': {
+    about: 'bytes a second at which a device fetches what it is to hold after a change, as 20M; new chunks are not held up; or "unlimited"',
+    default: 'unlimited',
+    normal: (text) => {
+      if (text === 'unlimited') return text
+      const bytes = parseBytes(text)
+      if (bytes === undefined || bytes < MIN_RATE_BYTES) throw fail('USAGE', `repair-rate is a size for each second of at least 64K, as 20M, or "unlimited"; not "${text}"`)
       return text
     },
   },
@@ -67,8 +78,10 @@ export const DEVICE_FIELDS = {
   },
   /** It is to hold nothing: it leaves. */
   drained: (text: string) => flagOf(text),
-  /** It was silent for too long, or showed that it has not what it says: nobody counts on it. */
+  /** It was silent for too long: nobody counts on it. */
   lost: (text: string) => flagOf(text),
+  /** It has said that it holds what it could not show: nobody counts on it, until a person says otherwise. */
+  doubted: (text: string) => flagOf(text),
 } satisfies Record<string, (text: string) => string>
 
 export type DeviceField = keyof typeof DEVICE_FIELDS
@@ -121,6 +134,12 @@ export class Settings {
   get lostAfterMs(): number {
     const text = this.get('lost-after') ?? SETTINGS['lost-after'].default
     return text === 'never' ? Infinity : parseDuration(text)!
+  }
+
+  /** Bytes a second; Infinity: as many as there can be. */
+  get repairRate(): number {
+    const text = this.get('repair-rate')
+    return text === undefined || text === 'unlimited' ? Infinity : parseBytes(text)!
   }
 
   /** Copies of each chunk; undefined: everything is on every device that keeps everything. */

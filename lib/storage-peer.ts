@@ -33,7 +33,9 @@ import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Database } from './store/database.js'
+import { Lacking } from './store/lacking.js'
 import { StoreLock } from './store/lock.js'
+import { ReportTable } from './store/report-table.js'
 import type { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
 import type { SwarmHost } from './swarm/host.js'
@@ -154,9 +156,9 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     const keeps = () => this.keepsEverything
     this.cache = { get keepsEverything() { return keeps() }, get isFull() { return isFull() }, missingPins: () => [], changed: () => {}, holders: null }
     const touched = () => journal.touched('derived')
-    this.keeping = new Keeping({ db: p.db, chunks, timers: this.timers, touched })
+    this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks, timers: this.timers, touched })
     this.reports = new Reports({
-      db: p.db, driveId: p.keys.driveId, device: p.device, clock: this.clock, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
+      table: new ReportTable(p.db), driveId: p.keys.driveId, device: p.device, clock: this.clock, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
       logs: () => new Map([...this.log.heads()].map(([inc, seq]) => [this.log.incarnationId(inc).toString('latin1'), seq])),
       lacksOfAll: () => (this.kept.knowsAllChunks ? chunks.lacking() : undefined), isFull, usedBytes: () => this.#usedBytes, settle: () => journal.settle(), touched,
     })

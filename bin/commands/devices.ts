@@ -5,7 +5,7 @@ import { run, usage, type Context, type GlobalOptions } from '../context.js'
 import { formatBytes, writeJson } from '../output.js'
 import { formatAge, writeTable } from '../table.js'
 
-interface Options extends GlobalOptions { json?: boolean; role?: 'read-only' | 'storage'; name?: string; capacity?: string; zone?: string; undo?: boolean }
+interface Options extends GlobalOptions { json?: boolean; role?: 'read-only' | 'storage'; name?: string; capacity?: string; zone?: string; trust?: boolean; undo?: boolean }
 
 /** Of an id: as much as tells devices apart, and fits a line. */
 const SHOWN_CHARS = 12
@@ -25,6 +25,7 @@ moves all that one holds to others, before it leaves.`)
     .option('--name <name>', 'what an added device is called (default: the name that it gives itself)')
     .option('--capacity <size>', 'what a device offers, as 500G; 0: nothing; "disk": what its disk has')
     .option('--zone <zone>', 'what may fail together: a house, a rack; "" for none')
+    .option('--trust', 'count on a device again that could not show what it holds')
     .option('--undo', 'of drain: it stays after all')
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
@@ -51,7 +52,7 @@ Examples:
     }))
 }
 
-const OF: Record<string, string> = { role: 'add', name: 'add', capacity: 'set', zone: 'set', undo: 'drain' }
+const OF: Record<string, string> = { role: 'add', name: 'add', capacity: 'set', zone: 'set', trust: 'set', undo: 'drain' }
 
 function refuse(options: Options, but: string[]): void {
   for (const [name, action] of Object.entries(OF)) {
@@ -60,13 +61,13 @@ function refuse(options: Options, but: string[]): void {
 }
 
 async function change(context: Context, action: 'set' | 'drain', device: string | undefined, options: Options): Promise<void> {
-  refuse(options, action === 'set' ? ['capacity', 'zone'] : ['undo'])
+  refuse(options, action === 'set' ? ['capacity', 'zone', 'trust'] : ['undo'])
   if (device === undefined) throw usage(`dfs devices ${action} wants a device: its id, or the beginning of it`)
-  const { capacity, zone, undo } = options
-  if (action === 'set' && capacity === undefined && zone === undefined) throw usage('dfs devices set wants --capacity SIZE, --zone ZONE or both')
+  const { capacity, zone, trust, undo } = options
+  if (action === 'set' && capacity === undefined && zone === undefined && !trust) throw usage('dfs devices set wants --capacity SIZE, --zone ZONE or --trust')
   const drive = await context.drive()
   const { id, name } = await find(drive, device)
-  await drive.setDevice(id, action === 'drain' ? { isDrained: !undo } : { ...(capacity !== undefined && { capacity: capacity === 'disk' ? null : capacity }), ...(zone !== undefined && { zone }) })
+  await drive.setDevice(id, action === 'drain' ? { isDrained: !undo } : { ...(capacity !== undefined && { capacity: capacity === 'disk' ? null : capacity }), ...(zone !== undefined && { zone }), ...(trust && { isTrusted: true as const }) })
   const now = (await drive.devices()).find((d) => d.device === id)
   if (options.json) return writeJson(now ? fields(now) : { device: id })
   if ((await drive.status()).placement === null) context.notice('nothing is placed yet: every device keeps everything until a replication factor is set (dfs config set replication N)')
@@ -100,7 +101,7 @@ async function list(devices: DeviceStatus[]): Promise<void> {
 }
 
 function state({ placement: p }: DeviceStatus): string {
-  return p ? `${p.isLeaving ? ', leaves' : ''}${p.isLost ? ', lost' : ''}${p.isFull ? ', full' : ''}` : ''
+  return p ? `${p.isLeaving ? ', leaves' : ''}${p.isLost ? ', lost' : ''}${p.isDoubted ? ', doubted' : ''}${p.isFull ? ', full' : ''}` : ''
 }
 
 function placement({ placement: p }: DeviceStatus): string[] {

@@ -43,6 +43,8 @@ export interface FleetDevice extends PlacedDevice {
   readonly offeredBytes: number | undefined
   readonly isLeaving: boolean
   readonly isLost: boolean
+  /** It could not show what it has said that it holds. */
+  readonly isDoubted: boolean
 }
 
 export class Fleet {
@@ -74,7 +76,8 @@ export class Fleet {
     const offeredBytes = given === undefined ? disk : Math.min(given, disk ?? Infinity)
     const isLeaving = settings.ofDevice(key, 'drained') !== undefined
     const isLost = settings.ofDevice(key, 'lost') !== undefined
-    return { key, capacityBytes: offeredBytes ?? 0, zone: settings.ofDevice(key, 'zone') ?? '', isDrained: isLeaving || isLost, offeredBytes, isLeaving, isLost }
+    const isDoubted = settings.ofDevice(key, 'doubted') !== undefined
+    return { key, capacityBytes: offeredBytes ?? 0, zone: settings.ofDevice(key, 'zone') ?? '', isDrained: isLeaving || isLost || isDoubted, offeredBytes, isLeaving, isLost, isDoubted }
   }
 
   get isLeaving(): boolean { return this.#p.settings.ofDevice(this.#p.self, 'drained') !== undefined }
@@ -131,6 +134,14 @@ export class Fleet {
       settings.setOfDevice(key, 'lost', 'yes')
       onNotice(`the device ${members.get(key)?.name ?? key.toString('hex').slice(0, 16)} counts as lost: what it held is copied to others`)
     }
+  }
+
+  /** A device could not show, again and again, what it has said that it holds. */
+  doubt(device: Buffer): void {
+    const { settings, members, onNotice, canSpeak } = this.#p
+    if (!canSpeak() || settings.ofDevice(device, 'doubted') !== undefined) return
+    settings.setOfDevice(device, 'doubted', 'yes')
+    onNotice(`the device ${members.get(device)?.name ?? device.toString('hex').slice(0, 16)} does not have what it says: what it is to hold is copied to others, until it is told otherwise (dfs devices set ID --trust)`)
   }
 
   #welcome(): void {

@@ -15,61 +15,55 @@
  */
 import type { Timers } from '../clock.js'
 import { ELSEWHERE, type ChunkTable } from '../store/chunks.js'
-import type { Database, Statement } from '../store/database.js'
+import type { Lacking, LackedChunk } from '../store/lacking.js'
 import { groupOf } from './placement.js'
 import type { Plan } from './plan.js'
 
 /** Rows of the chunk table in one turn. */
 const SLICE_ROWS = 2000
+/** Of the rate, what may come at once; and how often more is named. */
+const BURST_S = 0.2
+const RATE_MS = 50
 /** How much is held is looked up so often at most. */
 const MEASURE_MS = 5000
 /** Named just now and not asked for yet: more are found in their groups. */
 const MAX_FRESH = 16_384
 
 export interface KeepingParts {
-  db: Database
+  lacking: Lacking
   chunks: ChunkTable
   timers: Timers
   /** Something is to be committed that others can do without. */
   touched(): void
 }
 
-export interface Lacked { id: Buffer; len: number }
-
 export class Keeping {
   readonly #p: KeepingParts
   #plan: Plan | null = null
   #isLaid = false
-  #size: number
   #fresh: number[] = []
   /** Groups with something in the queue, those to come last first; undefined: to be looked up. */
   #order: number[] | undefined
   #at = { group: -1, num: 0 }
   #laying = 0
   #held = 0
+  readonly #budget = { bytes: 0, atMs: 0 }
+  #waiting: (() => void) | undefined
   #isMeasuring = false
   #measureAtMs = 0
-  readonly #add: Statement
-  readonly #drop: Statement
-  readonly #inGroup: Statement
-  readonly #one: Statement
   /** The plan changed, or was laid over all chunks. */
   onChange: () => void = () => {}
   /** A chunk that is here is this device's to hold by the new plan (or is not any more). */
   onHeld: (num: number, isMine: boolean) => void = () => {}
+  /** Bytes a second at which the queue is named, but for what was written just now. */
+  rate: () => number = () => Infinity
+  /** There is more to be named, when the rate had been reached. */
+  onMore: () => void = () => {}
   /** Copies of a group that others have, as far as is known: what few have is fetched first. */
   copiesElsewhere: (group: number) => number = () => 0
 
   constructor(parts: KeepingParts) {
     this.#p = parts
-    const { sql } = parts.db
-    sql.exec(`CREATE TABLE IF NOT EXISTS lacking(num INTEGER PRIMARY KEY, grp INTEGER NOT NULL);
-      CREATE INDEX IF NOT EXISTS lacking_grp ON lacking(grp, num)`)
-    this.#add = sql.prepare('INSERT OR IGNORE INTO lacking VALUES (?,?)')
-    this.#drop = sql.prepare('DELETE FROM lacking WHERE num = ?')
-    this.#inGroup = sql.prepare('SELECT c.num, c.id, c.len FROM lacking l JOIN chunk c ON c.num = l.num WHERE l.grp = ? AND l.num > ? AND c.refs > 0 ORDER BY l.num LIMIT ?').raw(true) as Statement
-    this.#one = sql.prepare('SELECT c.id, c.len FROM lacking l JOIN chunk c ON c.num = l.num WHERE l.num = ? AND c.refs > 0').raw(true) as Statement
-    this.#size = (sql.prepare('SELECT count(*) AS n FROM lacking').get() as { n: number }).n
   }
 
   get plan(): Plan | null { return this.#plan }
@@ -78,18 +72,17 @@ export class Keeping {
   get isLaid(): boolean { return this.#isLaid }
 
   /** Chunks in the queue, dead ones that are still to be dropped among them. */
-  get size(): number { return this.#size }
+  get size(): number { return this.#p.lacking.size }
 
   /** The queue that is kept is of this plan: the last session ended with it. */
   isLaidBy(plan: Plan): boolean {
-    const kept = this.#p.db.getMeta('lacking_plan') as Buffer | undefined
-    return kept?.equals(plan.digest) === true
+    return this.#p.lacking.plan?.equals(plan.digest) === true
   }
 
   /** null: everything is to be held. */
   set(plan: Plan | null): void {
     if (this.#plan === plan || (plan && this.#plan?.digest.equals(plan.digest))) return
-    const { db, chunks } = this.#p
+    const { lacking, chunks } = this.#p
     this.#plan = plan
     this.#laying++
     this.#order = undefined
@@ -97,9 +90,8 @@ export class Keeping {
     this.#isLaid = plan !== null && this.isLaidBy(plan)
     chunks.keeping = plan && this
     if (!this.#isLaid) {
-      if (this.#size > 0) db.sql.exec('DELETE FROM lacking')
-      this.#size = 0
-      db.setMeta('lacking_plan', Buffer.alloc(0))
+      lacking.clear()
+      lacking.plan = undefined
       this.#p.touched()
       if (plan) this.#lay(this.#laying, 0)
     }
@@ -108,36 +100,38 @@ export class Keeping {
 
   /** Of the chunk table. */
   named(num: number, id: Buffer): void {
-    if (!this.#plan!.isMine(id) || this.#add.run(num, groupOf(id)).changes === 0) return
-    this.#size++
+    if (!this.#plan!.isMine(id) || !this.#p.lacking.add(num, groupOf(id))) return
     this.#order = undefined
     if (this.#fresh.length < MAX_FRESH) this.#fresh.push(num)
   }
 
   /** Of the chunk table. */
-  came(num: number): void {
-    if (this.#size > 0) this.#size -= this.#drop.run(num).changes
-  }
+  came(num: number): void { this.#p.lacking.drop(num) }
 
   /** Up to about `limit` that are lacked, not those of the last calls again until all were named; [] at the end. */
-  next(limit: number): Lacked[] {
-    const out: Lacked[] = []
+  next(limit: number): LackedChunk[] {
+    const { lacking } = this.#p
+    const out: LackedChunk[] = []
     while (out.length < limit && this.#fresh.length > 0) {
-      const row = this.#one.get(this.#fresh.shift()!) as [Buffer, number] | undefined
-      if (row) out.push({ id: row[0], len: row[1] })
+      const chunk = lacking.get(this.#fresh.shift()!)
+      if (chunk) out.push(chunk)
     }
     this.#order ??= this.#inOrder()
+    const rate = this.rate()
     while (out.length < limit) {
+      if (!this.#mayName(rate)) return out
       if (this.#at.group < 0) {
         const group = this.#order.pop()
         if (group === undefined) break
         this.#at = { group, num: 0 }
       }
       const wanted = limit - out.length
-      const rows = this.#inGroup.all(this.#at.group, this.#at.num, wanted) as [number, Buffer, number][]
-      for (const [num, id, len] of rows) {
-        this.#at.num = num
-        out.push({ id, len })
+      const rows = lacking.inGroup(this.#at.group, this.#at.num, wanted)
+      for (const chunk of rows) {
+        this.#at.num = chunk.num
+        out.push(chunk)
+        this.#budget.bytes -= chunk.len
+        if (this.#budget.bytes <= 0 && rate !== Infinity) return out
       }
       if (rows.length < wanted) this.#at.group = -1
     }
@@ -146,36 +140,46 @@ export class Keeping {
     return out
   }
 
-  /** What is lacked, by group; dead chunks left out. */
-  missing(): Map<number, { chunks: number; bytes: number }> {
-    if (this.#size === 0) return new Map()
-    const rows = this.#p.db.sql.prepare('SELECT l.grp, count(*), sum(c.len) FROM lacking l JOIN chunk c ON c.num = l.num WHERE c.refs > 0 GROUP BY l.grp').raw(true).all() as [number, number, number][]
-    return new Map(rows.map(([group, chunks, bytes]) => [group, { chunks, bytes }]))
+  /** Not faster than the rate; then again a moment later. */
+  #mayName(rate: number): boolean {
+    if (rate === Infinity) return true
+    const nowMs = this.#p.timers.nowMs()
+    const budget = this.#budget
+    budget.bytes = Math.min(rate * BURST_S, budget.bytes + rate * (nowMs - budget.atMs) / 1000)
+    budget.atMs = nowMs
+    if (budget.bytes > 0) return true
+    this.#waiting ??= this.#p.timers.after(Math.ceil(-budget.bytes / rate * 1000) + RATE_MS, () => {
+      this.#waiting = undefined
+      this.onMore()
+    })
+    return false
   }
 
+  /** What is lacked, by group; dead chunks left out. */
+  missing(): Map<number, { chunks: number; bytes: number }> { return this.#p.lacking.sums() }
+
   #inOrder(): number[] {
-    if (this.#size === 0) return []
-    const groups = this.#p.db.sql.prepare('SELECT DISTINCT grp FROM lacking').pluck().all() as number[]
+    const groups = this.#p.lacking.groups()
     return groups.map((group) => [group, this.copiesElsewhere(group)] as const).sort((a, b) => b[1] - a[1]).map(([group]) => group)
   }
 
   /** Looks at all chunks. Those that become known meanwhile are seen to where they do. */
   #lay(laying: number, from: number): void {
-    const { db, timers, touched } = this.#p
-    const rows = db.sql.prepare('SELECT num, id, seg FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true).all(from, SLICE_ROWS) as [number, Buffer, number][]
-    for (const [num, id, seg] of rows) {
+    const { lacking, chunks, timers, touched } = this.#p
+    const rows = chunks.scan(from, SLICE_ROWS)
+    for (const { num, id, seg } of rows) {
       const isMine = this.#plan!.isMine(id)
       if (seg !== ELSEWHERE) this.onHeld(num, isMine)
-      else if (isMine) this.#size += this.#add.run(num, groupOf(id)).changes
+      else if (isMine) lacking.add(num, groupOf(id))
     }
     if (rows.length > 0) touched()
     if (rows.length === SLICE_ROWS) {
-      timers.soon(() => { if (laying === this.#laying) this.#lay(laying, rows[rows.length - 1]![0]) })
+      timers.soon(() => { if (laying === this.#laying) this.#lay(laying, rows[rows.length - 1]!.num) })
       return
     }
     this.#order = undefined
     this.#isLaid = true
-    db.setMeta('lacking_plan', this.#plan!.digest)
+    lacking.plan = this.#plan!.digest
     touched()
     this.onChange()
   }
@@ -187,11 +191,10 @@ export class Keeping {
   }
 
   #measure(): void {
-    const { db, timers } = this.#p
+    const { chunks, timers } = this.#p
     const plan = this.#plan
     if (!plan || this.#isMeasuring || performance.now() < this.#measureAtMs) return
     this.#isMeasuring = true
-    const rows = db.sql.prepare(`SELECT num, id, len FROM chunk WHERE num > ? AND seg <> ${ELSEWHERE} AND refs > 0 ORDER BY num LIMIT ?`).raw(true)
     const laying = this.#laying
     let bytes = 0
     let tookMs = 0
@@ -201,10 +204,10 @@ export class Keeping {
         return
       }
       const startMs = performance.now()
-      const found = rows.all(from, SLICE_ROWS) as [number, Buffer, number][]
-      for (const [, id, len] of found) if (plan.isMine(id)) bytes += len
+      const found = chunks.scan(from, SLICE_ROWS)
+      for (const { id, len, seg, refs } of found) if (seg !== ELSEWHERE && refs > 0 && plan.isMine(id)) bytes += len
       tookMs += performance.now() - startMs
-      if (found.length === SLICE_ROWS) return void timers.soon(() => slice(found[found.length - 1]![0]))
+      if (found.length === SLICE_ROWS) return void timers.soon(() => slice(found[found.length - 1]!.num))
       this.#held = bytes
       this.#isMeasuring = false
       this.#measureAtMs = performance.now() + Math.max(MEASURE_MS, tookMs * 100)
@@ -215,6 +218,7 @@ export class Keeping {
   /** Nothing more is done. */
   close(): void {
     this.#laying++
+    this.#waiting?.()
     this.#p.chunks.keeping = null
   }
 }

@@ -7,7 +7,6 @@ import { decodeHeader } from '../log/entry.js'
 import type { Log } from '../log/log.js'
 import { SIGNATURE_BYTES } from '../seal/entry.js'
 import type { ChunkTable } from '../store/chunks.js'
-import type { Database } from '../store/database.js'
 import type { Fleet } from './fleet.js'
 import type { Keeping } from './keeping.js'
 import { groupOf } from './placement.js'
@@ -29,7 +28,6 @@ export interface RepairParts {
   reports: Reports
   fleet: Fleet
   self: Buffer
-  db: Database
   timers: Timers
   /** Without a plan: other devices of the drive that are waited for, in hex. */
   others(): string[]
@@ -138,11 +136,11 @@ export class Repair {
   /** Live chunks of each group. */
   async #sizes(): Promise<Map<number, Lack>> {
     const out = new Map<number, Lack>()
-    const rows = this.#p.db.sql.prepare('SELECT num, id, len FROM chunk WHERE num > ? AND refs > 0 ORDER BY num LIMIT ?').raw(true)
     for (let from = 0; ;) {
-      const slice = rows.all(from, SLICE_ROWS) as [number, Buffer, number][]
-      for (const [num, id, len] of slice) {
+      const slice = this.#p.chunks.scan(from, SLICE_ROWS)
+      for (const { num, id, len, refs } of slice) {
         from = num
+        if (refs <= 0) continue
         const group = groupOf(id)
         const size = out.get(group)
         if (!size) out.set(group, { chunks: 1, bytes: len })

@@ -8,7 +8,7 @@
 import type { Clock } from '../clock.js'
 import { isDfsError } from '../errors.js'
 import { PLACEMENT_GROUPS } from '../limits.js'
-import type { Database } from '../store/database.js'
+import type { ReportTable } from '../store/report-table.js'
 import type { Keeping } from './keeping.js'
 import type { Plan } from './plan.js'
 import { isWhole, readReport, writeReport, type Lack, type Report } from './report.js'
@@ -19,7 +19,7 @@ const COST_TIMES = 20
 const NO_PLAN = Buffer.alloc(32)
 
 export interface ReportsHost {
-  readonly db: Database
+  readonly table: ReportTable
   readonly driveId: Buffer
   readonly device: { readonly publicKey: Buffer; readonly secretKey: Buffer }
   readonly clock: Pick<Clock, 'nowMs'>
@@ -50,9 +50,7 @@ export class Reports {
 
   constructor(host: ReportsHost) {
     this.#p = host
-    const { sql } = host.db
-    sql.exec('CREATE TABLE IF NOT EXISTS report(device BLOB PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID')
-    for (const { bytes } of sql.prepare('SELECT bytes FROM report').all() as { bytes: Buffer }[]) {
+    for (const bytes of host.table.all()) {
       try {
         const report = readReport(bytes, host.driveId)
         this.#known.set(report.device.toString('hex'), { report, bytes })
@@ -91,7 +89,7 @@ export class Reports {
 
   #keep(key: string, report: Report, bytes: Buffer): void {
     this.#known.set(key, { report, bytes })
-    this.#p.db.sql.prepare('INSERT OR REPLACE INTO report VALUES (?,?)').run(report.device, bytes)
+    this.#p.table.put(report.device, bytes)
     this.#p.touched()
   }
 

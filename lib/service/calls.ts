@@ -285,6 +285,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     if (args.capacity !== undefined) change.capacity = args.capacity === null ? null : text(args, 'capacity')
     if (args.zone !== undefined) change.zone = text(args, 'zone')
     if (args.isDrained !== undefined) change.isDrained = flag(args, 'isDrained')
+    if (flag(args, 'isTrusted')) change.isTrusted = true
     await drive.setDevice(text(args, 'device'), change)
     return nothing
   },

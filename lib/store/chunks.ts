@@ -42,6 +42,7 @@ export class ChunkTable {
   readonly #db: Database
   #byId: Statement | undefined
   #elsewhere: Statement | undefined
+  #scan: Statement | undefined
   #next: number
   readonly #deltas = new Map<number, number>()
   readonly #byH: Statement
@@ -94,6 +95,15 @@ export class ChunkTable {
   elsewhere(num: number, limit: number): { num: number; id: Buffer; len: number; refs: number }[] {
     return ((this.#elsewhere?.all(num, limit) ?? []) as [number, Buffer, number, number][]).map((r) => ({ num: r[0], id: r[1], len: r[2], refs: r[3] }))
   }
+
+  /** Chunks behind `num`, in the order of their numbers, dead ones too. */
+  scan(num: number, limit: number): { num: number; id: Buffer; len: number; seg: number; refs: number }[] {
+    this.#scan ??= this.#db.sql.prepare('SELECT num, id, len, seg, refs FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true) as Statement
+    return (this.#scan.all(num, limit) as [number, Buffer, number, number, number][]).map((r) => ({ num: r[0], id: r[1], len: r[2], seg: r[3], refs: r[4] }))
+  }
+
+  /** The greatest number; 0: there is none. */
+  get last(): number { return this.#next - 1 }
 
   /** All that are not here and not dead. */
   lacking(): { chunks: number; bytes: number } {

@@ -85,6 +85,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
       if (this.#peers.size > 0 && this.#kept.length < MAX_ANNOUNCED) this.#kept.push(...nums)
     }
     if (drive.cache) drive.cache.holders = this
+    if (drive.keeping) drive.keeping.onMore = () => this.moreMissing()
   }
 
   // --- for readers --------------------------------------------------------
@@ -218,6 +219,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
     this.#isClosed = true
     this.#confirmer.close()
     this.#drive.arrivals.onKept = () => {}
+    if (this.#drive.keeping) this.#drive.keeping.onMore = () => {}
     if (this.#drive.cache?.holders === this) this.#drive.cache.holders = null
     for (const waiters of this.#waiters.values()) for (const w of waiters) w.reject(fail('EIO', 'the drive is being closed'))
     this.#waiters.clear()
@@ -266,6 +268,9 @@ export class ChunkSwarm implements ChunkSource, Holders {
   }
 
   // --- who has what ---------------------------------------------------------
+
+  /** Whether a peer shows that it has a chunk, of which our own copy is here; undefined: that could not be found out. */
+  audit(peer: Peer, id: Buffer): Promise<boolean | undefined> { return this.#confirmer.audit(peer, id) }
 
   confirm(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
     return this.#confirmer.confirm(chunks, copies)

@@ -138,6 +138,14 @@ export class Confirmer {
     return out
   }
 
+  /** Whether it shows that it has a chunk; undefined: it has gone meanwhile, or our own copy cannot be read. */
+  async audit(peer: Peer, id: Buffer): Promise<boolean | undefined> {
+    const own = await this.#host.read(id)
+    if (!own || !this.#peers.has(peer) || this.#asked.has(peer + keyOf(id))) return undefined
+    const isShown = await this.#challenge(peer, id, own)
+    return this.#peers.has(peer) && !this.#isClosed ? isShown : undefined
+  }
+
   /** What came of a challenge; undefined: nothing, or it has not the chunk. */
   answered(peer: Peer, id: Buffer, mac: Buffer | undefined): void {
     const key = peer + keyOf(id)

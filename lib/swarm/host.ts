@@ -10,6 +10,7 @@ import type { Journal } from '../log/journal.js'
 import type { Log } from '../log/log.js'
 import type { Members } from '../log/members.js'
 import type { Metadata } from '../metadata.js'
+import type { Fleet } from '../placement/fleet.js'
 import type { Keeping } from '../placement/keeping.js'
 import type { Reports } from '../placement/reports.js'
 import type { SnapshotGift } from '../snapshot.js'
@@ -34,6 +35,8 @@ export interface SwarmHost {
   /** What this device is to hold by the plan, and what is known of the others. Absent: there is no plan. */
   readonly keeping?: Keeping
   readonly reports?: Reports
+  /** Whom to tell of a device that has not what it says; absent on one that says nothing in the drive. */
+  readonly fleet?: Pick<Fleet, 'doubt'>
   /** On a device that cannot read the drive's state: one that may write has said what the plan is; empty: there is none. */
   takePlan?(plan: Buffer): void
   /** Where sealed chunks lie: lib/store/segments.ts. */

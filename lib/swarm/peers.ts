@@ -14,6 +14,7 @@ import type { PeerStatus } from '../api.js'
 import { isDfsError } from '../errors.js'
 import { encodeZ32 } from '../keys/zbase32.js'
 import { certify, type Certificate } from '../keys/certificate.js'
+import { Audit } from '../placement/audit.js'
 import { AnewWatch } from './anew-watch.js'
 import { ChunkSwarm } from './chunk-swarm.js'
 import { ForkWatch } from './fork-watch.js'
@@ -64,6 +65,7 @@ export class Peers {
   readonly #forks: ForkWatch
   /** Of a device that knows of a plan. */
   readonly #gossip: PlanGossip | undefined
+  readonly #audit: Audit | undefined
   /** As the sync was told: the logs that were ended, and where. */
   readonly #ends = new Map<number, number>()
   /** What a person should know: a lying peer, a fork. */
@@ -121,6 +123,10 @@ export class Peers {
       keeping: drive.keeping, reports: drive.reports, peers: this.#peers, isWriter: drive.keys.canWrite,
       send: (peer, m) => this.#send(peer, m, 'bulk'), planChanged: () => this.chunks.planChanged(),
     })
+    this.#audit = drive.keeping && drive.reports && drive.fleet && new Audit({
+      chunks: drive.chunks, timers: drive.timers, keeping: drive.keeping, reports: drive.reports, random: Math.random, connected: () => [...this.#peers.keys()],
+      ask: (peer, id) => this.chunks.audit(peer, id), doubted: (peer) => drive.fleet!.doubt(Buffer.from(peer, 'hex')),
+    })
     this.#endLogs()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
@@ -159,6 +165,7 @@ export class Peers {
     if (this.#drive.inbox.onNamed) this.#drive.inbox.onNamed = () => {}
     this.#drive.source.provider = null
     this.#gossip?.close()
+    this.#audit?.close()
     this.#snapshots.close()
     this.chunks.close()
     for (const peer of this.#peers.keys()) this.#send(peer, { type: 'bye', reason: 'leaving' }, 'now')

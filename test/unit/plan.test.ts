@@ -5,11 +5,14 @@ import { randomBytes } from 'node:crypto'
 import sodium from 'sodium-native'
 import { systemTimers } from '../../lib/clock.js'
 import { PLACEMENT_GROUPS } from '../../lib/limits.js'
+import { Audit } from '../../lib/placement/audit.js'
 import { Keeping } from '../../lib/placement/keeping.js'
 import { groupOf } from '../../lib/placement/placement.js'
 import { Plan } from '../../lib/placement/plan.js'
+import type { Reports } from '../../lib/placement/reports.js'
 import { isWhole, readReport, writeReport, type Report } from '../../lib/placement/report.js'
 import { parseBytes, parseDuration } from '../../lib/quantities.js'
+import { Lacking } from '../../lib/store/lacking.js'
 import { ELSEWHERE } from '../../lib/store/chunks.js'
 import { GB, placed } from '../helpers/placing.js'
 import { TestTree } from '../helpers/tree.js'
@@ -40,7 +43,7 @@ test('what is to be held and is elsewhere is lacked, whatever comes when; the mo
   t.teardown(() => tree.close())
   const { db, chunks } = tree
   chunks.indexIds()
-  const keeping = new Keeping({ db, chunks, timers: systemTimers, touched: () => {} })
+  const keeping = new Keeping({ lacking: new Lacking(db), chunks, timers: systemTimers, touched: () => {} })
   const add = (seg: number) => {
     const num = chunks.add({ id: randomBytes(32), h: randomBytes(32), len: 1000, seg, off: 0 })
     chunks.ref(num, 1)
@@ -79,12 +82,81 @@ test('what is to be held and is elsewhere is lacked, whatever comes when; the mo
   await until(() => keeping.isLaid)
   t.alike(lacked(), expected(), 'by another plan')
   keeping.close()
-  const again = new Keeping({ db, chunks, timers: systemTimers, touched: () => {} })
+  const again = new Keeping({ lacking: new Lacking(db), chunks, timers: systemTimers, touched: () => {} })
   again.set(new Plan(FIVE.slice(0, 3), 2, FIVE[0]!.key))
   t.ok(again.isLaid, 'after a restart it is still there')
   t.is(again.size, lacked().length)
   again.set(null)
   t.is(again.size, 0)
+})
+
+test('the rate holds up what is copied again, not what was just written', async (t) => {
+  const tree = new TestTree()
+  t.teardown(() => tree.close())
+  const { db, chunks } = tree
+  chunks.indexIds()
+  let nowMs = 0
+  const timers = { ...systemTimers, nowMs: () => nowMs, after: (ms: number, f: () => void) => {
+    later.push({ atMs: nowMs + ms, f })
+    return () => {}
+  } }
+  const later: { atMs: number; f: () => void }[] = []
+  const keeping = new Keeping({ lacking: new Lacking(db), chunks, timers, touched: () => {} })
+  const add = () => chunks.ref(chunks.add({ id: randomBytes(32), h: randomBytes(32), len: 1000, seg: ELSEWHERE, off: 0 }), 1)
+  for (let i = 0; i < 3000; i++) add()
+  chunks.flush()
+  keeping.set(new Plan(FIVE, 5, FIVE[0]!.key))
+  await until(() => keeping.isLaid)
+  keeping.rate = () => 100_000
+  let named = 0
+  // As the exchange does: until there is nothing for now.
+  keeping.onMore = () => { for (let found = keeping.next(500); found.length > 0; found = keeping.next(500)) named += found.length }
+  keeping.onMore()
+  add()
+  chunks.flush()
+  t.is(keeping.next(10_000).length, 1, 'a new one at once')
+  while (later.length > 0 && named < 3001) {
+    later.sort((a, b) => a.atMs - b.atMs)
+    const { atMs, f } = later.shift()!
+    nowMs = atMs
+    f()
+  }
+  t.ok(named >= 3000)
+  t.ok(nowMs > 25_000 && nowMs < 35_000, `3 MB at 100 kB/s took ${nowMs} ms`)
+})
+
+test('who cannot show what it has said that it holds is doubted; who can once more is not', async (t) => {
+  const tree = new TestTree()
+  t.teardown(() => tree.close())
+  const { db, chunks } = tree
+  chunks.indexIds()
+  for (let i = 0; i < 100; i++) chunks.ref(chunks.add({ id: randomBytes(32), h: randomBytes(32), len: 1000, seg: 1, off: 0 }), 1)
+  chunks.flush()
+  let later: (() => void)[] = []
+  const timers = { ...systemTimers, after: (_: number, f: () => void) => {
+    later.push(f)
+    return () => { later = later.filter((g) => g !== f) }
+  } }
+  const keeping = new Keeping({ lacking: new Lacking(db), chunks, timers: systemTimers, touched: () => {} })
+  keeping.set(new Plan(FIVE, 5, FIVE[0]!.key))
+  await until(() => keeping.isLaid)
+  const doubted: string[] = []
+  const liar = FIVE[1]!.key.toString('hex'), honest = FIVE[2]!.key.toString('hex')
+  let flaky = 0
+  const flawed = FIVE[3]!.key.toString('hex')
+  const whole = Buffer.alloc(PLACEMENT_GROUPS / 8, 255)
+  const audit = new Audit({
+    chunks, timers, keeping, reports: { of: () => ({ whole }) } as unknown as Reports, random: Math.random, connected: () => [liar, honest, flawed, 'a stranger'].filter((d) => !doubted.includes(d)),
+    ask: async (device) => (device === liar ? false : device === flawed ? ++flaky % 3 !== 0 : true), doubted: (device) => doubted.push(device),
+  })
+  for (let i = 0; i < 600; i++) {
+    for (const f of later.splice(0)) f()
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  t.alike(doubted, [liar])
+  t.ok(flaky > 10)
+  audit.close()
+  t.is(later.length, 0)
 })
 
 test('reports come back as they were made; what is not signed is none', (t) => {

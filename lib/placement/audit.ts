@@ -1,0 +1,90 @@
+/**
+ * Holders are taken at their word, and now and then one is asked to show a chunk
+ * that it has said it holds. One that cannot, time after time, is doubted: what it
+ * was to hold is given to others (fleet.ts).
+ *
+ * A damaged disk fails once and is mended; a device that lost its chunks and
+ * still speaks of them, or never kept them, fails each time.
+ */
+import type { Timers } from '../clock.js'
+import type { ChunkTable } from '../store/chunks.js'
+import type { Keeping } from './keeping.js'
+import { groupOf } from './placement.js'
+import { isWhole } from './report.js'
+import type { Reports } from './reports.js'
+
+/** One chunk of one device in so long; sooner of one that has failed. */
+const EVERY_MS = 30_000
+const AGAIN_MS = 1000
+/** In a row, of as many different chunks. */
+export const MAX_FAILED = 5
+/** Rows that are looked at for a chunk that we and it are to have. */
+const LOOK_AT = 256
+
+export interface AuditParts {
+  chunks: ChunkTable
+  timers: Timers
+  keeping: Keeping
+  reports: Reports
+  random(): number
+  /** Devices that are connected, their keys in hex. */
+  connected(): string[]
+  /** Whether it shows that it has the chunk, which is here; undefined: not known. */
+  ask(device: string, id: Buffer): Promise<boolean | undefined>
+  /** It has failed too often. */
+  doubted(device: string): void
+}
+
+export class Audit {
+  readonly #p: AuditParts
+  readonly #failed = new Map<string, number>()
+  #stop: () => void
+  #isClosed = false
+
+  constructor(parts: AuditParts) {
+    this.#p = parts
+    this.#stop = parts.timers.after(EVERY_MS, () => void this.#look())
+  }
+
+  async #look(): Promise<void> {
+    const device = this.#pick()
+    const id = device === undefined ? undefined : this.#chunkOf(device)
+    const isShown = id && await this.#p.ask(device!, id)
+    if (this.#isClosed) return
+    if (isShown === true) this.#failed.delete(device!)
+    if (isShown === false) {
+      const failed = (this.#failed.get(device!) ?? 0) + 1
+      this.#failed.set(device!, failed)
+      if (failed >= MAX_FAILED) {
+        this.#failed.delete(device!)
+        this.#p.doubted(device!)
+      }
+    }
+    this.#stop = this.#p.timers.after(this.#failed.size > 0 ? AGAIN_MS : EVERY_MS, () => void this.#look())
+  }
+
+  /** One that has failed before the others. */
+  #pick(): string | undefined {
+    const { keeping: { plan }, connected, random } = this.#p
+    if (!plan) return undefined
+    const all = connected().filter((device) => plan.peers.includes(device))
+    for (const device of this.#failed.keys()) if (!all.includes(device)) this.#failed.delete(device)
+    const suspects = all.filter((device) => this.#failed.has(device))
+    const from = suspects.length > 0 && random() < 0.8 ? suspects : all
+    return from[Math.floor(random() * from.length)]
+  }
+
+  /** A chunk that is here, and that the device has said it has. */
+  #chunkOf(device: string): Buffer | undefined {
+    const { chunks, keeping: { plan }, reports, random } = this.#p
+    const report = reports.of(device)
+    if (!plan || !report) return undefined
+    const rows = chunks.scan(Math.floor(random() * chunks.last), LOOK_AT)
+    return rows.find(({ id, seg, refs }) => seg > 0 && refs > 0 && plan.holdersOf(id).includes(device) && isWhole(report, groupOf(id)))?.id
+  }
+
+  close(): void {
+    this.#isClosed = true
+    this.#stop()
+  }
+}
