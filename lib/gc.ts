@@ -3,13 +3,11 @@
  *
  *   drop      chunks that no extent names
  *   spill     content that an fsync left in the index goes into segments
- *   compact   segments that are mostly dead are copied together
+ *   compact   segments that are mostly dead are copied together (store/compactor.ts)
  *   rewrite   files in many small extents are cut anew (file/compact.ts)
  *
- * Segments that are still appended to are closed off first where they hold much
- * that is dead. Order: the index that no longer names a segment is durable before the segment
- * goes. Nothing is touched that a flush under way may be about to name: chunks
- * it has found are pinned, and no segment from its first on is judged.
+ * Nothing is touched that a flush under way may be about to name: chunks it has
+ * found are pinned, and no segment from its first on is judged.
  */
 import type { GcReport, OnProgress } from './api.js'
 import type { FlushEngine } from './file/flush.js'
@@ -18,28 +16,17 @@ import type { ReadEngine } from './file/read.js'
 import { compactFile } from './file/compact.js'
 import type { Journal } from './log/journal.js'
 import type { Posix } from './posix.js'
-import { sealedLength } from './seal/chunk.js'
 import type { SealPool } from './seal/pool.js'
 import type { Tree } from './tree/tree.js'
 import type { ChunkTable } from './store/chunks.js'
+import { Compactor, type Round } from './store/compactor.js'
 import type { Database } from './store/database.js'
-import { HEADER_BYTES, RECORD_BYTES } from './store/record.js'
 import type { SegmentStore } from './store/segments.js'
-import { lowestHead } from './store/heads.js'
 
 /** Rows looked at before the loop gets a turn. */
 const BATCH_ROWS = 2000
-/** Bytes of inline content spilled, or of a segment copied, in one go. */
+/** Bytes of inline content spilled in one go. */
 const BATCH_BYTES = 4 << 20
-/** A segment with less of it alive is copied together with others. */
-const COMPACT_BELOW = 0.6
-/** Dead bytes in a segment that is appended to which make it worth closing off: in a round that was asked for, and in one by the way. */
-const SEAL_BYTES = 64 << 10
-const IDLE_SEAL_BYTES = 4 << 20
-/** One that was closed off with it, though well filled, is copied on if it is smaller: small ones would add up. */
-const SMALL_SEGMENT_BYTES = 8 << 20
-/** ...and what a cache that has to become smaller pays for its room. */
-const SHRINK_BELOW = 0.8
 /** Looked whether there is something to do, when nothing was written since the last look. */
 const IDLE_MS = 3000
 /** Without writes for this long, a round is made. */
@@ -60,13 +47,11 @@ export interface CollectorParts {
   isShared(): boolean
 }
 
-/** 'shrink': chunks went from a cache. */
-type Round = 'idle' | 'full' | 'shrink'
-
 export class Collector {
   readonly #p: CollectorParts
   #timer: NodeJS.Timeout | null = null
   #running: Promise<GcReport> | null = null
+  readonly #compactor: Compactor
   #stopped = false
   #seenOp = 0
   #quietSince = 0
@@ -74,6 +59,8 @@ export class Collector {
 
   constructor(parts: CollectorParts) {
     this.#p = parts
+    const { db, chunks, store, journal, flusher, pool } = parts
+    this.#compactor = new Compactor({ db, chunks, store, journal, writing: flusher, removed: (path) => pool.forget(path) })
   }
 
   start(): void {
@@ -85,6 +72,7 @@ export class Collector {
 
   async stop(): Promise<void> {
     this.#stopped = true
+    this.#compactor.stop()
     if (this.#timer) clearInterval(this.#timer)
     this.#timer = null
     await this.#running?.catch(() => {})
@@ -142,7 +130,7 @@ export class Collector {
 
   async #round(full: boolean, onProgress?: OnProgress): Promise<GcReport> {
     const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
-    const before = total(this.#p.store)
+    const before = this.#compactor.totalBytes
     if (full) await this.#p.posix.sync()
     await this.#drop(report, onProgress)
     await this.#spill(full, onProgress)
@@ -156,7 +144,7 @@ export class Collector {
     }
     await this.#drop(report, onProgress)
     await this.#segments(full ? 'full' : 'idle', report, onProgress)
-    report.bytesFreed = Math.max(0, before - total(this.#p.store))
+    report.bytesFreed = Math.max(0, before - this.#compactor.totalBytes)
     return report
   }
 
@@ -210,100 +198,12 @@ export class Collector {
     }
   }
 
-  /** Bytes of records that the index names, by segment; undefined if there is no more time. */
-  async #live(): Promise<Map<number, number> | undefined> {
-    const live = new Map<number, number>()
-    const scan = this.#p.db.sql.prepare('SELECT num, seg, len FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true)
-    for (let from = 0; ;) {
-      const rows = scan.all(from, BATCH_ROWS * 4) as [number, number, number][]
-      for (const [num, seg, len] of rows) {
-        from = num
-        live.set(seg, (live.get(seg) ?? 0) + sealedLength(len) + RECORD_BYTES)
-      }
-      if (rows.length < BATCH_ROWS * 4) return live
-      await turn()
-      if (this.#stopped) return undefined
-    }
-  }
-
-  /** Closes the heads off if there is much dead in one. Writers go on in new ones; those that have begun are waited for if `full`. */
-  async #sealHeads(why: Round): Promise<Set<number>> {
-    const { store, flusher } = this.#p
-    const full = why !== 'idle'
-    // A head that is seldom written to keeps all that came after it from being judged.
-    if (why === 'shrink' && [...store.usage().keys()].some((n) => n > lowestHead(store) && !store.isHead(n))) return new Set(await store.sealHeads())
-    const live = await this.#live()
-    const isThin = [...store.usage()].some(([n, size]) => {
-      const dead = size - HEADER_BYTES - (live?.get(n) ?? 0)
-      return store.isHead(n) && dead >= (full ? SEAL_BYTES : IDLE_SEAL_BYTES) && dead > (size - HEADER_BYTES) * (1 - COMPACT_BELOW)
-    })
-    if (!live || !isThin) return new Set()
-    const sealed = await store.sealHeads()
-    if (why === 'full') await flusher.passed(Math.max(...sealed))
-    return new Set(sealed)
-  }
-
   async #segments(why: Round, report: GcReport, onProgress?: OnProgress): Promise<void> {
-    const { db, chunks, store, journal, flusher } = this.#p
     if (!this.#p.tree.rows.dirtyCount) await turn()
-    const sealed = await this.#sealHeads(why)
-    // Before the scan: what a flush starts to write from here on lies in these or later ones.
-    const limit = Math.min(flusher.firstSegment(), lowestHead(store))
-    const sizes = new Map([...store.usage()].filter(([n]) => n < limit && !store.isHead(n)))
-    const live = await this.#live()
-    if (!live) return
-    const empty: number[] = []
-    const thin: number[] = []
-    for (const [n, size] of sizes) {
-      const alive = live.get(n) ?? 0
-      if (alive === 0) empty.push(n)
-      else if (alive < (size - HEADER_BYTES) * (why === 'shrink' ? SHRINK_BELOW : COMPACT_BELOW) || (sealed.has(n) && size < SMALL_SEGMENT_BYTES)) thin.push(n)
-    }
-    const inSegments = db.sql.prepare('SELECT num, off, len, id FROM chunk WHERE seg = ? AND num > ? ORDER BY num LIMIT 512')
-    await this.#removeSegments(empty, report)
-    // One after the other, those with the least in them first: on a full disk there is room for little at a time.
-    thin.sort((a, b) => live.get(a)! - live.get(b)!)
-    let done = 0
-    for (const n of thin) {
-      for (let from = 0; ;) {
-        if (this.#stopped) return
-        const rows = inSegments.all(n, from) as { num: number; off: number; len: number; id: Buffer }[]
-        if (rows.length === 0) break
-        let bytes = 0
-        const batch = rows.filter((r) => (bytes += r.len) <= BATCH_BYTES || r === rows[0])
-        from = batch[batch.length - 1]!.num
-        const records = await Promise.all(batch.map(async (r) => ({
-          id: r.id, plainLength: r.len, sealed: await store.read(n, r.off, sealedLength(r.len)),
-        })))
-        const places = await store.append(records)
-        await store.sync()
-        batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === n) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
-        journal.touched()
-      }
-      await this.#removeSegments([n], report)
-      report.segmentsRewritten++
-      onProgress?.({ phase: 'segments', done: ++done, total: thin.length, unit: 'chunks' })
-    }
-  }
-
-  /** Nothing in the index names them any more; durable first. */
-  async #removeSegments(segments: number[], report: GcReport): Promise<void> {
-    const { journal, store, pool } = this.#p
-    if (segments.length === 0) return
-    await journal.durable()
-    for (const n of segments) {
-      store.remove(n)
-      pool.forget(store.pathOf(n))
-      report.segmentsDropped++
-    }
+    await this.#compactor.run(why, report, onProgress)
   }
 }
 
-function total(store: SegmentStore): number {
-  let n = 0
-  for (const size of store.usage().values()) n += size
-  return n
-}
 
 function turn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve))
