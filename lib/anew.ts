@@ -97,6 +97,7 @@ function carryChunks(old: Database, taken: Database): void {
   const inline = old.sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true)
   const insert = taken.sql.prepare('INSERT INTO chunk(num, h48, len, refs, seg, off, id, h) VALUES (?,?,?,0,?,?,?,?)')
   const insertInline = taken.sql.prepare('INSERT INTO chunk_inline VALUES (?,?)')
+  const bad = new ChunkTable(old).bad
   let next = (taken.sql.prepare('SELECT ifnull(max(num), 0) + 1 AS n FROM chunk').get() as { n: number }).n
   for (const [num, seg, off, id, h48, len, h] of old.sql.prepare('SELECT num, seg, off, id, h48, len, h FROM chunk WHERE seg >= 0').raw(true).iterate() as Iterable<[number, number, number, Buffer, number, number, Buffer]>) {
     const at = chunks.findById(id)
@@ -105,13 +106,16 @@ function carryChunks(old: Database, taken: Database): void {
       if (seg === 0 && !bytes) continue
       insert.run(next, h48, len, seg, off, id, h)
       if (bytes) insertInline.run(next, bytes)
+      if (bad.has(num)) chunks.bad.add(next)
       next++
       continue
     }
     const data = seg === 0 ? (inline.get(num) as [Buffer] | undefined)?.[0] : undefined
     if (data) chunks.moveInline(at, data)
     else if (seg > 0) chunks.move(at, seg, off)
+    if (bad.has(num)) chunks.bad.add(at)
   }
+  chunks.flush()
   if (!old.sql.prepare("SELECT 1 FROM sqlite_master WHERE name = 'pin'").get()) return
   taken.sql.exec('CREATE TABLE IF NOT EXISTS pin(ino INTEGER PRIMARY KEY)')
   const idOf = new Map((old.sql.prepare('SELECT idx, id FROM incarnation').raw(true).all() as [number, Buffer][]).map(([idx, id]) => [idx, id.toString('latin1')]))

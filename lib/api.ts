@@ -76,6 +76,9 @@ export interface DriveStatus {
   chunks: { here: number; hereBytes: number; owed: number; owedBytes: number; inline: number; inlineBytes: number }
   /** What this device keeps: everything (null), or as much as fits. */
   cache: { limitBytes: number | null; usedBytes: number; pins: number }
+  /** Chunks here that were found damaged and are not mended yet; how what is here is verified in the background. */
+  damaged: number
+  scrub: ScrubStatus
   /** Bytes in segment files, the index and its write-ahead log. */
   disk: { segments: number; index: number; wal: number; freeBytes: number }
   /** Bytes written by programs that have not reached the disk yet. */
@@ -188,6 +191,48 @@ export interface FsckProblem {
   mended: boolean
 }
 export interface FsckReport { inodes: number; dentries: number; extents: number; chunks: number; entries: number; bytesRead: number; problems: FsckProblem[] }
+/** A pass of the scrub over all that is here. */
+export interface ScrubPass {
+  /** Milliseconds since 1970. */
+  beganMs: number
+  /** Verified, and their bytes. */
+  chunks: number
+  bytes: number
+  /** Found bad since it began, and replaced by good ones since. */
+  found: number
+  mended: number
+}
+export interface ScrubStatus {
+  /** Bytes a second in the background; 0: off. */
+  rate: number
+  /** The last that came to its end. */
+  last: (ScrubPass & { endedMs: number }) | null
+  /** `isHurried`: somebody waits for it. */
+  running: (ScrubPass & { totalBytes: number; isHurried: boolean }) | null
+}
+/** What could not be brought back. */
+export interface Danger {
+  /** Chunks here that are damaged; those that should be here and are not; bytes of content in both. */
+  damaged: number
+  missing: number
+  bytes: number
+  /** Of the files that need them. */
+  paths: string[]
+  /** Ids of those of which no path is known: the device cannot read, or what needs them has no name. */
+  unnamed: string[]
+  /** False: there are more than are named. */
+  isAll: boolean
+}
+export interface ScrubReport extends ScrubPass { endedMs: number; left: Danger }
+export interface MendReport {
+  /** When it began. */
+  damaged: number
+  missing: number
+  /** Of the damaged ones: replaced by good ones, or sound after all. Of the missing ones: here now. */
+  mended: number
+  fetched: number
+  left: Danger
+}
 export interface GcReport { chunksDropped: number; bytesFreed: number; segmentsDropped: number; segmentsRewritten: number }
 
 /** Where the content of a file lies, or that of all files below a directory. */
@@ -267,6 +312,12 @@ export interface DriveApi {
   resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
   /** `data`: read and verify every chunk too, not the index alone. `repair`: mend what can be mended. */
   fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
+  /** Verifies all that is here; goes on with the pass that is under way (`restart`: begins another), then waits for what is damaged to be mended. Ends with what `onProgress` throws. */
+  scrub(options: { restart?: boolean }, onProgress?: OnProgress): Promise<ScrubReport>
+  /** Bytes a second for the scrub in the background; 0: off. Remembered on this device. */
+  setScrubRate(bytesPerS: number): Promise<void>
+  /** Brings back from other devices what is damaged here, or missing and should be here, as long as there is any to be had. */
+  mend(onProgress?: OnProgress): Promise<MendReport>
   gc(onProgress?: OnProgress): Promise<GcReport>
   /** The content of a file, or of all that is and will be below a directory, is fetched and stays here. */
   pin(path: Path): Promise<Locality>

@@ -239,7 +239,8 @@ export class Cache {
     if (this.#limit === null) return true
     const used = this.usedBytes + this.#segmentBytes + bytes
     if (used > this.#limit * HIGH_SHARE) this.#work()
-    if (used <= this.#limit || this.residents.isPinned(num)) return true
+    // What mends a chunk takes the place of what is there.
+    if (used <= this.#limit || this.residents.isPinned(num) || this.#p.chunks.bad.has(num)) return true
     if (this.#isMine(num)) this.full()
     return false
   }

@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, Stats, SettingStatus } from './api.js'
+import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, MendReport, ScrubReport, Stats, SettingStatus } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -209,6 +209,20 @@ export class Client implements DriveApi {
   /** Cancelled by an `onProgress` that throws; a repair then goes on in the daemon. */
   async fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport> {
     return (await this.#value('fsck', { ...options }, onProgress)) as FsckReport
+  }
+
+  /** Cancelled by an `onProgress` that throws; the pass goes on in the background. */
+  async scrub(options: { restart?: boolean }, onProgress?: OnProgress): Promise<ScrubReport> {
+    return (await this.#value('scrub', { ...options }, onProgress)) as ScrubReport
+  }
+
+  async setScrubRate(bytesPerS: number): Promise<void> {
+    await this.#value('setScrubRate', { bytesPerS })
+  }
+
+  /** Cancelled by an `onProgress` that throws; what is missing is still fetched in the background. */
+  async mend(onProgress?: OnProgress): Promise<MendReport> {
+    return (await this.#value('mend', {}, onProgress)) as MendReport
   }
 
   async gc(onProgress?: OnProgress): Promise<GcReport> {

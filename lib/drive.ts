@@ -15,11 +15,13 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus, SettingStatus } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
 import { Cache } from './cache.js'
+import { Care } from './care.js'
 import { listConflicts, resolveConflict } from './conflicts.js'
+import { pathsOfChunks } from './danger.js'
 import { listDevices, placedDevices } from './devices.js'
 import { fail } from './errors.js'
 import { SourceSlot, type ChunkSource } from './file/fetch.js'
@@ -160,6 +162,7 @@ export class Drive extends PathApi {
   readonly flusher: FlushEngine
   readonly collector: Collector
   readonly cache: Cache
+  readonly care: Care
   readonly #checkpointer: Checkpointer
   readonly arrivals: Arrivals
   readonly members: Members
@@ -367,6 +370,12 @@ export class Drive extends PathApi {
     })
     this.keeping.rate = () => this.settings.repairRate
     this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
+    this.care = new Care({
+      db: p.db, chunks: this.chunks, store: p.store, journal: this.journal, timers: this.timers, clock: p.clock,
+      isBusy: () => this.pool.pending > 0, flush: () => rows.flush(),
+      owed: () => (this.keeping.plan ? 'planned or pinned' : this.cache.keepsEverything ? 'everything' : 'pinned'),
+      hasOthers: () => this.members.all().some((m) => !m.device.equals(p.device.publicKey)), paths: (nums) => pathsOfChunks(this, nums),
+    })
     this.files.makeRoom = (bytes) => (this.cache.keepsEverything ? undefined : this.cache.makeRoom(bytes))
     // Who opens the store goes by the index; the key file says it to people and other tools.
     this.metadata.own.onRenew = (id) => {
@@ -476,6 +485,7 @@ export class Drive extends PathApi {
       logicalBytes: logical,
       chunks: { here, hereBytes, owed, owedBytes, inline, inlineBytes },
       cache: { limitBytes: this.cache.limitBytes, usedBytes: segments, pins: this.cache.residents.pins().length },
+      ...this.care.status,
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
       dirtyBytes: this.files.dirtyBytes,
       placement: await this.#placement(),
@@ -576,6 +586,12 @@ export class Drive extends PathApi {
     return fsck(this, options, onProgress)
   }
 
+  scrub(options: { restart?: boolean } = {}, onProgress?: OnProgress): Promise<ScrubReport> { return this.care.scrub(options, onProgress) }
+
+  setScrubRate(bytesPerS: number): Promise<void> { return this.care.scrubber.setRate(bytesPerS) }
+
+  mend(onProgress?: OnProgress): Promise<MendReport> { return this.care.mend(onProgress) }
+
   setCache(bytes: number | null): Promise<void> { return this.cache.setLimit(bytes) }
 
   async gc(onProgress?: OnProgress): Promise<GcReport> {
@@ -606,6 +622,7 @@ export class Drive extends PathApi {
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
     this.metadata.stop()
+    await step(() => this.care.close())
     await step(() => this.cache.close())
     await step(() => this.collector.stop())
     this.reader.close()

@@ -6,6 +6,7 @@
  */
 import { statSync } from 'node:fs'
 import type { FsckProblem, FsckReport, OnProgress } from './api.js'
+import { pathsOfChunks } from './danger.js'
 import { understood } from './errors.js'
 import type { Device } from './keys/device.js'
 import type { Journal } from './log/journal.js'
@@ -20,8 +21,9 @@ import { ROOT_INO } from './tree/inode.js'
 
 /** Chunks verified before progress is told and the loop gets a turn. */
 const BATCH_CHUNKS = 64
-/** Paths named for one damaged chunk. */
+/** Paths named for one damaged chunk, and files in all. */
 const MAX_PATHS = 20
+const MAX_FILES = 100_000
 
 /** The parts of a drive that it looks at. */
 export interface FsckParts {
@@ -34,6 +36,8 @@ export interface FsckParts {
   readonly device: Device
   sync(): Promise<void>
 }
+
+interface ChunkPlace { num: number; seg: number; off: number; len: number; id: Buffer; refs: number }
 
 export async function fsck(drive: FsckParts, options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport> {
   const { db, journal, log, store, tree } = drive
@@ -97,9 +101,10 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
   const chunks = count('chunk')
   let bytesRead = 0
   let seen = 0
-  const list = db.sql.prepare('SELECT num, seg, off, len, id, h FROM chunk WHERE num > ? ORDER BY num LIMIT ?')
+  const list = db.sql.prepare('SELECT num, seg, off, len, id, refs FROM chunk WHERE num > ? ORDER BY num LIMIT ?')
+  const found = new Map<number, FsckProblem>()
   for (let from = 0; ;) {
-    const rows = list.all(from, BATCH_CHUNKS) as { num: number; seg: number; off: number; len: number; id: Buffer; h: Buffer }[]
+    const rows = list.all(from, BATCH_CHUNKS) as ChunkPlace[]
     if (rows.length === 0) break
     for (const r of rows) {
       from = r.num
@@ -109,8 +114,7 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
         const now = drive.chunks.get(r.num)
         if (!now || now.seg !== r.seg || now.off !== r.off) return
         drive.chunks.bad.add(r.num)
-        const named = pathsOfChunk(drive, r.num)
-        for (const path of named.length ? named : [undefined]) problems.push({ kind, detail, mended: false, ...(path ? { path } : {}) })
+        found.set(r.num, { kind, detail, mended: false })
       }
       const length = sealedLength(r.len)
       // It has grown meanwhile, maybe.
@@ -119,11 +123,13 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
         bad('chunk-missing', `chunk ${r.num} should be at ${r.off} of segment ${r.seg}, which ${sizes.has(r.seg) ? 'ends before' : 'is missing'}`)
         continue
       }
+      if (!options.data && r.refs > 0 && drive.chunks.bad.has(r.num)) bad('chunk-damaged', `chunk ${r.num} in segment ${r.seg} was found damaged before`)
       if (!options.data || r.seg === ELSEWHERE) continue
       try {
-        const sealed = r.seg === 0 ? drive.chunks.inlineData(r.num) : await store.read(r.seg, r.off, length)
+        const sealed = r.seg === 0 ? drive.chunks.inlineData(r.num) : await readTwice(store, r)
         bytesRead += length
         if (!sealed || !chunkId(sealed).equals(r.id)) bad('chunk-damaged', `chunk ${r.num} in segment ${r.seg} is not what was stored`)
+        else drive.chunks.bad.delete(r.num)
       } catch (e) {
         bad('chunk-damaged', `chunk ${r.num} cannot be read: ${(e as Error).message}`)
       }
@@ -131,13 +137,25 @@ export async function fsck(drive: FsckParts, options: { data?: boolean; repair?:
     onProgress?.({ phase: options.data ? 'chunks' : 'places', done: seen, total: chunks, unit: 'chunks' })
     await turn()
   }
+  tree.rows.flush()
+  const named = await pathsOfChunks(drive, new Set(found.keys()), MAX_FILES).catch((e: unknown) => {
+    const damage = understood(e)
+    if (!damage) throw e
+    problems.push({ kind: 'index', detail: `the names: ${damage.message}`, mended: false })
+    return new Map<number, string[]>()
+  })
+  for (const [num, problem] of found) {
+    const paths = named.get(num)?.slice(0, MAX_PATHS)
+    if (paths) for (const path of paths) problems.push({ ...problem, path })
+    else problems.push(problem)
+  }
   if (options.repair) await journal.durable()
   return { inodes: count('inode'), dentries: count('dentry'), extents: count('extent'), chunks, entries, bytesRead, problems }
 }
 
-function pathsOfChunk(drive: FsckParts, num: number): string[] {
-  const inos = drive.db.sql.prepare('SELECT DISTINCT ino FROM extent WHERE chunk = ? LIMIT ?').all(num, MAX_PATHS) as { ino: number }[]
-  return inos.flatMap(({ ino }) => paths(drive, ino))
+/** A read that failed once may not fail again. */
+function readTwice(store: SegmentStore, { seg, off, len }: ChunkPlace): Promise<Buffer> {
+  return store.read(seg, off, sealedLength(len)).catch(() => store.read(seg, off, sealedLength(len)))
 }
 
 /** The names of an inode as paths. Scans the names: there is no index by inode, since nothing else asks. */

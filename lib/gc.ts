@@ -16,6 +16,7 @@ import type { ReadEngine } from './file/read.js'
 import { compactFile } from './file/compact.js'
 import type { Journal } from './log/journal.js'
 import type { Posix } from './posix.js'
+import { chunkId } from './seal/chunk.js'
 import type { SealPool } from './seal/pool.js'
 import type { Tree } from './tree/tree.js'
 import type { ChunkTable } from './store/chunks.js'
@@ -185,11 +186,12 @@ export class Collector {
       let bytes = 0
       const batch = rows.filter((r) => (bytes += r.data.length) <= BATCH_BYTES || r === rows[0])
       from = batch[batch.length - 1]!.num
+      for (const r of batch) if (!chunkId(r.data).equals(r.id)) chunks.bad.add(r.num)
       const places = await store.append(batch.map((r) => ({ id: r.id, plainLength: r.len, sealed: r.data })))
       await store.sync()
       batch.forEach((r, i) => {
         if (chunks.get(r.num)?.seg !== 0) return
-        chunks.move(r.num, places[i]!.segment, places[i]!.offset)
+        chunks.relocate(r.num, places[i]!.segment, places[i]!.offset)
         chunks.onHere(r.num)
       })
       journal.touched()

@@ -2,7 +2,7 @@
  * The path half of the public API: finds inodes by path, checks nothing about
  * permissions (whoever holds the store may do everything), and calls lib/posix.
  */
-import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, SettingStatus, Stats } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus, Stats } from './api.js'
 import { isVirtualXattr, type Cache } from './cache.js'
 import { fromMs, toMs } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
@@ -62,6 +62,9 @@ export abstract class PathApi implements DriveApi {
   abstract conflicts(): Promise<Conflict[]>
   abstract resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
   abstract fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
+  abstract scrub(options: { restart?: boolean }, onProgress?: OnProgress): Promise<ScrubReport>
+  abstract setScrubRate(bytesPerS: number): Promise<void>
+  abstract mend(onProgress?: OnProgress): Promise<MendReport>
   abstract gc(onProgress?: OnProgress): Promise<GcReport>
   abstract key(kind: 'full' | 'read-only' | 'storage'): Promise<string>
   abstract close(): Promise<void>

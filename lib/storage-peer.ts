@@ -7,7 +7,8 @@
  */
 import { statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnProgress, PeerStatus } from './api.js'
+import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnProgress, PeerStatus, MendReport, ScrubReport } from './api.js'
+import { Care } from './care.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { listDevices } from './devices.js'
 import { Drive, openSegments, type DriveNetwork, type OpenOptions } from './drive.js'
@@ -83,6 +84,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly inbox: SealedInbox
   readonly kept: Sealed
   readonly arrivals: Arrivals
+  readonly care: Care
   /** Nobody reads here. */
   readonly source = new SourceSlot(null)
   readonly metadata: { readonly forks: Forks }
@@ -170,6 +172,10 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
       journal.touched()
     }
     this.#forgetLost()
+    this.care = new Care({
+      db: p.db, chunks, store: p.store, journal, timers: this.timers, clock: this.clock, flush: () => chunks.flush(), owed: () => (this.keeping.plan ? 'planned' : 'everything'),
+      hasOthers: () => this.members.all().some((m) => !m.device.equals(p.device.publicKey)),
+    })
     sealed.start()
   }
 
@@ -256,6 +262,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
       logicalBytes: 0,
       chunks: { here, hereBytes, owed, owedBytes, inline: 0, inlineBytes: 0 },
       cache: { limitBytes: null, usedBytes: segments, pins: 0 },
+      ...this.care.status,
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(0) },
       dirtyBytes: 0,
       log,
@@ -284,6 +291,12 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     if (bytes !== null) throw fail('USAGE', 'a device with a storage key keeps everything it can: it has no cache')
   }
 
+  scrub(options: { restart?: boolean } = {}, onProgress?: OnProgress): Promise<ScrubReport> { return this.care.scrub(options, onProgress) }
+
+  setScrubRate(bytesPerS: number): Promise<void> { return this.care.scrubber.setRate(bytesPerS) }
+
+  mend(onProgress?: OnProgress): Promise<MendReport> { return this.care.mend(onProgress) }
+
   async key(kind: 'full' | 'read-only' | 'storage'): Promise<string> { return this.keys.capability(kind) }
 
   /** Entries: chain and signatures. Chunks: that their bytes are there, with `data` that they are what the id names, and the snapshot what was signed; `repair` has fetched again what is not. */
@@ -306,7 +319,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
           this.chunks.move(row.num, ELSEWHERE, 0)
           this.journal.touched()
           problem.mended = true
-        }
+        } else this.chunks.bad.add(row.num)
         report.problems.push(problem)
       }
       onProgress?.({ phase: 'chunks', done: report.chunks, total, unit: 'chunks' })
@@ -335,12 +348,16 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
 
   async #checkChunk({ num, seg, off, len, id }: { num: number; seg: number; off: number; len: number; id: Buffer }, data: boolean, report: FsckReport): Promise<FsckProblem | undefined> {
     const length = sealedLength(len)
-    const detail = `chunk ${num} in segment ${seg}`
+    // Of which file it is, it cannot know.
+    const detail = `chunk ${id.toString('hex')} in segment ${seg}`
     if (!this.store.holds(seg, off, length)) return { kind: 'chunk-missing', detail, mended: false }
-    if (!data) return undefined
+    if (!data) return this.chunks.bad.has(num) ? { kind: 'chunk-damaged', detail: `${detail}, found before`, mended: false } : undefined
     report.bytesRead += length
-    const sealed = await this.store.read(seg, off, length).catch(() => undefined)
-    return sealed && chunkId(sealed).equals(id) ? undefined : { kind: 'chunk-damaged', detail, mended: false }
+    const read = () => this.store.read(seg, off, length)
+    const sealed = await read().catch(read).catch(() => undefined)
+    if (!sealed || !chunkId(sealed).equals(id)) return { kind: 'chunk-damaged', detail, mended: false }
+    this.chunks.bad.delete(num)
+    return undefined
   }
 
   /** Makes everything durable, and gives the store back. */
@@ -354,6 +371,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     await step(() => this.network?.close())
     this.keeping.close()
     this.kept.close()
+    await step(() => this.care.close())
     await step(() => this.arrivals.close())
     if (!this.journal.stopped) await step(() => this.journal.durable())
     await step(() => this.#checkpointer.close())

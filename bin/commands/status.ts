@@ -55,6 +55,13 @@ function placementLines(p: NonNullable<DriveStatus['placement']>): string[][] {
   ]
 }
 
+function formatScrub({ rate, last, running }: DriveStatus['scrub']): string {
+  const parts = [last ? `ended ${new Date(last.endedMs).toISOString()}, ${last.found === 0 ? 'nothing found' : `${last.found} bad, ${last.mended} mended`}` : 'not done yet']
+  if (running) parts.push(`${formatBytes(running.bytes)} of ${formatBytes(running.totalBytes)} of the next one done${running.isHurried || rate > 0 ? '' : ', stopped'}`)
+  parts.push(rate > 0 ? `${formatBytes(rate)}/s in the background` : 'off in the background')
+  return parts.join('; ')
+}
+
 function formatStatus(s: DriveStatus, isRunning: boolean): string {
   const { chunks, disk } = s
   return [
@@ -73,6 +80,8 @@ function formatStatus(s: DriveStatus, isRunning: boolean): string {
     ...(s.placement ? placementLines(s.placement) : []),
     ...(s.network && s.network.wanted.readers > 0 ? [['waited for', `${s.network.wanted.readers} ${s.network.wanted.readers === 1 ? 'chunk' : 'chunks'} by programs, ${formatBytes(s.network.wanted.askedBytes)} asked for${s.network.wanted.nowhere > 0 ? `; ${s.network.wanted.nowhere} are with nobody who is connected` : ''}`]] : []),
     ['keeps', s.cache.limitBytes === null ? 'everything' : `a cache of ${formatBytes(s.cache.limitBytes)}, ${formatBytes(s.cache.usedBytes)} used${s.cache.pins > 0 ? `, and ${s.cache.pins} ${s.cache.pins === 1 ? 'pin' : 'pins'}` : ''}`],
+    ...(s.damaged > 0 ? [['damaged', `${s.damaged} ${s.damaged === 1 ? 'chunk' : 'chunks'} here; dfs repair waits for them to be mended, and says which files are in danger`]] : []),
+    ['scrub', formatScrub(s.scrub)],
     ['on disk', `${formatBytes(disk.segments + disk.index + disk.wal)}, ${formatBytes(disk.freeBytes)} free`],
     ['not yet safe', formatBytes(s.dirtyBytes)],
     ['log', `${s.log.entries} entries, ${formatBytes(s.log.bytes)}`],

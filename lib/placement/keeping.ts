@@ -3,12 +3,12 @@
  * follows the chunk table, so that a restart goes on where it was. Without a plan
  * everything is to be held, and there is no queue.
  *
- *   named     a chunk became known that is elsewhere, or went from here
- *   came      it is here, or nobody needs it any more
+ *   named     a chunk became known that is elsewhere, or went from here, or was found damaged
+ *   came      it is here and sound, or nobody needs it any more
  *
  * Another plan is laid over the whole chunk table in slices. Invariant, once that
  * has ended (`isLaid`): of the chunks of this device's groups exactly those that
- * are elsewhere are in the queue.
+ * are elsewhere, or damaged, are in the queue.
  *
  * It is fetched most endangered first: the groups of which the fewest other
  * copies are known; what was written just now before all of them.
@@ -170,7 +170,7 @@ export class Keeping {
     for (const { num, id, seg } of rows) {
       const isMine = this.#plan!.isMine(id)
       if (seg !== ELSEWHERE) this.onHeld(num, isMine)
-      else if (isMine) lacking.add(num, groupOf(id))
+      if (isMine && (seg === ELSEWHERE || chunks.bad.has(num))) lacking.add(num, groupOf(id))
     }
     if (rows.length > 0) touched()
     if (rows.length === SLICE_ROWS) {

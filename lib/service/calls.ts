@@ -319,14 +319,10 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   async forgetPeer({ drive }, args) {
     return { value: await drive.forgetPeer(text(args, 'address')) }
   },
-  async fsck({ drive }, args, { onProgress, signal }) {
+  async fsck({ drive }, args, context) {
     const repair = flag(args, 'repair')
-    // Reading may stop anywhere, by a throw from here; a repair is seen through.
-    const report: OnProgress = (progress) => {
-      if (!repair && signal.aborted) throw fail('EINTR', 'the check was cancelled')
-      onProgress(progress)
-    }
-    return { json: await drive.fsck({ data: flag(args, 'data'), repair }, report) }
+    // A repair of the index is seen through.
+    return { json: await drive.fsck({ data: flag(args, 'data'), repair }, repair ? context.onProgress : cancellable(context, 'the check')) }
   },
   async pin({ drive }, args) {
     return { value: await drive.pin(unpackPath(args.path)) }
@@ -344,6 +340,16 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   async setCache({ drive }, args) {
     await drive.setCache(args.bytes === null ? null : count(args, 'bytes'))
     return nothing
+  },
+  async scrub({ drive }, args, context) {
+    return { json: await drive.scrub({ restart: flag(args, 'restart') }, cancellable(context, 'the scrub')) }
+  },
+  async setScrubRate({ drive }, args) {
+    await drive.setScrubRate(count(args, 'bytesPerS'))
+    return nothing
+  },
+  async mend({ drive }, _args, context) {
+    return { json: await drive.mend(cancellable(context, 'the repair')) }
   },
   async gc({ drive }, _args, { onProgress }) {
     return { value: await drive.gc(onProgress) }
@@ -367,6 +373,14 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     await service.stop({ lazy: flag(args, 'lazy') })
     return nothing
   },
+}
+
+/** What may stop anywhere stops by a throw from here. */
+function cancellable({ onProgress, signal }: CallContext, what: string): OnProgress {
+  return (progress) => {
+    if (signal.aborted) throw fail('EINTR', `${what} was cancelled`)
+    onProgress(progress)
+  }
 }
 
 function number(args: Args, name: string): number {

@@ -9,6 +9,7 @@
  * changes one chunk's count many times.
  */
 import { sealedLength } from '../seal/chunk.js'
+import { BadChunks } from './bad.js'
 import type { Database, Statement } from './database.js'
 
 /** In place of a segment: the chunk is known, and its bytes must be fetched (file/fetch.ts). */
@@ -37,8 +38,8 @@ export interface NewChunk {
 }
 
 export class ChunkTable {
-  /** Chunks that were found damaged since the store was opened: not to be deduplicated against. */
-  readonly bad = new Set<number>()
+  /** Chunks that were found damaged: not to be deduplicated against, nor said to be here. */
+  readonly bad: BadChunks
   readonly #db: Database
   #byId: Statement | undefined
   #elsewhere: Statement | undefined
@@ -59,13 +60,14 @@ export class ChunkTable {
   constructor(db: Database) {
     const sql = db.sql
     this.#db = db
+    this.bad = new BadChunks(db)
     this.#next = ((sql.prepare('SELECT max(num) AS n FROM chunk').get() as { n: number | null }).n ?? 0) + 1
     this.#byH = sql.prepare('SELECT num, h FROM chunk WHERE h48 = ?').raw(true) as Statement
     this.#byNum = sql.prepare('SELECT len, seg, off, h FROM chunk WHERE num = ?').raw(true) as Statement
     this.#insert = sql.prepare('INSERT INTO chunk(num, h48, len, refs, seg, off, id, h) VALUES (?,?,?,1,?,?,?,?)')
     this.#insertInline = sql.prepare('INSERT INTO chunk_inline VALUES (?,?)')
     this.#inline = sql.prepare('SELECT data FROM chunk_inline WHERE num = ?').raw(true) as Statement
-    this.#idOf = sql.prepare('SELECT id, h, len FROM chunk WHERE num = ?').raw(true) as Statement
+    this.#idOf = sql.prepare('SELECT id, h, len, refs FROM chunk WHERE num = ?').raw(true) as Statement
     this.#addRefs = sql.prepare('UPDATE chunk SET refs = refs + ? WHERE num = ?')
     this.#remove = sql.prepare('DELETE FROM chunk WHERE num = ?')
     this.#removeInline = sql.prepare('DELETE FROM chunk_inline WHERE num = ?')
@@ -105,10 +107,16 @@ export class ChunkTable {
   /** The greatest number; 0: there is none. */
   get last(): number { return this.#next - 1 }
 
-  /** All that are not here and not dead. */
+  /** Damaged ones that are not dead. */
+  damaged(): number[] {
+    return [...this.bad].filter((num) => (this.identity(num)?.refs ?? 0) > 0)
+  }
+
+  /** All that are not here, or damaged, and not dead. */
   lacking(): { chunks: number; bytes: number } {
+    const damaged = this.damaged()
     const [chunks, bytes] = this.#db.sql.prepare(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE} AND refs > 0`).raw(true).get() as [number, number]
-    return { chunks, bytes }
+    return { chunks: chunks + damaged.length, bytes: damaged.reduce((sum, num) => sum + this.identity(num)!.len, bytes) }
   }
 
   get(num: number): ChunkRow | undefined {
@@ -123,9 +131,9 @@ export class ChunkTable {
     return row.seg === 0 || store.holds(row.seg, row.off, sealedLength(row.len))
   }
 
-  identity(num: number): { id: Buffer; h: Buffer; len: number } | undefined {
-    const row = this.#idOf.get(num) as [Buffer, Buffer, number] | undefined
-    return row && { id: row[0], h: row[1], len: row[2] }
+  identity(num: number): { id: Buffer; h: Buffer; len: number; refs: number } | undefined {
+    const row = this.#idOf.get(num) as [Buffer, Buffer, number, number] | undefined
+    return row && { id: row[0], h: row[1], len: row[2], refs: row[3] + (this.#deltas.get(num) ?? 0) }
   }
 
   /** The sealed bytes of an inline chunk. */
@@ -152,12 +160,22 @@ export class ChunkTable {
 
   /** Before each commit. */
   flush(): void {
+    for (const num of this.bad.flush()) this.#follow(num)
     if (this.#deltas.size === 0) return
     for (const [num, delta] of this.#deltas) if (delta !== 0) this.#addRefs.run(delta, num)
     this.#deltas.clear()
   }
 
-  /** Follows which chunks are elsewhere that are to be here (placement/keeping.ts). */
+  /** A chunk that is damaged is lacked like one that is elsewhere. */
+  #follow(num: number): void {
+    if (!this.keeping) return
+    const row = this.get(num)
+    if (!row) return
+    if (this.bad.has(num)) this.keeping.named(num, this.identity(num)!.id)
+    else if (row.seg !== ELSEWHERE) this.keeping.came(num)
+  }
+
+  /** Follows which chunks are elsewhere or damaged that are to be here (placement/keeping.ts). */
   keeping: { named(num: number, id: Buffer): void; came(num: number): void } | null = null
 
   /** Told of chunks that lie in a segment now. */
@@ -166,12 +184,18 @@ export class ChunkTable {
   /** Told when sealed bytes have moved. */
   onMove: () => void = () => {}
 
-  /** The sealed bytes have moved (compaction, from inline into a segment), came (seg > 0), or went (ELSEWHERE). */
+  /** Other sealed bytes came (seg > 0), or they went (ELSEWHERE). */
   move(num: number, seg: number, off: number): void {
-    this.bad.delete(num)
+    this.bad.mended(num)
+    this.relocate(num, seg, off)
+  }
+
+  /** The same sealed bytes lie elsewhere in the store now (compaction, from inline into a segment), damaged or not. */
+  relocate(num: number, seg: number, off: number): void {
     this.onMove()
     this.#move.run(seg, off, num)
     this.#removeInline.run(num)
+    if (this.bad.has(num)) return
     if (seg !== ELSEWHERE) this.keeping?.came(num)
     else if (this.keeping) {
       const known = this.identity(num)
@@ -192,6 +216,7 @@ export class ChunkTable {
 
   remove(num: number): void {
     this.keeping?.came(num)
+    this.bad.delete(num)
     this.#remove.run(num)
     this.#removeInline.run(num)
   }

@@ -9,7 +9,7 @@
  */
 import type { GcReport, OnProgress } from '../api.js'
 import type { Journal } from '../log/journal.js'
-import { sealedLength } from '../seal/chunk.js'
+import { chunkId, sealedLength } from '../seal/chunk.js'
 import type { ChunkTable } from './chunks.js'
 import type { Database } from './database.js'
 import { lowestHead } from './heads.js'
@@ -88,6 +88,7 @@ export class Compactor {
     thin.sort((a, b) => live.get(a)! - live.get(b)!)
     let done = 0
     for (const n of thin) {
+      let isReadable = true
       for (let from = 0; ;) {
         if (this.#isStopped) return
         const rows = inSegments.all(n, from) as { num: number; off: number; len: number; id: Buffer }[]
@@ -95,14 +96,22 @@ export class Compactor {
         let bytes = 0
         const batch = rows.filter((r) => (bytes += r.len) <= BATCH_BYTES || r === rows[0])
         from = batch[batch.length - 1]!.num
-        const records = await Promise.all(batch.map(async (r) => ({
-          id: r.id, plainLength: r.len, sealed: await store.read(n, r.off, sealedLength(r.len)),
-        })))
-        const places = await store.append(records)
+        const read = await Promise.all(batch.map((r) => store.read(n, r.off, sealedLength(r.len)).catch(() => undefined)))
+        const copied = batch.flatMap(({ num, id, len }, i) => (read[i] ? [{ num, id, plainLength: len, sealed: read[i] }] : []))
+        const isStillThere = (num: number) => chunks.get(num)?.seg === n
+        batch.forEach((r, i) => {
+          if (!isStillThere(r.num)) return
+          if (!read[i]) isReadable = false
+          // What is damaged is copied as it is: some of its pieces may be sound.
+          if (!read[i] || !chunkId(read[i]).equals(r.id)) chunks.bad.add(r.num)
+        })
+        const places = await store.append(copied)
         await store.sync()
-        batch.forEach((r, i) => { if (chunks.get(r.num)?.seg === n) chunks.move(r.num, places[i]!.segment, places[i]!.offset) })
+        copied.forEach(({ num }, i) => { if (isStillThere(num)) chunks.relocate(num, places[i]!.segment, places[i]!.offset) })
         journal.touched()
       }
+      // What could not be read may be another time.
+      if (!isReadable) continue
       await this.#removeSegments([n], report)
       report.segmentsRewritten++
       onProgress?.({ phase: 'segments', done: ++done, total: thin.length, unit: 'chunks' })

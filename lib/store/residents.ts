@@ -13,7 +13,7 @@ import { ELSEWHERE } from './chunks.js'
 import type { Database, Statement } from './database.js'
 
 /** Larger than any count of uses. */
-const PINNED = 2 ** 50
+export const PINNED = 2 ** 50
 /** As large as none: of a chunk that this device is to hold by the plan. */
 const HELD = 2 ** 49
 /** A use is 60 bytes here and some microseconds in the index. */

@@ -13,6 +13,7 @@ import type { Arrived } from '../order/causal/engine.js'
 import { chunkId, sealedLength } from '../seal/chunk.js'
 import { ELSEWHERE } from '../store/chunks.js'
 import type { Holders } from '../cache.js'
+import type { Mender } from '../mending.js'
 import { Confirmer, proofOf } from './confirm.js'
 import { Custody, type CustodyEffect } from './custody.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
@@ -39,7 +40,7 @@ export interface ChunkLinks {
 
 interface Waiter { resolve: (sealed: Buffer) => void; reject: (e: Error) => void }
 
-export class ChunkSwarm implements ChunkSource, Holders {
+export class ChunkSwarm implements ChunkSource, Holders, Mender {
   readonly isVerified = true
   readonly isKept = true
   readonly #drive: SwarmHost
@@ -59,6 +60,8 @@ export class ChunkSwarm implements ChunkSource, Holders {
   /** What the exchange wants done, and whether it is being done. */
   readonly #effects: ExchangeEffect[] = []
   #isActing = false
+  /** Damaged ones that are to be named as missing next. */
+  #damaged: number[] = []
   /** Of what is named as missing: damaged, pinned, the rest from `#cursor` on. */
   #stage = 0
   #cursor = 0
@@ -86,6 +89,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
     }
     if (drive.cache) drive.cache.holders = this
     if (drive.keeping) drive.keeping.onMore = () => this.moreMissing()
+    if (drive.care) drive.care.mending.mender = this
   }
 
   // --- for readers --------------------------------------------------------
@@ -221,6 +225,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
     this.#drive.arrivals.onKept = () => {}
     if (this.#drive.keeping) this.#drive.keeping.onMore = () => {}
     if (this.#drive.cache?.holders === this) this.#drive.cache.holders = null
+    if (this.#drive.care?.mending.mender === this) this.#drive.care.mending.mender = null
     for (const waiters of this.#waiters.values()) for (const w of waiters) w.reject(fail('EIO', 'the drive is being closed'))
     this.#waiters.clear()
   }
@@ -239,6 +244,8 @@ export class ChunkSwarm implements ChunkSource, Holders {
 
   /** Damaged ones, then what is pinned, then, where everything is kept, the rest; [] at the end of all. */
   #nextMissing(limit: number): WantedChunk[] {
+    const damaged = this.#nextDamaged(limit)
+    if (damaged.length > 0) return damaged
     for (; this.#stage < 3; this.#stage++) {
       const found = this.#missing(limit)
       if (found.length > 0) return found
@@ -247,12 +254,24 @@ export class ChunkSwarm implements ChunkSource, Holders {
     return []
   }
 
+  /** Of those that something names: the rest goes with gc. */
+  #nextDamaged(limit: number): WantedChunk[] {
+    const { chunks } = this.#drive
+    const out: WantedChunk[] = []
+    while (this.#damaged.length > 0 && out.length < limit) {
+      const num = this.#damaged.pop()!
+      const known = chunks.bad.has(num) ? chunks.identity(num) : undefined
+      if (known && known.refs > 0) out.push(wanted(known))
+    }
+    return out
+  }
+
   #missing(limit: number): WantedChunk[] {
     const { chunks, cache } = this.#drive
-    const wanted = (c: { id: Buffer; len: number }) => ({ id: c.id, sealedBytes: sealedLength(c.len) })
     if (this.#stage === 0) {
       this.#stage = 1
-      const damaged = [...chunks.bad].slice(0, limit).flatMap((num) => chunks.identity(num) ?? []).map(wanted)
+      this.#damaged = [...chunks.bad]
+      const damaged = this.#nextDamaged(limit)
       if (damaged.length > 0) return damaged
     }
     if (this.#stage === 1) return (cache?.missingPins(limit) ?? []).map((c) => ({ ...wanted(c), isPinned: true }))
@@ -284,6 +303,13 @@ export class ChunkSwarm implements ChunkSource, Holders {
 
   statusChanged(): void {
     for (const peer of this.#peers) this.#links.send(peer, this.#status(), 'now')
+  }
+
+  get peerCount(): number { return this.#peers.size }
+
+  damaged(num: number): void {
+    this.#damaged.push(num)
+    this.moreMissing()
   }
 
   moreMissing(): void {
@@ -477,3 +503,7 @@ export class ChunkSwarm implements ChunkSource, Holders {
   #now(): number { return this.#drive.timers.nowMs() }
 }
 
+
+function wanted({ id, len }: { id: Buffer; len: number }): WantedChunk {
+  return { id, sealedBytes: sealedLength(len) }
+}

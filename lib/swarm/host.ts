@@ -1,5 +1,6 @@
 /** What the swarm needs of the device that it connects: a Drive, or what a simulator has in its place. */
 import type { Cache } from '../cache.js'
+import type { Care } from '../care.js'
 import type { Timers } from '../clock.js'
 import type { ChunkSource } from '../file/fetch.js'
 import type { Inbox } from '../inbox.js'
@@ -39,6 +40,8 @@ export interface SwarmHost {
   readonly fleet?: Pick<Fleet, 'doubt'>
   /** On a device that cannot read the drive's state: one that may write has said what the plan is; empty: there is none. */
   takePlan?(plan: Buffer): void
+  /** Who waits for chunks to be mended; absent: nobody. */
+  readonly care?: { readonly mending: Pick<Care['mending'], 'mender'> }
   /** Where sealed chunks lie: lib/store/segments.ts. */
   readonly store: {
     pathOf(segment: number): string
