@@ -77,6 +77,8 @@ import { StorageOnly } from './unreadable.js'
 const FLEET_MS = 2000
 /** How often it is looked whether all is placed, while somebody waits. */
 const WAIT_MS = 200
+/** So many of these looks are between two that say what is owed. */
+const OWED_EVERY = 5
 const MIN_SEGMENT_BYTES = 4 << 20
 /** A segment takes at most this part of the disk. */
 const SEGMENTS_A_DISK = 64
@@ -554,13 +556,15 @@ export class Drive extends PathApi {
 
   async waitPlaced(onProgress?: OnProgress): Promise<void> {
     await this.sync()
-    const logs = this.repair.logs()
-    for (;;) {
+    const waiting = this.repair.awaited()
+    let owed = 0
+    for (let n = 0; ; n++) {
       this.journal.check()
-      const awaited = this.repair.awaited(logs)
+      const awaited = waiting.devices()
       if (awaited.length === 0) return
       const names = awaited.map((peer) => this.members.get(Buffer.from(peer, 'hex'))?.name ?? (peer === this.device.publicKey.toString('hex') ? this.deviceName : peer.slice(0, 12)))
-      const owed = (await this.repair.status())?.bytes ?? 0
+      // It looks at all chunks.
+      if (onProgress && n % OWED_EVERY === 0) owed = (await this.repair.status())?.bytes ?? 0
       onProgress?.({ phase: `waiting for ${names.join(', ')}; owed`, done: owed, total: 0, unit: 'bytes' })
       await new Promise<void>((go) => void this.timers.after(WAIT_MS, go))
     }

@@ -7,6 +7,7 @@ import { decodeHeader } from '../log/entry.js'
 import type { Log } from '../log/log.js'
 import { SIGNATURE_BYTES } from '../seal/entry.js'
 import type { ChunkTable } from '../store/chunks.js'
+import { Awaited } from './awaited.js'
 import type { Fleet } from './fleet.js'
 import type { Keeping } from './keeping.js'
 import { groupOf } from './placement.js'
@@ -120,17 +121,13 @@ export class Repair {
     return new Map([...log.heads()].map(([inc, seq]) => [log.incarnationId(inc).toString('latin1'), seq]))
   }
 
-  /** Devices (in hex) that have not said yet that they have all that they are to hold of what these logs name; empty: all is where it is to be. */
-  awaited(logs: ReadonlyMap<string, number>): string[] {
-    const { keeping, reports, self, others, chunks } = this.#p
-    const own = self.toString('hex')
-    const { plan } = keeping
-    const holders = plan ? plan.peers.filter((_, i) => plan.placement.shares[i]! > 0) : [own, ...others()]
-    return holders.filter((peer) => {
-      if (peer === own) return plan ? !keeping.isLaid || (keeping.size > 0 && keeping.missing().size > 0) : others().length > 0 && this.#p.keepsEverything() && chunks.lacking().chunks > 0
-      const report = reports.of(peer)
-      return !report || report.lacks.size > 0 || !reports.knows(peer, logs) || (plan !== null && !report.plan.equals(plan.digest))
-    })
+  /** Until all that is known now is on all devices that are to hold it. */
+  awaited(): Awaited {
+    const { keeping, reports, self, others, chunks, keepsEverything } = this.#p
+    return new Awaited({
+      keeping, reports, others, self: self.toString('hex'),
+      isLacking: () => others().length > 0 && keepsEverything() && chunks.lacking().chunks > 0,
+    }, this.logs())
   }
 
   /** Live chunks of each group. */
