@@ -15,3 +15,9 @@ export function parseCache(text: string | undefined): number | null | undefined 
   if (bytes === undefined) throw usage(`--cache takes a size such as 20G or 500M, or "all"; not "${text}"`)
   return bytes
 }
+
+export function parseSize(name: string, text: string): number {
+  const bytes = parseBytes(text)
+  if (bytes === undefined) throw usage(`${name} takes a size such as 20G or 500M; not "${text}"`)
+  return bytes
+}

@@ -9,7 +9,7 @@ export interface CommandWords { name: string; summary: string; options: readonly
 const HOST_FILES: Record<string, 'folders' | 'files'> = { mount: 'folders', unmount: 'folders', put: 'files', get: 'files' }
 
 /** First arguments that are words. */
-const WORDS: Record<string, readonly string[]> = { completion: SHELLS, devices: ['add'], conflicts: ['resolve'] }
+const WORDS: Record<string, readonly string[]> = { completion: SHELLS, devices: ['add'], conflicts: ['resolve'], service: ['install', 'uninstall', 'status', 'logs', 'start', 'stop', 'restart'] }
 
 export function completionScript(shell: string, globals: readonly Option[], commands: readonly CommandWords[]): string {
   switch (shell) {

@@ -36,6 +36,9 @@ export class Context {
     this.#interrupt.abort(exitCode)
   }
 
+  /** Stops watching for signals: from now on they are the business of whoever calls this. */
+  leaveSignals: () => void = () => {}
+
   /** Through the daemon of the store if one runs, else by opening the store. Closed when the command ends. */
   async drive(): Promise<DriveApi> {
     return (this.#opened ??= await this.#open())
@@ -178,9 +181,9 @@ function watchSignals(context: Context): Promise<never> {
       context.interrupt(code)
       reject(new Interrupted())
     }
-    process.on('SIGINT', () => interrupt(EXIT.interrupted))
-    process.on('SIGTERM', () => interrupt(EXIT.terminated))
-    process.on('SIGHUP', () => interrupt(EXIT.terminated))
+    const handlers = [['SIGINT', () => interrupt(EXIT.interrupted)], ['SIGTERM', () => interrupt(EXIT.terminated)], ['SIGHUP', () => interrupt(EXIT.terminated)]] as const
+    for (const [signal, handler] of handlers) process.on(signal, handler)
+    context.leaveSignals = () => handlers.forEach(([signal, handler]) => process.off(signal, handler))
     process.stdout.on('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'EPIPE') interrupt(EXIT.outputGone)
     })

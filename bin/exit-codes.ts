@@ -20,7 +20,7 @@ Exit codes:
   0    done
   1    failed; the message says why
   2    wrong usage: unknown command or option, missing argument
-  3    not found: file, store, mount point or mount
+  3    not found: file, store, mount point, mount or service
   4    busy: the store, or the mount, is in use by another program
   5    damage found in the store, or content that no device could give
   6    the key or passphrase is missing or wrong
@@ -31,6 +31,7 @@ Exit codes:
 const CODES: Partial<Record<DfsErrorCode, number>> = {
   USAGE: EXIT.usage,
   ENOENT: EXIT.notFound, STORE_MISSING: EXIT.notFound, MOUNTPOINT_MISSING: EXIT.notFound, NOT_MOUNTED: EXIT.notFound,
+  SERVICE_MISSING: EXIT.notFound,
   STORE_LOCKED: EXIT.busy, EBUSY: EXIT.busy, MOUNTPOINT_BUSY: EXIT.busy,
   STORE_DAMAGED: EXIT.damaged,
   KEY_INVALID: EXIT.locked, KEY_KIND: EXIT.locked, PASSPHRASE_NEEDED: EXIT.locked, PASSPHRASE_WRONG: EXIT.locked,

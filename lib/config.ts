@@ -3,7 +3,7 @@
  * come from the environment. Options beat the environment, the environment
  * beats a `.env` file in the current directory, and that beats the default.
  */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { isAbsolute, join, resolve } from 'node:path'
 import { fail } from './errors.js'
@@ -11,6 +11,8 @@ import { formatAddress, parseAddress } from './swarm/net/address.js'
 
 /** A `.env` file is a few lines; more is something else of that name. */
 const MAX_ENV_FILE_BYTES = 64 * 1024
+/** The credential by which systemd hands over a passphrase. */
+export const PASSPHRASE_CREDENTIAL = 'passphrase'
 /** Only these are taken from a `.env` file: the rest of it belongs to other programs. */
 const VARIABLES = ['DFS_STORE', 'DFS_PASSPHRASE_FILE', 'DFS_BOOTSTRAP', 'DFS_DISCOVERY', 'NODE_ID', 'NODE_PORT', 'REPLICATION_FACTOR'] as const
 
@@ -81,7 +83,7 @@ export function loadConfig({ options = {}, env = process.env, cwd = process.cwd(
   return {
     store: store ? resolve(cwd, expandHome(store.value, env)) : defaultStore(env),
     storeFrom: store?.from ?? 'default',
-    ...(passphrase && { passphraseFile: passphrase.value === '-' ? '-' : resolve(cwd, expandHome(passphrase.value, env)) }),
+    ...(passphrase ? { passphraseFile: passphrase.value === '-' ? '-' : resolve(cwd, expandHome(passphrase.value, env)) } : credential(env)),
     ...(deviceName && { deviceName: deviceName.value }),
     ...(replication && { replication: replication.value }),
     network: {
@@ -118,6 +120,13 @@ function discoveryIn(text: string, name: string): Discovery[] {
     throw fail('USAGE', `${name} wants dht, lan, dht,lan or none, not '${text}'`)
   }
   return DISCOVERIES.filter((d) => words.includes(d))
+}
+
+/** A passphrase that the service manager hands over: systemd.exec(5), LoadCredential=. */
+function credential(env: NodeJS.ProcessEnv): Pick<Config, 'passphraseFile'> {
+  const dir = env.CREDENTIALS_DIRECTORY
+  const file = dir && isAbsolute(dir) ? join(dir, PASSPHRASE_CREDENTIAL) : undefined
+  return file && existsSync(file) ? { passphraseFile: file } : {}
 }
 
 /** XDG Base Directory specification: a relative XDG_DATA_HOME is invalid and ignored. */

@@ -17,6 +17,8 @@ export type DfsErrorCode =
   | 'FUSE_MISSING' | 'MOUNT_DENIED' | 'MOUNTPOINT_MISSING' | 'MOUNTPOINT_BUSY' | 'NOT_MOUNTED' | 'MOUNT_FAILED'
   // the service
   | 'DAEMON_UNREACHABLE' | 'DAEMON_FAILED' | 'USAGE'
+  // systemd: not here, no such unit, or it failed
+  | 'SYSTEMD_MISSING' | 'SERVICE_MISSING' | 'SERVICE_FAILED'
 
 export class DfsError extends Error {
   readonly code: DfsErrorCode

@@ -1,4 +1,4 @@
-import { Argument, type Command } from 'commander'
+import { Argument, type Command, type Option } from 'commander'
 import { completionScript, SHELLS, type CommandWords } from '../completion.js'
 import { run } from '../context.js'
 import { write } from '../output.js'
@@ -21,8 +21,13 @@ Examples:
         const defined = new Command(entry.name)
         if (entry.name === 'completion') defined.argument('<shell>')
         else (await entry.load()).define(defined)
-        commands.push({ name: entry.name, summary: entry.summary, options: defined.options })
+        commands.push({ name: entry.name, summary: entry.summary, options: unique([...defined.options, ...defined.commands.flatMap((c) => c.options)]) })
       }
       await write(completionScript(name, command.parent!.options, commands))
     }))
+}
+
+/** Commands of a command share options. */
+function unique(options: readonly Option[]): Option[] {
+  return [...new Map(options.map((o) => [o.long, o])).values()]
 }

@@ -45,6 +45,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   { name: 'repair', arguments: '', group: 'care', summary: 'bring back what is damaged or missing here', load: () => import('./repair.js') },
   { name: 'gc', arguments: '', group: 'care', summary: 'give the space of deleted data back now', load: () => import('./gc.js') },
   { name: 'serve', arguments: '', group: 'service', summary: 'run the daemon without a mount, in the foreground', load: () => import('./serve.js') },
+  { name: 'service', arguments: '', group: 'service', summary: 'have systemd run the daemon: install, status, logs, ...', load: () => import('./service.js') },
   { name: 'stop', arguments: '', group: 'service', summary: 'unmount everything and end the daemon', load: () => import('./stop.js') },
   { name: 'bootstrap', arguments: '', group: 'service', summary: 'run a private DHT, for networks of their own', load: () => import('./bootstrap.js') },
   { name: 'completion', arguments: '<shell>', group: 'service', summary: 'print the completion script for bash, zsh or fish', load: () => import('./completion.js') },

@@ -1,5 +1,6 @@
 import type { Command } from 'commander'
 import { fail } from '../../lib/errors.js'
+import { serviceOf } from '../../lib/service/manager.js'
 import { run, type GlobalOptions } from '../context.js'
 
 interface Options extends GlobalOptions { lazy?: boolean }
@@ -15,8 +16,9 @@ Examples:
     .action((options: Options) => run(command, async (context) => {
       const daemon = await context.daemon()
       if (!daemon) throw fail('NOT_MOUNTED', `no daemon runs for ${context.config.store}; there is nothing to stop`)
+      const service = serviceOf(daemon.pid)
       await daemon.stop({ lazy: options.lazy ?? false })
       await daemon.closed
-      context.say('Stopped.')
+      context.say(service === undefined ? 'Stopped.' : `Stopped. It was the service ${service}: dfs service start runs it again, and so does its next boot or login.`)
     }))
 }

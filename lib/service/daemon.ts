@@ -43,6 +43,10 @@ export interface DaemonOptions {
   lifetime: 'while-mounted' | 'until-stopped'
   /** Closes the drive that has stopped, and opens its store again. Without it such a store ends the daemon. */
   reopen?: () => Promise<{ drive: DriveApi; mounter: Mounter }>
+  /** Something was mounted or unmounted. */
+  onMounts?: () => void
+  /** It ends from now on. */
+  onStopping?: () => void
   /** Milliseconds, monotonic. */
   now?: () => number
 }
@@ -131,6 +135,7 @@ export class Daemon implements ServiceApi {
     const over = mounted.closed.catch((error: unknown) => this.#options.log.fault(`the session of ${dir}`, error)).then(() => this.#over(dir, mounted))
     this.#mounts.set(dir, { state: 'mounted', driver, request, mounted, over })
     this.#options.log.line(`mounted at ${dir} (${driver})`)
+    this.#options.onMounts?.()
     return { dir, already: false }
   }
 
@@ -231,6 +236,7 @@ export class Daemon implements ServiceApi {
     if (this.#state !== 'running') return this.closed.catch(() => {})
     this.#state = 'stopping'
     this.#options.log.line(`the daemon stops: ${why}`)
+    this.#options.onStopping?.()
     let error = failure
     const step = async (name: string, action: () => Promise<unknown> | undefined) => {
       try {
@@ -294,6 +300,7 @@ export class Daemon implements ServiceApi {
     const mount = this.#mounts.get(dir)
     if (mount?.state === 'mounted' && mount.mounted === mounted) this.#mounts.delete(dir)
     this.#options.log.line(`unmounted from ${dir}`)
+    this.#options.onMounts?.()
     if (this.#mounts.size > 0 || this.#options.lifetime === 'until-stopped' || this.#state !== 'running') return
     // Marked at once, so that a mount that asks now is told to try again and starts a new daemon.
     void this.shutdown('its last mount is gone')

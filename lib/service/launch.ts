@@ -21,7 +21,7 @@ import type { MountRequest } from './calls.js'
  * V8 collects late by default: a heap of 40 MB that lives took 117, and each thread up to 48 for new objects alone. With these the daemon takes a
  * quarter less memory, and no more time: bulk lies outside of the heap.
  */
-const HEAP_FLAGS = ['--max-semi-space-size=4', '--heap-growing-percent=25']
+export const HEAP_FLAGS: readonly string[] = ['--max-semi-space-size=4', '--heap-growing-percent=25']
 
 export interface Order {
   store: string
@@ -38,6 +38,8 @@ export interface Order {
   replication?: string
   /** End when standard input ends: with whoever started it. */
   foreground: boolean
+  /** Nothing is mounted, whoever asks. */
+  refuseMounts?: boolean
 }
 
 export type StartAnswer = { ok: true; pid: number; created: boolean } | { ok: false; code: DfsErrorCode; message: string }
@@ -53,6 +55,7 @@ export interface LaunchOptions {
   cache?: number | null
   replication?: string
   foreground: boolean
+  refuseMounts?: boolean
   /** A daemon runs already: what it has to be told before it mounts. */
   onRunning?: (client: Client) => Promise<void>
   /** Takes in the metadata of a drive that was joined (lib/join.ts). */
@@ -65,10 +68,10 @@ export interface LaunchOptions {
 }
 
 /** Threads for file operations: syncs of segment and index must not hold up reads (Node's default is 4). */
-const POOL_THREADS = '8'
+export const POOL_THREADS = '8'
 /** Another command may hold the store for a moment, or a daemon be about to end. */
-const LOCKED_TIMEOUT_MS = 5000
-const RETRY_INTERVAL_MS = 50
+export const LOCKED_TIMEOUT_MS = 5000
+export const RETRY_INTERVAL_MS = 50
 
 export type Reached =
   /** It ran before. `already`: and had it mounted there. */
@@ -106,17 +109,7 @@ export async function reachDaemon(options: LaunchOptions): Promise<Reached> {
 
 async function launch(options: LaunchOptions): Promise<{ pid: number; created: boolean; child: ChildProcess }> {
   const { store, foreground } = options
-  const keys = join(store, 'keys')
-  const exists = existsSync(keys)
-  if (!exists && !options.create) throw fail('STORE_MISSING', `there is no drive in ${store}; make one with dfs create or dfs mount, or join one with dfs join KEY`)
-  const passphrase = !exists ? await options.newPassphrase() : (await isKeyFileSealed(keys)) ? await options.passphrase() : undefined
-  const order: Order = {
-    store, create: options.create, lifetime: options.lifetime, network: options.network, foreground,
-    ...(options.mount && { mount: options.mount }),
-    ...(options.cache !== undefined && { cache: options.cache }),
-    ...(options.replication !== undefined && { replication: options.replication }),
-    ...(passphrase && { passphrase: passphrase.toString('base64') }),
-  }
+  const { order, passphrase } = await orderOf(options)
   const log = foreground ? 'inherit' : openLog(store)
   const child = spawn(process.execPath, [...process.execArgv, ...HEAP_FLAGS, options.script, store], {
     // Its own session: ctrl-C reaches the command alone, which then ends the daemon in order.
@@ -143,6 +136,28 @@ async function launch(options: LaunchOptions): Promise<{ pid: number; created: b
     passphrase?.fill(0)
     options.signal.removeEventListener('abort', abort)
   }
+}
+
+/** STORE_MISSING; whatever asking for the passphrase throws. The caller wipes that. */
+export async function orderOf(options: Omit<LaunchOptions, 'script' | 'signal' | 'onRunning' | 'finishJoin'>): Promise<{ order: Order; passphrase: Buffer | undefined }> {
+  const { store } = options
+  const keys = join(store, 'keys')
+  const exists = existsSync(keys)
+  if (!exists && !options.create) throw storeMissing(store)
+  const passphrase = !exists ? await options.newPassphrase() : (await isKeyFileSealed(keys)) ? await options.passphrase() : undefined
+  const order: Order = {
+    store, create: options.create, lifetime: options.lifetime, network: options.network, foreground: options.foreground,
+    ...(options.mount && { mount: options.mount }),
+    ...(options.cache !== undefined && { cache: options.cache }),
+    ...(options.replication !== undefined && { replication: options.replication }),
+    ...(options.refuseMounts && { refuseMounts: true }),
+    ...(passphrase && { passphrase: passphrase.toString('base64') }),
+  }
+  return { order, passphrase }
+}
+
+export function storeMissing(store: string): DfsError {
+  return fail('STORE_MISSING', `there is no drive in ${store}; make one with dfs create or dfs mount, or join one with dfs join KEY`)
 }
 
 /** Faults that end the process before it can log them go there too. */
