@@ -164,6 +164,8 @@ function show(file: string, { passed, failed, skipped, trouble, output, tookMs }
   const line = `${failed ? 'FAIL' : 'ok  '} ${file.replace(/\.test\.js$/, '')}: ${counts} (${(tookMs / 1000).toFixed(1)} s)${trouble ? `: ${trouble}` : ''}`
   if (failed) console.log(`\n${output.slice(-KEPT_OUTPUT_CHARS).trimEnd()}\n`)
   console.log(line)
+  // A file that is skipped says why.
+  if (skipped) for (const why of output.match(/^# skipped: .*$/gm) ?? []) console.log(`     ${why.slice(2)}`)
 }
 
 /** The child and what it started: it leads a process group of its own. */

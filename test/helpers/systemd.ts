@@ -35,7 +35,6 @@ export class Machine {
 
   /** Boots one. Throws, with what was said, if that is not possible here. */
   static async boot(t: Pick<Assert, 'teardown'>): Promise<Machine> {
-    need(['systemctl', 'systemd'], ['unshare', 'util-linux'], ['nsenter', 'util-linux'])
     if (process.geteuid!() !== 0) throw new Error('only root can boot a systemd')
     const machine = new Machine(scratchDir(t))
     t.teardown(() => machine.close(), { force: true, order: 10 })
@@ -121,8 +120,9 @@ export class Machine {
   }
 }
 
-/** Why no systemd can be booted here; undefined if one can. */
+/** Why no systemd can be booted here; undefined if one can. Throws if a program for it is missing. */
 export async function whyNoMachine(): Promise<string | undefined> {
+  need(['systemctl', 'systemd'], ['unshare', 'util-linux'], ['nsenter', 'util-linux'])
   const ends: (() => unknown)[] = []
   try {
     await Machine.boot({ teardown: (end: () => unknown) => void ends.unshift(end) } as Pick<Assert, 'teardown'>)

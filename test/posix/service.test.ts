@@ -12,7 +12,7 @@ import { Machine, USER, whyNoMachine } from '../helpers/systemd.js'
 const LONG = { timeout: 240_000 }
 const WAIT_MS = 60_000
 const missing = await whyNoMachine()
-if (missing !== undefined) console.log(`# dfs service is not tried with a real systemd: it cannot be booted here: ${missing}`)
+if (missing !== undefined) console.log(`# skipped: no systemd of its own can be booted here: ${missing}`)
 const OPTIONS = { ...LONG, skip: missing !== undefined }
 
 interface Box {
@@ -165,6 +165,24 @@ test('a device that only stores is shut in without being asked, and cannot be to
   t.is(await machine.must(['systemctl', 'show', '--property=ProtectSystem', '--value', 'dfs-box']), 'strict\n')
 })
 
+test('stores side by side have a service each, found by the store', OPTIONS, async (t) => {
+  const { machine, ok, dfs } = await makeBox(t)
+  const other = join(machine.dir, 'other')
+  await ok('create')
+  await ok('--store', other, 'create')
+  await ok('service', 'install')
+  await ok('--store', other, 'service', 'install', '--name', 'other')
+  const told = async (...args: string[]) => JSON.parse(await ok(...args, 'service', 'status', '--json')) as { name: string; active: string; pid: number }
+  const [first, second] = [await told(), await told('--store', other)]
+  t.ok(first.name.startsWith('dfs-') && first.name.includes('store'), `named after its path: ${first.name}`)
+  t.is(second.name, 'dfs-other')
+  t.alike([first.active, second.active], ['active', 'active'])
+  t.not(first.pid, second.pid)
+  t.is((await dfs('service', 'install', '--name', 'other')).code, 2, 'a name that is taken')
+  await ok('--store', other, 'service', 'uninstall')
+  t.alike([(await told()).pid, (await dfs('--store', other, 'service', 'status')).code], [first.pid, 3], 'the other goes on')
+})
+
 test('a user has a service of their own, which mounts by fusermount3', OPTIONS, async (t) => {
   const { machine, mnt, ok, dfs, state, isMounted } = await makeBox(t, { as: USER.id })
   await ok('create')
@@ -178,9 +196,15 @@ test('a user has a service of their own, which mounts by fusermount3', OPTIONS, 
   await machine.must(['kill', '-9', String(pid)])
   await until(async () => (await state()).pid !== pid && (await state()).active === 'active')
   t.is(await machine.must(['cat', join(mnt, 'f')], { as: USER.id }), 'own\n')
+  await machine.must(['sh', '-c', 'echo later > "$1/f"', 'sh', mnt], { as: USER.id })
+  await machine.must(['systemctl', 'stop', `manager@${USER.id}`])
+  t.absent(await isMounted(), 'it ends with the last session')
+  await machine.must(['systemctl', 'start', `manager@${USER.id}`])
+  await until(async () => (await state()).active === 'active')
+  t.is(await machine.must(['cat', join(mnt, 'f')], { as: USER.id }), 'later\n', 'and comes with the next')
   await ok('service', 'uninstall')
   t.absent(await isMounted())
-  t.is(await ok('cat', '/f'), 'own\n')
+  t.is(await ok('cat', '/f'), 'later\n')
   await ok('service', 'install', '--no-mount', '--name', 'box')
   t.is((await state()).active, 'active', 'shut in as far as a user may')
 })

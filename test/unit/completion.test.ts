@@ -26,6 +26,8 @@ test('bash completes commands, options, choices and files', { timeout: 60_000 },
   t.alike((await complete('dfs', 'put', 'f')).sort(), ['file', 'folder one', 'dfs.bash'].filter((f) => f.startsWith('f')).sort())
   t.alike(await complete('dfs', 'completion', 'z'), ['zsh'])
   t.alike(await complete('dfs', 'conflicts', ''), ['resolve'])
+  t.alike(await complete('dfs', 'service', 'uni'), ['uninstall'])
+  t.alike(await complete('dfs', 'service', 'install', '--mem'), ['--memory-max'])
   t.alike(await complete('dfs', 'conflicts', 'resolve', '/a', '--keep', 'm'), ['mine'])
 })
 
