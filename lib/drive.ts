@@ -360,7 +360,7 @@ export class Drive extends PathApi {
       onPlan: (isOther) => this.cache.planChanged(isOther), onNotice: (text) => this.onNotice(text),
     })
     this.reports = new Reports({
-      table: new ReportTable(p.db), driveId: keys.driveId, device: p.device, clock: p.clock, keeping: this.keeping, isMember: (device) => members.get(device) !== undefined,
+      table: new ReportTable(p.db), driveId: keys.driveId, device: p.device, clock: p.clock, timers: this.timers, keeping: this.keeping, isMember: (device) => members.get(device) !== undefined,
       logs: () => this.repair.logs(),
       lacksOfAll: () => (this.cache.keepsEverything ? this.chunks.lacking() : undefined), isFull: () => this.cache.isFull, usedBytes: () => this.cache.usedBytes,
       settle: () => this.journal.settle(), touched,

@@ -160,7 +160,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     const touched = () => journal.touched('derived')
     this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks, timers: this.timers, touched })
     this.reports = new Reports({
-      table: new ReportTable(p.db), driveId: p.keys.driveId, device: p.device, clock: this.clock, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
+      table: new ReportTable(p.db), driveId: p.keys.driveId, device: p.device, clock: this.clock, timers: this.timers, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
       logs: () => new Map([...this.log.heads()].map(([inc, seq]) => [this.log.incarnationId(inc).toString('latin1'), seq])),
       lacksOfAll: () => (this.kept.knowsAllChunks ? chunks.lacking() : undefined), isFull, usedBytes: () => this.#usedBytes, settle: () => journal.settle(), touched,
     })

@@ -193,7 +193,7 @@ export class Keeping {
   #measure(): void {
     const { chunks, timers } = this.#p
     const plan = this.#plan
-    if (!plan || this.#isMeasuring || performance.now() < this.#measureAtMs) return
+    if (!plan || this.#isMeasuring || timers.nowMs() < this.#measureAtMs) return
     this.#isMeasuring = true
     const laying = this.#laying
     let bytes = 0
@@ -203,14 +203,14 @@ export class Keeping {
         this.#isMeasuring = false
         return
       }
-      const startMs = performance.now()
+      const startMs = timers.nowMs()
       const found = chunks.scan(from, SLICE_ROWS)
       for (const { id, len, seg, refs } of found) if (seg !== ELSEWHERE && refs > 0 && plan.isMine(id)) bytes += len
-      tookMs += performance.now() - startMs
+      tookMs += timers.nowMs() - startMs
       if (found.length === SLICE_ROWS) return void timers.soon(() => slice(found[found.length - 1]!.num))
       this.#held = bytes
       this.#isMeasuring = false
-      this.#measureAtMs = performance.now() + Math.max(MEASURE_MS, tookMs * 100)
+      this.#measureAtMs = timers.nowMs() + Math.max(MEASURE_MS, tookMs * 100)
     }
     slice(0)
   }

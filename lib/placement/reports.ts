@@ -5,7 +5,7 @@
  *
  * Host: says what is here, and carries reports to whoever is connected.
  */
-import type { Clock } from '../clock.js'
+import type { Clock, Timers } from '../clock.js'
 import { isDfsError } from '../errors.js'
 import { PLACEMENT_GROUPS } from '../limits.js'
 import type { ReportTable } from '../store/report-table.js'
@@ -13,8 +13,9 @@ import type { Keeping } from './keeping.js'
 import type { Plan } from './plan.js'
 import { isWhole, readReport, writeReport, type Lack, type Report } from './report.js'
 
-/** A report is made so often at most, and takes at most a twentieth of the time. */
+/** A report is made so often at most, and takes at most a twentieth of the time; if nothing but the logs has gone on, less often. */
 const EVERY_MS = 500
+const LOGS_MS = 2000
 const COST_TIMES = 20
 const NO_PLAN = Buffer.alloc(32)
 
@@ -23,6 +24,7 @@ export interface ReportsHost {
   readonly driveId: Buffer
   readonly device: { readonly publicKey: Buffer; readonly secretKey: Buffer }
   readonly clock: Pick<Clock, 'nowMs'>
+  readonly timers: Pick<Timers, 'nowMs'>
   readonly keeping: Keeping
   /** A device of the drive: who is none is not believed. */
   isMember(device: Buffer): boolean
@@ -42,6 +44,8 @@ export class Reports {
   readonly #p: ReportsHost
   readonly #known = new Map<string, { report: Report; bytes: Buffer }>()
   #state = ''
+  #logs = ''
+  #madeAtMs = -Infinity
   #lastMs = 0
   #nextAtMs = 0
   #making = false
@@ -95,17 +99,20 @@ export class Reports {
 
   /** Says what is here if it has changed. */
   tick(): void {
-    const { clock, keeping } = this.#p
-    const nowMs = performance.now()
+    const { clock, timers, keeping } = this.#p
+    const nowMs = timers.nowMs()
     if (this.#making || nowMs < this.#nextAtMs || (keeping.plan && !keeping.isLaid)) return
     const state = this.#stateNow()
-    if (state === this.#state) return
+    const logs = [...this.#p.logs()].join(' ')
+    if (state === this.#state && (logs === this.#logs || nowMs - this.#madeAtMs < LOGS_MS)) return
     this.#making = true
     const made = this.#make(Math.max(Math.floor(clock.nowMs()), this.#lastMs + 1))
-    this.#nextAtMs = performance.now() + Math.max(EVERY_MS, (performance.now() - nowMs) * COST_TIMES)
+    this.#nextAtMs = timers.nowMs() + Math.max(EVERY_MS, (timers.nowMs() - nowMs) * COST_TIMES)
     this.#p.settle().then(() => {
       this.#making = false
       this.#state = state
+      this.#logs = logs
+      this.#madeAtMs = nowMs
       this.#lastMs = made.clockMs
       const bytes = writeReport(made, this.#p.driveId, this.#p.device.secretKey)
       this.#keep(made.device.toString('hex'), made, bytes)
@@ -117,7 +124,7 @@ export class Reports {
   #stateNow(): string {
     const { keeping } = this.#p
     const lacks = keeping.plan ? keeping.size : this.#p.lacksOfAll()?.chunks ?? -1
-    return `${keeping.plan?.digest.toString('latin1') ?? ''} ${lacks} ${this.#p.isFull()} ${keeping.plan ? keeping.heldBytes : 0} ${[...this.#p.logs()].join(' ')}`
+    return `${keeping.plan?.digest.toString('latin1') ?? ''} ${lacks} ${this.#p.isFull()} ${keeping.plan ? keeping.heldBytes : 0}`
   }
 
   #make(clockMs: number): Report {

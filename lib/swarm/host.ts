@@ -62,6 +62,8 @@ export interface SwarmHost {
   readonly keepsEverything?: boolean
   /** Of a device that keeps snapshots without reading them. */
   readonly kept?: SnapshotHolder
+  /** Chance, where it need not be secret; absent: Math.random. */
+  readonly random?: () => number
   /** This device must take all metadata anew, from one of `links`. Once in a session, which ends with it. Absent: one that takes no snapshots. */
   beginAnew?(links: Linked, onNotice: (text: string) => void): void
   /** It did not so lately, on the word of others. */

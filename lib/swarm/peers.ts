@@ -121,10 +121,10 @@ export class Peers {
     })
     this.#gossip = drive.keeping && drive.reports && new PlanGossip({
       keeping: drive.keeping, reports: drive.reports, peers: this.#peers, isWriter: drive.keys.canWrite,
-      send: (peer, m) => this.#send(peer, m, 'bulk'), planChanged: () => this.chunks.planChanged(),
+      send: (peer, m) => this.#send(peer, m, 'bulk'), planChanged: () => this.chunks.planChanged(), random: drive.random ?? Math.random, nowMs: () => this.#now(),
     })
     this.#audit = drive.keeping && drive.reports && drive.fleet && new Audit({
-      chunks: drive.chunks, timers: drive.timers, keeping: drive.keeping, reports: drive.reports, random: Math.random, connected: () => [...this.#peers.keys()],
+      chunks: drive.chunks, timers: drive.timers, keeping: drive.keeping, reports: drive.reports, random: drive.random ?? Math.random, connected: () => [...this.#peers.keys()],
       ask: (peer, id) => this.chunks.audit(peer, id), doubted: (peer) => drive.fleet!.doubt(Buffer.from(peer, 'hex')),
     })
     this.#endLogs()

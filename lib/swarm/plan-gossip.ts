@@ -1,6 +1,8 @@
 /**
  * Carries what placement has to say between devices: the plan to those that
- * cannot read the drive's state, and everybody's reports to everybody.
+ * cannot read the drive's state, and everybody's reports to everybody. A report goes
+ * from its device to all that are connected; who hears it tells a few, and now and
+ * then one of them all that is known, so that it also comes to where its device is not connected.
  */
 import type { Certificate } from '../keys/certificate.js'
 import type { Keeping } from '../placement/keeping.js'
@@ -16,12 +18,19 @@ export interface PlanGossipHost {
   isWriter: boolean
   send(peer: Peer, m: PlacementMessage): void
   planChanged(): void
+  random(): number
+  nowMs(): number
 }
 
 const NO_PLAN = Buffer.alloc(0)
+/** Peers that are told what was heard of others. */
+const FANOUT = 2
+/** One peer is told all. */
+const TELL_ALL_MS = 20_000
 
 export class PlanGossip {
   readonly #p: PlanGossipHost
+  #tellAtMs = 0
 
   constructor(host: PlanGossipHost) {
     this.#p = host
@@ -30,16 +39,29 @@ export class PlanGossip {
       for (const peer of host.peers.keys()) this.#plan(peer)
     }
     host.reports.onNew = (report, from) => {
-      for (const peer of host.peers.keys()) if (peer !== from) host.send(peer, { type: 'report', report })
+      const others = [...host.peers.keys()].filter((peer) => peer !== from)
+      // From here: to all.
+      while (from !== '' && others.length > FANOUT) others.splice(Math.floor(host.random() * others.length), 1)
+      for (const peer of others) host.send(peer, { type: 'report', report })
     }
   }
 
   up(peer: Peer): void {
     this.#plan(peer)
+    this.#tell(peer)
+  }
+
+  #tell(peer: Peer): void {
     for (const report of this.#p.reports.all()) this.#p.send(peer, { type: 'report', report })
   }
 
-  tick(): void { this.#p.reports.tick() }
+  tick(): void {
+    const { reports, peers, random, nowMs } = this.#p
+    reports.tick()
+    if (nowMs() < this.#tellAtMs || peers.size === 0) return
+    this.#tellAtMs = nowMs() + TELL_ALL_MS
+    this.#tell([...peers.keys()][Math.floor(random() * peers.size)]!)
+  }
 
   close(): void {
     this.#p.keeping.onChange = () => {}

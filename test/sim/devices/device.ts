@@ -26,6 +26,7 @@ import { Peers } from '../../../lib/swarm/peers.js'
 import type { Outcome } from '../../../lib/tree/tree.js'
 import blake from '@napi-rs/blake-hash'
 import { SimDatabase, SimDisk, SimStore } from './disk.js'
+import { SimPlacing } from './placing.js'
 import type { World } from './world.js'
 
 /** Sealed bytes of each log that are kept: little, so that logs are truncated. */
@@ -57,6 +58,8 @@ interface Session {
   metadata: Metadata
   inbox: Inbox
   peers: Peers
+  /** With a plan: what real devices have for it. */
+  placing: SimPlacing | undefined
 }
 
 interface Joining { timers: Timers & { stop(): void }; db: SimDatabase; linked: Linked & { links: SimLink[] } }
@@ -77,6 +80,8 @@ export class SimDevice {
   /** Its disk was put back, and it has not heard yet of what it has lost. */
   isRestored = false
   wasRestored = false
+  /** Bytes that its disk has. */
+  diskBytes = 1e12
   /** It holds the drive's metadata. */
   isMember = false
   state: State = { is: 'off' }
@@ -171,7 +176,9 @@ export class SimDevice {
       mayWrite: (device) => members.get(device)?.role === 'full', asides: metadata.asides,
     })
     const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
+    const placing = world.isPlaced ? new SimPlacing({ device: this, db, timers, chunks, store, metadata }) : undefined
     const host: SwarmHost = {
+      ...(placing && { keeping: placing.keeping, reports: placing.reports, fleet: placing.fleet, cache: placing.cache, random: () => world.random() }),
       keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null }, files,
       space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: (withChunks) => metadata.snapshot(withChunks), metadata,
       get mayBeginAnew() { return mayBeginAnew(db, clock.nowMs()) },
@@ -185,7 +192,7 @@ export class SimDevice {
       this.notices.push(text)
       world.noticed(this, text)
     }
-    this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers } }
+    this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers, placing } }
     world.trace(`${this.name} boots: next op ${journal.nextOpCounter}, entry ${log.head(journal.incarnation).seq}`)
     for (const [inc, seq] of log.heads()) {
       const placed = engine.timeline.tail.filter((e) => e.inc === inc)
@@ -195,6 +202,7 @@ export class SimDevice {
     world.onBoot(this)
     metadata.start()
     this.#rescue()
+    placing?.start()
     for (const ino of tree.rows.orphans()) this.#gone(ino)
   }
 

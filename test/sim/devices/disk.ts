@@ -127,6 +127,9 @@ export class SimStore {
   usage(): Map<number, number> { return new Map() }
   holds(segment: number, offset: number): boolean { return this.#disk.chunks.has(`${segment}:${offset}`) }
 
+  /** Nothing names it any more, durably. */
+  drop(segment: number, offset: number): void { this.#disk.chunks.delete(`${segment}:${offset}`) }
+
   at(segment: number, offset: number): Buffer | undefined {
     return this.#disk.chunks.get(`${segment}:${offset}`)?.sealed
   }

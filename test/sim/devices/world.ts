@@ -46,6 +46,8 @@ export class World {
   isVerbose = false
   /** Programs get in each other's way more than they would. */
   isCrowded = false
+  /** Chunks are on some devices, and not on all. */
+  isPlaced = false
   /** Called when a device is up and holds the drive. */
   onBoot: (d: SimDevice) => void = () => {}
   onKeeperBoot: (k: SimKeeper) => void = () => {}
@@ -226,6 +228,19 @@ export class World {
   begunAnew(d: SimDevice): void {
     this.count('begun anew')
     for (const x of [...this.#written, ...this.#dismissed]) if (x.device === d) x.op = -1
+  }
+
+  /** A device let go of a chunk: others have as many copies as there are to be, durably. */
+  letGo(d: SimDevice, id: Buffer, copies: number): void {
+    const others = this.honest.filter((o) => o !== d && o.live && this.#has(o, id)).length
+    if (others < copies) this.#fail(`${d.name} lets go of a chunk of which ${others} others have a copy, and ${copies} are wanted`)
+  }
+
+  #has(d: SimDevice, id: Buffer): boolean {
+    const { chunks, store } = d.s
+    const num = chunks.findById(id)
+    const row = num > 0 ? chunks.get(num) : undefined
+    return row !== undefined && (row.seg === 0 || (row.seg > 0 && store.at(row.seg, row.off) !== undefined))
   }
 
   /** Power was cut: what was not durable never was. */
