@@ -39,14 +39,23 @@ export interface Dirent {
   stats: Stats
 }
 
+export interface SyncOptions {
+  /** So many other devices are to have made it durable too, up to 16; 'mounts': as many as the mounts of the drive ask for. Default 0. */
+  acks?: number | 'mounts'
+  /** EIO when for so long none of it came to them; default 30,000. */
+  timeoutMs?: number
+  /** Gives up waiting for others: EINTR. */
+  signal?: AbortSignal
+}
+
 export interface FileHandle {
   stat(): Promise<Stats>
   /** At most `length` bytes from `offset`; fewer only at the end of the file. */
   read(offset: number, length: number): Promise<Buffer>
   write(offset: number, data: Buffer): Promise<void>
   truncate(size: number): Promise<void>
-  /** Resolves when what was written survives power loss. */
-  sync(): Promise<void>
+  /** Resolves when what was written survives power loss; EIO if other devices that are to have it do not say so in time. */
+  sync(options?: SyncOptions): Promise<void>
   /** May be called twice. */
   close(): Promise<void>
 }
@@ -281,8 +290,8 @@ export interface DriveApi {
    * it when this object is closed, or its process ends in whatever way, is removed.
    */
   temporary(path: Path): Promise<Path>
-  /** Everything so far survives power loss. */
-  sync(): Promise<void>
+  /** Everything so far survives power loss; EIO as FileHandle.sync. */
+  sync(options?: SyncOptions): Promise<void>
   status(): Promise<DriveStatus>
   /** Who is connected now. */
   peers(): Promise<PeerStatus[]>

@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, MendReport, ScrubReport, Stats, SettingStatus } from './api.js'
+import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, MendReport, ScrubReport, Stats, SettingStatus, SyncOptions } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -152,8 +152,8 @@ export class Client implements DriveApi {
     return Buffer.from((await this.#value('temporary', { path: packPath(path) })) as string, 'latin1')
   }
 
-  async sync(): Promise<void> {
-    await this.#value('sync')
+  async sync({ acks, timeoutMs }: SyncOptions = {}): Promise<void> {
+    await this.#value('sync', { acks, timeoutMs })
   }
 
   async status(): Promise<DriveStatus> {

@@ -15,8 +15,9 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus, SyncOptions } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
+import { Acknowledged, MAX_ACKS, type AckWish } from './acknowledged.js'
 import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
 import { Cache } from './cache.js'
 import { Care } from './care.js'
@@ -69,6 +70,7 @@ import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
 import { parseAddress } from './swarm/net/address.js'
+import { Receipts } from './swarm/receipts.js'
 import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 import { StorageOnly } from './unreadable.js'
@@ -176,6 +178,10 @@ export class Drive extends PathApi {
   readonly repair: Repair
   readonly #stopFleet: () => void
   readonly timers = systemTimers
+  /** What other devices have made durable. */
+  readonly receipts: Receipts
+  /** What mounts want of others at a sync; kept by them. */
+  readonly wishes = new Set<AckWish>()
   /** Where chunks come from that are not here. */
   readonly source: SourceSlot
   readonly inbox: Inbox
@@ -315,9 +321,11 @@ export class Drive extends PathApi {
     this.#checkpointer = new Checkpointer(p.db, this.journal)
 
     this.files = new Files({ clock: p.clock, space: this.space })
+    this.receipts = new Receipts({ timers: this.timers, members: this.members, chunks: this.chunks, ownLog: () => this.journal.incarnation })
+    const acknowledged = new Acknowledged({ tree: this.tree, chunks: this.chunks, log: this.log, journal: this.journal, source: this.receipts })
     const host = { rows, chunks: this.chunks, store: p.store, pool: this.pool, sealer }
     this.posix = new Posix({
-      tree: this.tree, files: this.files, journal: this.journal, engine: this.engine, chunks: this.chunks, clock: p.clock, space: this.space,
+      tree: this.tree, files: this.files, journal: this.journal, engine: this.engine, chunks: this.chunks, clock: p.clock, space: this.space, acknowledged,
       applyLocal: (op: Op, id = this.journal.newOpId()): Outcome => {
         const outcome = this.tree.apply(op, id, (ref) => this.metadata.chunkNumber(ref))
         this.journal.touched()
@@ -453,8 +461,17 @@ export class Drive extends PathApi {
     }
   }
 
-  async sync(): Promise<void> {
-    await this.posix.sync()
+  async sync(options: SyncOptions = {}): Promise<void> {
+    return this.posix.sync(this.wish(options))
+  }
+
+  /** What `options` ask of others. */
+  wish({ acks = 0, timeoutMs = READ_DEADLINE_MS, signal }: SyncOptions): AckWish | undefined {
+    const wish = acks === 'mounts' ? [...this.wishes].sort((a, b) => b.acks - a.acks)[0] : acks > 0 ? { acks, waitMs: timeoutMs } : undefined
+    if (!wish) return undefined
+    if (wish.acks > MAX_ACKS) throw fail('USAGE', `a sync waits for ${MAX_ACKS} other devices at most`)
+    if (!this.network) throw fail('EIO', 'other devices cannot be reached: no daemon runs; start one with `dfs mount` or `dfs serve`')
+    return { ...wish, signal }
   }
 
   async status(): Promise<DriveStatus> {
@@ -625,6 +642,7 @@ export class Drive extends PathApi {
     // While others can still be told of it.
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
+    this.receipts.close()
     this.metadata.stop()
     await step(() => this.care.close())
     await step(() => this.cache.close())

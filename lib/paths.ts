@@ -2,7 +2,8 @@
  * The path half of the public API: finds inodes by path, checks nothing about
  * permissions (whoever holds the store may do everything), and calls lib/posix.
  */
-import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus, Stats } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus, Stats, SyncOptions } from './api.js'
+import type { AckWish } from './acknowledged.js'
 import { isVirtualXattr, type Cache } from './cache.js'
 import { fromMs, toMs } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
@@ -48,7 +49,8 @@ export abstract class PathApi implements DriveApi {
   abstract readonly creator: { uid: number; gid: number }
   abstract readonly cache: Cache
   abstract setCache(bytes: number | null): Promise<void>
-  abstract sync(): Promise<void>
+  abstract sync(options?: SyncOptions): Promise<void>
+  abstract wish(options: SyncOptions): AckWish | undefined
   abstract status(): Promise<DriveStatus>
   abstract peers(): Promise<PeerStatus[]>
   abstract addPeers(addresses: string[]): Promise<void>
@@ -386,7 +388,7 @@ class Handle implements FileHandle {
     this.#api.changed(this.#file.inode, Math.min(size, before), 0, size < before)
   }
 
-  async sync(): Promise<void> { await this.#api.posix.fsync(this.#file.inode) }
+  async sync(options: SyncOptions = {}): Promise<void> { await this.#api.posix.fsync(this.#file.inode, this.#api.wish(options)) }
 
   async close(): Promise<void> {
     if (this.#closed) return

@@ -7,9 +7,11 @@
  * program may run into every day), or a promise of either where the engine or
  * the disk takes its time.
  */
+import type { Acknowledged, AckWish } from './acknowledged.js'
 import type { Clock, Time } from './clock.js'
 import type { DfsErrorCode } from './errors.js'
 import { fail } from './errors.js'
+import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
 import { MAX_FILE_BYTES, MAX_SYMLINK_BYTES } from './limits.js'
 import type { Journal } from './log/journal.js'
@@ -59,6 +61,7 @@ export interface PosixParts {
   chunks: ChunkTable
   clock: Clock
   space: Space
+  acknowledged: Acknowledged
   /** Brings a content op to an inode that has no name, outside the log. */
   applyLocal(op: Op, id?: number): Outcome
   readOnly: boolean
@@ -103,6 +106,7 @@ export class Posix {
 
   /** Tells all watchers what ops of other devices have changed. */
   tellChanges(changes: ChangeSet): void {
+    this.#p.acknowledged.changed(changes)
     if (this.#watchers.size === 0) return
     const { tree } = this.#p
     const { rows } = tree
@@ -334,19 +338,18 @@ export class Posix {
 
   // --- content ------------------------------------------------------------
 
-  /** Everything written to `inode` so far survives power loss when it resolves. */
-  fsync(inode: Inode): Promise<void> {
-    const { files, journal } = this.#p
+  /** Everything written to `inode` so far survives power loss when it resolves; with `wish`, on other devices too. */
+  fsync(inode: Inode, wish?: AckWish): Promise<void> {
+    const { files, journal, acknowledged } = this.#p
     const file = files.find(inode.ino)
+    if (wish) return acknowledged.file(inode, wish, async () => {
+      await (file && files.flushSmall(file, FSYNC_INLINE_BYTES))
+      throwOnce(file)
+    })
     if (!file) return journal.durable()
     const wait = files.flushSmall(file, FSYNC_INLINE_BYTES)
     const done = wait ? wait.then(() => journal.durable()) : journal.durable(this.#isAlone(inode.ino))
-    return done.then(() => {
-      const { error } = file
-      if (!error) return
-      file.error = null
-      throw error
-    })
+    return done.then(() => throwOnce(file))
   }
 
   /** Whether the last few fsyncs were all of this file and nothing bulky is under way: several who sync share a round instead. */
@@ -356,9 +359,11 @@ export class Posix {
   }
 
   /** The whole drive. */
-  async sync(): Promise<void> {
-    await this.#p.files.flushAll()
-    await this.#p.journal.durable()
+  async sync(wish?: AckWish): Promise<void> {
+    const { files, journal, acknowledged } = this.#p
+    if (wish) return acknowledged.drive(wish, () => files.flushAll())
+    await files.flushAll()
+    await journal.durable()
   }
 
   /** Copies extents, not bytes. At most what one op should hold; gives the bytes copied. */
@@ -412,6 +417,7 @@ export class Posix {
   content(op: Op & { type: 'content' }): Soon<Outcome> {
     const inode = this.#p.tree.get(op.ino)
     if (!inode) return 'ENOENT'
+    this.#p.acknowledged.wrote(op)
     if (inode.nlink > 0) return this.#p.engine.submit(op)
     // Of one that may come back all must have the same. A copy that merging put away comes back with this.
     if (this.#p.engine.revises && !(inode.flags & NEVER_LINKED)) {
@@ -499,6 +505,14 @@ export class Posix {
       yield { type: 'content', ino: inode.ino, base: 0, cut: Infinity, size, chunks: list, pieces, mtime: { sec: inode.mtime, nsec: inode.mtimeNs }, ctime: times }
     }
   }
+}
+
+/** What a flush failed with is told to whoever syncs the file next. */
+function throwOnce(file: OpenFile | undefined): void {
+  if (!file?.error) return
+  const { error } = file
+  file.error = null
+  throw error
 }
 
 /** suid goes; sgid goes where the group may execute, and elsewhere unless the caller is in it (setattr_should_drop_sgid in fs/attr.c). */

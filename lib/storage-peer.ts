@@ -7,7 +7,7 @@
  */
 import { statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnProgress, PeerStatus, MendReport, ScrubReport } from './api.js'
+import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnProgress, PeerStatus, MendReport, ScrubReport, SyncOptions } from './api.js'
 import { Care } from './care.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { listDevices } from './devices.js'
@@ -42,7 +42,7 @@ import { Space } from './store/space.js'
 import type { SwarmHost } from './swarm/host.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
 import { parseAddress } from './swarm/net/address.js'
-import { StorageOnly, Unreadable } from './unreadable.js'
+import { StorageOnly, Unreadable, unreadable } from './unreadable.js'
 
 /** As in lib/cache.ts. */
 const FULL_MS = 60_000
@@ -229,7 +229,11 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
 
   // --- the API ----------------------------------------------------------------
 
-  async sync(): Promise<void> { await this.journal.durable() }
+  /** It writes nothing that others could have for it. */
+  async sync({ acks = 0 }: SyncOptions = {}): Promise<void> {
+    if (typeof acks === 'number' && acks > 0) throw unreadable()
+    await this.journal.durable()
+  }
 
   async status(): Promise<DriveStatus> {
     this.journal.check()

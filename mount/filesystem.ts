@@ -2,13 +2,14 @@
  * Every operation of a mount, by inode, over a drive. Translates codes to errno
  * and knows what the kernel holds; what the operations mean is in lib/posix.ts.
  */
+import type { AckWish } from '../lib/acknowledged.js'
 import type { Drive } from '../lib/drive.js'
 import type { DfsErrorCode } from '../lib/errors.js'
 import { fail } from '../lib/errors.js'
 import type { OpenFile } from '../lib/file/file.js'
 import { Reading } from '../lib/file/reading.js'
 import { isReservedXattr } from '../lib/settings.js'
-import { MAX_FILE_BYTES } from '../lib/limits.js'
+import { MAX_FILE_BYTES, READ_DEADLINE_MS } from '../lib/limits.js'
 import { LOCAL_XATTR, isVirtualXattr } from '../lib/cache.js'
 import { isXattrName } from '../lib/paths.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
@@ -38,6 +39,10 @@ export class Filesystem implements Operations {
   #unwatch = (): void => {}
   readonly #noAtime: boolean
   readonly #waitMs: number | undefined
+  /** What a sync waits for on other devices. */
+  readonly #wish: AckWish | undefined
+  /** Syncs that wait for them. */
+  readonly #syncs = new Set<AbortController>()
   /** What the kernel knows: lookups not yet forgotten. */
   readonly #held = new HeldInodes()
   readonly #handles = new Map<number, OpenFile>()
@@ -48,16 +53,18 @@ export class Filesystem implements Operations {
   readonly #moved = new MovedDirs()
   readonly #holder = (ino: number) => this.#held.has(ino)
 
-  /** `noAtime`: reading leaves access times alone; else as relatime. `timeout`: how long a read waits, seconds; else as the drive's. */
-  constructor(drive: Drive, options: { noAtime?: boolean; timeout?: number } = {}) {
+  /** `noAtime`: reading leaves access times alone; else as relatime. `timeout`: how long a read waits, seconds; else as the drive's. `acks`: as -o acks. */
+  constructor(drive: Drive, options: { noAtime?: boolean; timeout?: number; acks?: number } = {}) {
     this.#drive = drive
     this.#noAtime = options.noAtime ?? false
     this.#waitMs = options.timeout === undefined ? undefined : options.timeout * 1000
+    if (options.acks) this.#wish = { acks: options.acks, waitMs: this.#waitMs ?? READ_DEADLINE_MS }
   }
 
   init(notifier: Notifier | undefined): void {
     const { posix } = this.#drive
     posix.holders.add(this.#holder)
+    if (this.#wish) this.#drive.wishes.add(this.#wish)
     if (!notifier) return
     // What changes by anything but this mount's own requests: the command line, another mount.
     this.#unwatch = posix.watch(this.#watcher = {
@@ -107,6 +114,8 @@ export class Filesystem implements Operations {
 
   async destroy(): Promise<void> {
     this.#drive.posix.holders.delete(this.#holder)
+    if (this.#wish) this.#drive.wishes.delete(this.#wish)
+    for (const sync of this.#syncs) sync.abort()
     this.#unwatch()
     for (const file of this.#handles.values()) this.#drive.files.release(file)
     this.#handles.clear()
@@ -326,14 +335,23 @@ export class Filesystem implements Operations {
     return file?.isDirty ? this.#drive.files.flush(file).then(() => 0) : 0
   }
 
-  fsync(ino: number, fh: number, _dataOnly: boolean): Reply<0> {
+  fsync(ino: number, fh: number, _dataOnly: boolean, signal: Interrupt): Reply<0> {
     const inode = this.#handles.get(fh)?.inode ?? this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    return this.#drive.posix.fsync(inode).then(() => 0)
+    return this.#synced(signal, (wish) => this.#drive.posix.fsync(inode, wish))
   }
 
-  fsyncdir(_ino: number): Reply<0> {
-    return this.#drive.sync().then(() => 0)
+  fsyncdir(_ino: number, signal: Interrupt): Reply<0> {
+    return this.#synced(signal, (wish) => this.#drive.posix.sync(wish))
+  }
+
+  /** What waits for this device alone is seen through. */
+  #synced(signal: Interrupt, sync: (wish?: AckWish) => Promise<void>): Promise<0> {
+    if (!this.#wish) return sync().then(() => 0)
+    const waits = new AbortController()
+    this.#syncs.add(waits)
+    signal.onInterrupt(() => waits.abort())
+    return sync({ ...this.#wish, signal: waits.signal }).then(() => 0 as const).finally(() => this.#syncs.delete(waits))
   }
 
   fallocate(ino: number, _fh: number, offset: number, length: number, mode: number, caller: Caller): Reply<0> {

@@ -80,6 +80,7 @@ export async function mountFuseNative({ dir, operations, options, timeoutMs = 0,
     await operations.destroy()
   }).catch(report)
   let gone = false
+  let isHidden = false
   void closed.then(() => (gone = true))
   return {
     dir: path, closed,
@@ -90,7 +91,9 @@ export async function mountFuseNative({ dir, operations, options, timeoutMs = 0,
     },
     async unmount({ lazy = false } = {}) {
       if (gone) return
+      if (isHidden && !lazy) throw fail('MOUNTPOINT_BUSY', `${path} was unmounted and is still in use; end what uses it`)
       await unmount(path, lazy)
+      isHidden = lazy
       if (!lazy) await closed
     },
   }

@@ -177,8 +177,8 @@ class Mapped implements Operations {
   read(ino: number, fh: number, offset: number, size: number, signal: Interrupt): Reply<Buffer | Buffer[]> { return this.#to.read(ino, fh, offset, size, signal) }
   flush(ino: number, fh: number): Reply<0> { return this.#to.flush(ino, fh) }
   release(ino: number, fh: number): Reply<0> { return this.#to.release(ino, fh) }
-  fsync(ino: number, fh: number, dataOnly: boolean): Reply<0> { return this.#to.fsync(ino, fh, dataOnly) }
-  fsyncdir(ino: number): Reply<0> { return this.#to.fsyncdir(ino) }
+  fsync(ino: number, fh: number, dataOnly: boolean, signal: Interrupt): Reply<0> { return this.#to.fsync(ino, fh, dataOnly, signal) }
+  fsyncdir(ino: number, signal: Interrupt): Reply<0> { return this.#to.fsyncdir(ino, signal) }
   lseek(ino: number, fh: number, offset: number, whence: number): Reply<{ offset: number }> { return this.#to.lseek(ino, fh, offset, whence) }
   statfs(): Reply<StatFs> { return this.#to.statfs() }
 }

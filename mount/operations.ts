@@ -148,9 +148,9 @@ export interface Operations {
   flush(ino: number, fh: number): Reply<0>
   /** The last close of this open file; errors are not seen by anyone. */
   release(ino: number, fh: number): Reply<0>
-  fsync(ino: number, fh: number, dataOnly: boolean): Reply<0>
+  fsync(ino: number, fh: number, dataOnly: boolean, signal: Interrupt): Reply<0>
   /** Of any directory: the whole drive. */
-  fsyncdir(ino: number): Reply<0>
+  fsyncdir(ino: number, signal: Interrupt): Reply<0>
   /** mode: FALLOC_FL_KEEP_SIZE 1, PUNCH_HOLE 2, ZERO_RANGE 16. */
   fallocate(ino: number, fh: number, offset: number, length: number, mode: number, caller: Caller): Reply<0>
   /** whence: SEEK_DATA 3 or SEEK_HOLE 4. The offset is in `{ offset }`, for 0 is success elsewhere. */

@@ -1,4 +1,5 @@
 /** The -o options of a mount: one table, from which they are parsed and explained. */
+import { MAX_ACKS } from '../lib/acknowledged.js'
 import { fail } from '../lib/errors.js'
 import { READ_DEADLINE_MS } from '../lib/limits.js'
 
@@ -18,8 +19,10 @@ export interface MountOptions {
   flush: boolean
   /** A mount that is not root's shows the drive's creator as the mounting user (idmap.ts). */
   idMap: boolean
-  /** How long a read waits for content that is on other devices, seconds. */
+  /** How long a read waits for content that is on other devices, and a sync for their acknowledgements, seconds. */
   timeout: number
+  /** Other devices that must have made durable what fsync(2) covers before it returns. */
+  acks: number
   /** How long to look for the next request before sleeping, microseconds. */
   spin: number
 }
@@ -72,7 +75,8 @@ export const mountOptionTable: readonly Option[] = [
       options.idMap = value === 'on'
     },
   },
-  number('timeout', 'how long a read waits for content that is on other devices, seconds; then it fails with EIO', TIMEOUT_S, [1, 86_400], (o, value) => (o.timeout = value)),
+  number('acks', 'fsync(2) returns when so many other devices have made durable what it covers, too; 0: when this one has', 0, [0, MAX_ACKS], (o, value) => (o.acks = value)),
+  number('timeout', 'how long a read waits for content that is on other devices, or with acks a sync until they have more of it, seconds; then it fails with EIO', TIMEOUT_S, [1, 86_400], (o, value) => (o.timeout = value)),
   number('spin', 'how long to look for the next request before sleeping, microseconds; 0 also lets processors halt between requests', SPIN_US, [0, 10_000], (o, value) => (o.spin = value)),
 ]
 
@@ -80,7 +84,7 @@ export const mountOptionTable: readonly Option[] = [
 export function defaultMountOptions(uid = process.getuid?.() ?? 0): MountOptions {
   return {
     allowOther: uid === 0, suid: false, dev: false, readOnly: false, noExec: false, noAtime: false, writeback: false,
-    readahead: READAHEAD_KIB, flush: false, idMap: true, timeout: TIMEOUT_S, spin: SPIN_US,
+    readahead: READAHEAD_KIB, flush: false, idMap: true, timeout: TIMEOUT_S, acks: 0, spin: SPIN_US,
   }
 }
 

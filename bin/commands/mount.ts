@@ -5,7 +5,7 @@ import { fail } from '../../lib/errors.js'
 import type { MountRequest } from '../../lib/service/calls.js'
 import type { Reached } from '../../lib/service/launch.js'
 import { canonicalDir, makeMountpoint } from '../../lib/service/mountpoint.js'
-import { mountOptionTable } from '../../mount/options.js'
+import { mountOptionTable, parseMountOptions } from '../../mount/options.js'
 import { run, type Context, type GlobalOptions } from '../context.js'
 import { startDaemon, waitForForeground } from '../launch.js'
 import { cacheOption, parseCache } from '../cache-option.js'
@@ -58,11 +58,29 @@ async function mount(context: Context, path: string, options: Options): Promise<
   return waitForUnmount(context, reached.client, request.dir)
 }
 
-async function tell(context: Context, { dir, driver }: MountRequest, { already, created, json }: { already: boolean; created: boolean; json: boolean }): Promise<void> {
+/** More than there are: it may be meant so, and no sync succeeds until there are. */
+async function warnOfAcks(context: Context, options: string[]): Promise<void> {
+  const { acks, timeout } = parseMountOptions(options)
+  if (acks === 0) return
+  const daemon = await context.daemon()
+  if (!daemon) return
+  const [devices, { placement }] = await Promise.all([daemon.devices(), daemon.status()])
+  const others = devices.filter((d) => !d.isThisDevice && d.role !== 'guest').length
+  if (others < acks) context.notice(`with acks=${acks} a sync waits for ${acks} other devices, and the drive has ${others}: until there are enough it fails after ${timeout} s`)
+  else if (placement && placement.wanted <= acks) {
+    context.notice(`with acks=${acks} a sync waits for ${acks} other devices, and each chunk is on ${placement.wanted} devices, this one often among them: where it is, it fails after ${timeout} s`)
+  }
+}
+
+async function tell(context: Context, { dir, driver, options }: MountRequest, { already, created, json }: { already: boolean; created: boolean; json: boolean }): Promise<void> {
   const { store } = context.config
-  if (json) return writeJson({ dir, driver, store, created, already })
+  if (json) {
+    if (!already) await warnOfAcks(context, options)
+    return writeJson({ dir, driver, store, created, already })
+  }
   context.say(already ? `The drive is mounted on ${dir} already.` : `Mounted on ${dir}.`)
   context.say(`It is kept in ${store}${created ? ', made just now' : ''}; \`dfs unmount ${dir}\` unmounts.`)
+  if (!already) await warnOfAcks(context, options)
   if (created) context.say('Share it: `dfs key` here shows its key, `dfs join KEY` and `dfs mount DIR` there make it the same drive. The key opens all of it: keep a copy, in a safe place.')
 }
 

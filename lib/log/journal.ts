@@ -46,6 +46,9 @@ const SYNC_AFTER_MS = 2000
 /** A disk that syncs in less is waited for on the loop, if nobody else is there. */
 const QUICK_SYNC_MS = 1
 
+/** Local index of an incarnation, and a seq of its log. */
+export interface EntryPlace { log: number; seq: number }
+
 /** Rows that are written behind: the tree's. */
 export interface WrittenBehind {
   readonly dirtyCount: number
@@ -78,6 +81,9 @@ export class Journal {
   #syncTimer: (() => void) | null = null
   #syncing: Promise<void> | null = null
   #queued: Promise<void> | null = null
+  /** As the two above, of those who want an entry. */
+  #entering: Promise<EntryPlace> | null = null
+  #enteringNext: Promise<EntryPlace> | null = null
   #stopped: Error | null = null
   /** What a sync of the log took lately, milliseconds. */
   #syncMs = 0
@@ -342,6 +348,30 @@ export class Journal {
       this.stop(e)
       throw e
     })
+  }
+
+  /**
+   * As `durable`, but in entries, as others get them: gives the last one of our log. Calls that come while the log is
+   * synced share the next round.
+   */
+  entered(): Promise<EntryPlace> {
+    if (this.#held) return this.#held.over.then(() => this.entered())
+    if (this.#entering === null) return this.#enter()
+    return (this.#enteringNext ??= this.#entering.catch(() => {}).then(() => {
+      this.#enteringNext = null
+      return this.entered()
+    }))
+  }
+
+  #enter(): Promise<EntryPlace> {
+    try { this.commit() } catch (e) { return Promise.reject(e) }
+    const place = { log: this.#incarnation, seq: this.#log.head(this.#incarnation).seq }
+    if (this.#commits <= this.#durableCommit) return Promise.resolve(place)
+    const round = this.settle().then(() => place)
+    this.#entering = round
+    const done = () => { if (this.#entering === round) this.#entering = null }
+    round.then(done, done)
+    return round
   }
 
   #settleLater(): void {

@@ -4,7 +4,7 @@
  * that its client opened, and closes them when the client goes away.
  */
 import { fail } from '../errors.js'
-import type { ConflictSide, DeviceChange, Dirent, DriveApi, FileHandle, OnProgress, Path } from '../api.js'
+import type { ConflictSide, DeviceChange, Dirent, DriveApi, FileHandle, OnProgress, Path, SyncOptions } from '../api.js'
 import { MAX_BATCH_ENTRIES, MAX_HANDLES, MAX_PAYLOAD_BYTES, unpackPath } from './protocol.js'
 
 /** What the daemon itself offers beside its drive. */
@@ -200,8 +200,8 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     await session.file(args).truncate(count(args, 'size'))
     return nothing
   },
-  async fsync(session, args) {
-    await session.file(args).sync()
+  async fsync(session, args, { signal }) {
+    await session.file(args).sync({ ...syncOptions(args), signal })
     return nothing
   },
   async close(session, args) {
@@ -261,8 +261,8 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   async temporary(session, args) {
     return { value: await session.temporary(unpackPath(args.path)) }
   },
-  async sync({ drive }) {
-    await drive.sync()
+  async sync({ drive }, args, { signal }) {
+    await drive.sync({ ...syncOptions(args), signal })
     return nothing
   },
   async status({ service }) {
@@ -380,6 +380,13 @@ function cancellable({ onProgress, signal }: CallContext, what: string): OnProgr
   return (progress) => {
     if (signal.aborted) throw fail('EINTR', `${what} was cancelled`)
     onProgress(progress)
+  }
+}
+
+function syncOptions(args: Args): SyncOptions {
+  return {
+    ...(args.acks !== undefined && { acks: args.acks === 'mounts' ? args.acks : count(args, 'acks') }),
+    ...(args.timeoutMs !== undefined && { timeoutMs: count(args, 'timeoutMs') }),
   }
 }
 

@@ -1,5 +1,5 @@
 /** An open file of the daemon. */
-import type { FileHandle, Stats } from '../api.js'
+import type { FileHandle, Stats, SyncOptions } from '../api.js'
 import { MAX_PAYLOAD_BYTES } from './protocol.js'
 
 /** Pieces of one large read or write under way at once: hides the round trip, holds 2 MiB. */
@@ -55,8 +55,8 @@ export class RemoteFile implements FileHandle {
     await this.#call('truncate', { size })
   }
 
-  async sync(): Promise<void> {
-    await this.#call('fsync', {})
+  async sync({ acks, timeoutMs }: SyncOptions = {}): Promise<void> {
+    await this.#call('fsync', { acks, timeoutMs })
   }
 
   close(): Promise<void> {

@@ -93,6 +93,13 @@ export class ChunkTable {
     return 0
   }
 
+  /** Whether nothing refers to the chunk with this id, or it is not known. After indexIds; before, of none can it be said. */
+  isUnused(id: Buffer): boolean {
+    if (!this.#byId) return false
+    const num = this.findById(id)
+    return num === 0 || this.identity(num)!.refs <= 0
+  }
+
   /** Chunks from `num` on that are not here. */
   elsewhere(num: number, limit: number): { num: number; id: Buffer; len: number; refs: number }[] {
     return ((this.#elsewhere?.all(num, limit) ?? []) as [number, Buffer, number, number][]).map((r) => ({ num: r[0], id: r[1], len: r[2], refs: r[3] }))

@@ -28,7 +28,7 @@ const MAX_KNOWN = 65_536
 const KNOWN_SLACK = 4096
 /** Devices that are remembered to have one chunk: more are not needed to get it. */
 const MAX_KNOWN_HOLDERS = 4
-/** Chunks that became durable here and are told to others at the next tick; what is more they find out when they ask. */
+/** Chunks that came and are told to others when they are durable here; what is more they find out when they ask. */
 const MAX_ANNOUNCED = 4096
 
 export interface ChunkLinks {
@@ -54,6 +54,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   readonly #known = new Map<string, Peer[]>()
   readonly #peers = new Set<Peer>()
   #kept: number[] = []
+  #isAnnouncing = false
   /** What is being taken lies in memory that is to be given back. */
   #lent: { sealed: Buffer; giveBack: () => void } | undefined
   #wanting: (WantedChunk & { urgency: Urgency })[] = []
@@ -85,7 +86,9 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
       plan: () => drive.keeping?.plan ?? null,
     })
     drive.arrivals.onKept = (nums) => {
-      if (this.#peers.size > 0 && this.#kept.length < MAX_ANNOUNCED) this.#kept.push(...nums)
+      if (this.#peers.size === 0 || this.#kept.length >= MAX_ANNOUNCED) return
+      this.#kept.push(...nums)
+      void this.#announce()
     }
     if (drive.cache) drive.cache.holders = this
     if (drive.keeping) drive.keeping.onMore = () => this.moreMissing()
@@ -161,7 +164,6 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   tick(): void {
     this.#do(this.#exchange.tick(this.#now()))
     this.#ask(this.#custody.tick(this.#now()))
-    this.#announce()
   }
 
   /** Entries of others were applied: chunks may be missing that were not known before. */
@@ -208,6 +210,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
         return
       case 'status':
         this.#confirmer.status(peer, m.keepsEverything, m.plan)
+        this.#drive.receipts?.changed(peer)
         this.#do(this.#exchange.peerStatus(this.#now(), peer, m.keepsEverything))
         return
       case 'haveChunks': case 'askChunks': case 'challenge': case 'proof': this.#ask(this.#custody.message(this.#now(), peer, m)); return
@@ -337,29 +340,56 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     else this.#known.delete(key)
   }
 
-  /** What has become durable here since the last time. */
-  #announce(): void {
-    if (this.#kept.length === 0) return
-    const ids = this.#kept.flatMap((num) => this.#drive.chunks.identity(num)?.id ?? [])
-    this.#kept = []
-    this.#ask(this.#custody.announce(this.#peers, ids))
+  /** As Confirmer.keeps. */
+  keeps(peer: Peer, id: Buffer): boolean { return this.#confirmer.keeps(peer, id) }
+
+  /** Asks a peer which of these it holds durably; it is told to the drive's receipts. */
+  askWho(peer: Peer, ids: Buffer[]): void {
+    if (!this.#isClosed) this.#ask(this.#custody.ask(this.#now(), peer, ids))
+  }
+
+  /** What has come, once the index says durably that it is here: others may count on it. What comes meanwhile is next. */
+  async #announce(): Promise<void> {
+    if (this.#isAnnouncing) return
+    this.#isAnnouncing = true
+    try {
+      while (this.#kept.length > 0) {
+        const ids = this.#kept.flatMap((num) => this.#drive.chunks.identity(num)?.id ?? [])
+        this.#kept = []
+        if (!(await this.#durable())) return
+        this.#ask(this.#custody.announce(this.#peers, ids.filter((id) => this.#isHere(id))))
+      }
+    } finally {
+      this.#isAnnouncing = false
+    }
+  }
+
+  /** Which of these are here, as the index says durably. */
+  async #check(peer: Peer, ids: Buffer[]): Promise<void> {
+    const now = new Set(ids.filter((id) => this.#isHere(id)))
+    const isSure = now.size === 0 || await this.#durable()
+    if (this.#isClosed) return
+    const here = isSure ? [...now].filter((id) => this.#isHere(id)) : []
+    const said = new Set(here)
+    this.#ask(this.#custody.checked(peer, here, ids.filter((id) => !said.has(id))))
+  }
+
+  /** All that is in the index is durable; false if the store stops, or the drive is closed. */
+  async #durable(): Promise<boolean> {
+    try { await this.#drive.journal.durable() } catch { return false }
+    return !this.#isClosed
   }
 
   #ask(effects: CustodyEffect[]): void {
     for (const e of effects) {
       switch (e.type) {
         case 'send': this.#links.send(e.peer, e.message, e.priority); break
-        case 'check': {
-          // Who hears it may rely on it.
-          const here = new Set(e.ids.filter((id) => this.#isHere(id)))
-          const answer = () => { if (!this.#isClosed) this.#ask(this.#custody.checked(e.peer, [...here], e.ids.filter((id) => !here.has(id)))) }
-          this.#drive.journal.settle().then(answer, () => { /* stopped; every caller learns from check() */ })
-          break
-        }
+        case 'check': void this.#check(e.peer, e.ids); break
         case 'prove': void this.#prove(e.peer, e.id, e.nonce); break
         case 'holds':
           for (const id of e.ids) this.#holds(e.peer, id)
           this.#confirmer.said(e.peer, e.ids, true)
+          this.#drive.receipts?.chunks(e.peer, e.ids)
           this.#do(this.#exchange.peerHolds(this.#now(), e.peer, e.ids))
           break
         case 'lacks':

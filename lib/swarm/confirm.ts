@@ -165,7 +165,7 @@ export class Confirmer {
   async #one(id: Buffer, copies: number): Promise<boolean> {
     const shown = new Set(this.#freshOf(id))
     if (shown.size >= copies) return true
-    const others = [...this.#peers.keys()].filter((peer) => !shown.has(peer) && this.#keeps(peer, id))
+    const others = [...this.#peers.keys()].filter((peer) => !shown.has(peer) && this.keeps(peer, id))
     if (shown.size + others.length < copies) return false
     const own = await this.#host.read(id)
     if (!own) return false
@@ -191,11 +191,11 @@ export class Confirmer {
 
   #freshOf(id: Buffer): Peer[] {
     const sinceMs = this.#host.nowMs() - FRESH_MS
-    return [...this.#fresh.get(keyOf(id)) ?? []].filter(([peer, atMs]) => atMs >= sinceMs && this.#keeps(peer, id)).map(([peer]) => peer)
+    return [...this.#fresh.get(keyOf(id)) ?? []].filter(([peer, atMs]) => atMs >= sinceMs && this.keeps(peer, id)).map(([peer]) => peer)
   }
 
   /** Whether it will not let go of the chunk by itself. */
-  #keeps(peer: Peer, id: Buffer): boolean {
+  keeps(peer: Peer, id: Buffer): boolean {
     const kept = this.#peers.get(peer)
     if (!kept || !this.#host.isMember(peer)) return false
     if (kept.keepsEverything) return true

@@ -17,6 +17,7 @@ import type { Reports } from '../placement/reports.js'
 import type { SnapshotGift } from '../snapshot.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
+import type { Receipts } from './receipts.js'
 import type { SnapshotHolder } from './snapshot-keeper.js'
 
 export interface SwarmHost {
@@ -52,6 +53,8 @@ export interface SwarmHost {
   readonly source: { provider: ChunkSource | null }
   readonly files: { readonly dirtyBytes: number; isLive: boolean }
   readonly space: { freeBytes(dirtyBytes: number): number }
+  /** Of a device where somebody may wait for others. */
+  readonly receipts?: Receipts
   /** Others take part from now on. */
   share(): void
   /** For a device that joins, or (`withChunks`) for one that keeps it for others. KEY_KIND, ENOENT: there is none. */

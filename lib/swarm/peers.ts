@@ -109,10 +109,18 @@ export class Peers {
       holder: drive.kept, timers: drive.timers, keys: drive.keys, send: (peer, m, priority) => this.#send(peer, m, priority),
     })
     const notice = (text: string) => this.onNotice(text)
+    if (drive.receipts) {
+      drive.receipts.ask = (peer, ids) => this.chunks.askWho(peer, ids)
+      drive.receipts.keeps = (peer, id) => this.chunks.keeps(peer, id)
+      drive.receipts.onNotice = notice
+    }
     this.#lost = new LostTail({
       drive, notice, isGuest: (peer) => !this.#peers.get(peer)?.certificate, isOwn: (name) => this.#find(name) === journal.incarnation,
       isStuck: () => this.#stuck().some((s) => this.#find(s.log) === journal.incarnation),
-      onRenew: (incarnation) => this.#sync.setOwn({ incarnation, device: device.publicKey }),
+      onRenew: (incarnation) => {
+        this.#sync.setOwn({ incarnation, device: device.publicKey })
+        drive.receipts?.renewed()
+      },
     })
     this.#anew = new AnewWatch({ drive, notice, peers: this.#peers, stuck: () => this.#stuck() })
     this.#forks = new ForkWatch({
@@ -166,6 +174,11 @@ export class Peers {
     this.#drive.source.provider = null
     this.#gossip?.close()
     this.#audit?.close()
+    if (this.#drive.receipts) {
+      this.#drive.receipts.ask = () => {}
+      this.#drive.receipts.keeps = () => false
+      for (const peer of this.#peers.keys()) this.#drive.receipts.down(peer)
+    }
     this.#snapshots.close()
     this.chunks.close()
     for (const peer of this.#peers.keys()) this.#send(peer, { type: 'bye', reason: 'leaving' }, 'now')
@@ -198,6 +211,7 @@ export class Peers {
     link.onFileError = (head, e) => this.chunks.fileError(peer, head, e)
     link.onClose = (reason) => { if (this.#peers.get(peer)?.link === link) this.#down(peer, reason) }
     this.#pace()
+    this.#drive.receipts?.up(peer)
     this.#do(this.#sync.peerUp(this.#now(), peer))
     this.chunks.peerUp(peer)
     this.#gossip?.up(peer)
@@ -217,6 +231,7 @@ export class Peers {
     this.#keeper?.down(peer)
     if (link) this.#anew.down(link, reason)
     this.#do(this.#sync.peerDown(this.#now(), peer))
+    this.#drive.receipts?.down(peer)
     this.#snapshots.down(peer)
     this.chunks.peerDown(peer)
     this.#pace()
@@ -284,7 +299,7 @@ export class Peers {
         case 'ownAhead': if (this.#drive.metadata.own) this.#lost.ahead(e.peer, e.seq); break
         // Of a device that can read, AnewWatch sees to it.
         case 'needSnapshot': this.#keeper?.lacking(e.peer); break
-        case 'receipt': break
+        case 'receipt': this.#drive.receipts?.entry(e.peer, e.seq); break
       }
     }
   }

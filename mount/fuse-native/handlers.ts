@@ -336,12 +336,12 @@ export class Handlers {
 
   async fsync(_path: string, dataOnly: number, handle: number): Promise<[number]> {
     const { ino, fh } = this.#open(handle)
-    await want(this.#operations.fsync(ino, fh, dataOnly !== 0))
+    await want(this.#operations.fsync(ino, fh, dataOnly !== 0, never))
     return [0]
   }
 
   async fsyncdir(): Promise<[number]> {
-    await want(this.#operations.fsyncdir(ROOT))
+    await want(this.#operations.fsyncdir(ROOT, never))
     return [0]
   }
 

@@ -17,10 +17,13 @@ const ASKS_TO_STOP = bits(SIGHUP, SIGINT, SIGQUIT, SIGTERM)
 const HARMLESS = bits(17, 18, 19, 20, 21, 22, 23, 28)
 const LOOK_AGAIN_MS = 200
 
-/** A READ that has not been answered. */
-export class PendingRead implements Interrupt {
+/** A READ or FSYNC that has not been answered. */
+export class PendingCall implements Interrupt {
   interrupted = false
   readonly #callbacks: (() => void)[] = []
+
+  /** Whether the operation heeds an interrupt: it may wait for others. */
+  get isHeeded(): boolean { return this.#callbacks.length > 0 }
 
   onInterrupt(callback: () => void): void {
     if (this.interrupted) callback()

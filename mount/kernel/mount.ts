@@ -83,6 +83,7 @@ export async function mountKernel({ dir, operations, options, session: sessionOp
   if (isRoot) await raiseReadahead(path, opts.readahead)
 
   let gone = false
+  let isHidden = false
   void closed.then(() => (gone = true))
   return {
     dir: path, notifier, closed,
@@ -94,6 +95,7 @@ export async function mountKernel({ dir, operations, options, session: sessionOp
     },
     async unmount({ lazy = false } = {}) {
       if (gone) return
+      if (isHidden && !lazy) throw fail('MOUNTPOINT_BUSY', `${path} was unmounted and is still in use; end what uses it`)
       if (isRoot) {
         const result = await native().unmount(path, lazy ? MNT_DETACH : 0)
         if (result === -EBUSY) throw fail('MOUNTPOINT_BUSY', `${path} is in use; end what uses it, or unmount with --lazy`)
@@ -101,6 +103,7 @@ export async function mountKernel({ dir, operations, options, session: sessionOp
       } else {
         await unmountAsUser(path, lazy)
       }
+      isHidden = lazy
       if (!lazy) await closed
     },
   }

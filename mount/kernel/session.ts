@@ -18,7 +18,7 @@ import { DirentSink } from './dirents.js'
 import { attributes, copied, copied64, created, data, done, entry, lookedUp, missing, opened, openedDir, passing, size32, sought, statfs, xattr, type Encode } from './encode.js'
 import { negotiate } from './init.js'
 import { Waiting, type Asked } from './waiting.js'
-import { PendingRead } from './interrupt.js'
+import { PendingCall } from './interrupt.js'
 import {
   FSYNC_FDATASYNC, Fattr, GETATTR_FH, INIT_OUT, IN_HEADER, In, MAX_WRITE, OPEN_KILL_SUIDGID, OUT_HEADER, Op, PAGE,
   ROOT_ID, SETXATTR_ACL_KILL_SGID, WRITE_CACHE, WRITE_KILL_SUIDGID, getI64, getU64,
@@ -172,11 +172,11 @@ export class Session {
       case Op.RELEASE:
         return this.#answer(lo, hi, ops.release(node, getU64(w, body)), done)
       case Op.FSYNC:
-        return this.#answer(lo, hi, ops.fsync(node, getU64(w, body), (w[body + 2]! & FSYNC_FDATASYNC) !== 0), done)
+        return this.#synced(lo, hi, (signal) => ops.fsync(node, getU64(w, body), (w[body + 2]! & FSYNC_FDATASYNC) !== 0, signal))
       case Op.FSYNCDIR:
-        return this.#answer(lo, hi, ops.fsyncdir(node), done)
+        return this.#synced(lo, hi, (signal) => ops.fsyncdir(node, signal))
       case Op.SYNCFS:
-        return this.#answer(lo, hi, ops.fsyncdir(ROOT_ID), done)
+        return this.#synced(lo, hi, (signal) => ops.fsyncdir(ROOT_ID, signal))
       case Op.FALLOCATE:
         return this.#answer(lo, hi, ops.fallocate(node, getU64(w, body), getU64(w, body + 2), getU64(w, body + 4), w[body + 6]!, this.#caller()), done)
       case Op.LSEEK:
@@ -284,10 +284,19 @@ export class Session {
   #read(lo: number, hi: number, node: number, body: number): number {
     const w = this.#in
     const size = Math.min(w[body + 4]!, MAX_WRITE)
-    const read = new PendingRead()
+    const by = new PendingCall()
     if (this.#waiting.wasInterrupted(lo, hi)) return this.#error(lo, hi, EINTR)
     const pid = w[this.#base + In.PID]!
-    return this.#answer(lo, hi, this.#operations.read(node, getU64(w, body), getU64(w, body + 2), size, read), data, { read, pid })
+    return this.#answer(lo, hi, this.#operations.read(node, getU64(w, body), getU64(w, body + 2), size, by), data, { by, pid })
+  }
+
+  #synced(lo: number, hi: number, sync: (signal: PendingCall) => Reply<0>): number {
+    const by = new PendingCall()
+    const wasInterrupted = this.#waiting.wasInterrupted(lo, hi)
+    const reply = sync(by)
+    const length = this.#answer(lo, hi, reply, done, by.isHeeded ? { by, pid: this.#in[this.#base + In.PID]! } : undefined)
+    if (wasInterrupted && by.isHeeded) this.#waiting.interrupt(hi * 2 ** 32 + lo)
+    return length
   }
 
   #write(lo: number, hi: number, node: number, b: number, length: number): number {

@@ -3,14 +3,14 @@
  * interrupt, or with EIO when the session ends. A result that comes after is dropped.
  */
 import { EINTR, EIO } from '../errno.js'
-import { watchSignals, type PendingRead } from './interrupt.js'
+import { watchSignals, type PendingCall } from './interrupt.js'
 
 const HIGH = 0x1_0000_0000
 const EARLY_LIMIT = 16
 
 /** What an interrupt needs: whom to look at, and whom to tell. */
 export interface Asked {
-  read: PendingRead
+  by: PendingCall
   pid: number
 }
 
@@ -50,7 +50,7 @@ export class Waiting {
     }).catch(this.#report)
   }
 
-  /** FUSE_INTERRUPT for `unique`. Only reads heed it: they alone may wait for a peer for long. */
+  /** FUSE_INTERRUPT for `unique`. Heeded by what may wait for a peer for long: reads, and syncs that others are to acknowledge. */
   interrupt(unique: number): void {
     const request = this.#requests.get(unique)
     if (request === undefined) {
@@ -62,7 +62,7 @@ export class Waiting {
     request.unwatch = () => {}
     const unwatch = watchSignals(asked.pid, () => {
       if (!this.#settle(unique, request)) return
-      asked.read.interrupt()
+      asked.by.interrupt()
       this.#fail(request.lo, request.hi, EINTR)
     })
     if (this.#requests.get(unique) === request) request.unwatch = unwatch
@@ -79,7 +79,7 @@ export class Waiting {
   abandon(): void {
     for (const [unique, request] of this.#requests) {
       this.#settle(unique, request)
-      request.asked?.read.interrupt()
+      request.asked?.by.interrupt()
       this.#fail(request.lo, request.hi, EIO)
     }
   }

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 
 import type { Interrupt, Operations } from '../../mount/operations.js'
 import { DirentSink } from '../../mount/kernel/dirents.js'
-import { PendingRead, asksToStop } from '../../mount/kernel/interrupt.js'
+import { PendingCall, asksToStop } from '../../mount/kernel/interrupt.js'
 import { deleted, invalEntry, invalInode } from '../../mount/kernel/notify.js'
 import { Init, Op, getI64, getU64, putU64 } from '../../mount/kernel/protocol.js'
 import { Session } from '../../mount/kernel/session.js'
@@ -154,7 +154,7 @@ test('a read that waits is interrupted once, and its late result dropped', async
 })
 
 test('what registers after the interrupt is told at once', t => {
-  const read = new PendingRead()
+  const read = new PendingCall()
   read.interrupt()
   let told = 0
   read.onInterrupt(() => told++)

@@ -4,7 +4,7 @@ import type { Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
 import type { Drive } from '../../lib/drive.js'
 import { Filesystem } from '../../mount/filesystem.js'
-import { PendingRead } from '../../mount/kernel/interrupt.js'
+import { PendingCall } from '../../mount/kernel/interrupt.js'
 import type { Attr, Caller, Notifier } from '../../mount/operations.js'
 import { driveElsewhere, type Elsewhere } from '../helpers/elsewhere.js'
 import { codeOf, scratchDir } from '../helpers/scratch.js'
@@ -13,7 +13,7 @@ const caller: Caller = { uid: 0, gid: 0, pid: 1 }
 const notifier: Notifier = { invalInode: () => {}, invalEntry: () => {}, deleted: () => {}, drained: async () => {} }
 const turn = () => new Promise((resolve) => setImmediate(resolve))
 
-interface Bench { drive: Drive; source: Elsewhere; fs: Filesystem; ino: number; close(): Promise<void>; read(offset: number, size: number, signal?: PendingRead): Promise<Buffer> }
+interface Bench { drive: Drive; source: Elsewhere; fs: Filesystem; ino: number; close(): Promise<void>; read(offset: number, size: number, signal?: PendingCall): Promise<Buffer> }
 
 async function setUp(t: Assert, content: Buffer): Promise<Bench> {
   const { drive, source } = await driveElsewhere(scratchDir(t), { '/f': content })
@@ -26,7 +26,7 @@ async function setUp(t: Assert, content: Buffer): Promise<Bench> {
   source.isSlow = true
   return {
     drive, source, fs, ino, close,
-    async read(offset, size, signal = new PendingRead()) {
+    async read(offset, size, signal = new PendingCall()) {
       const answer = await fs.read(ino, 0, offset, size, signal)
       return typeof answer === 'number' ? Buffer.from(`errno ${answer}`) : Buffer.concat(Array.isArray(answer) ? answer : [answer])
     },
@@ -89,7 +89,7 @@ test('content that comes in the very moment of the change is not given', async (
     const f = await drive.open('/f', 'r+')
     // One microtask after it settles, as the session does.
     let isSent = false
-    const answer = (fs.read(ino, 0, 0, 4096, new PendingRead()) as Promise<Buffer[]>).then((bytes) => {
+    const answer = (fs.read(ino, 0, 0, 4096, new PendingCall()) as Promise<Buffer[]>).then((bytes) => {
       isSent = true
       return Buffer.concat(bytes)
     })
@@ -108,7 +108,7 @@ test('content that comes in the very moment of the change is not given', async (
 
 test('an interrupt ends the wait, and the fetch', async (t) => {
   const { source, read } = await setUp(t, randomBytes(40_000))
-  const signal = new PendingRead()
+  const signal = new PendingCall()
   const answer = read(0, 4096, signal)
   await source.asked(1)
   signal.interrupt()
