@@ -1,6 +1,7 @@
 /** `dfs service` on a systemd of its own (helpers/systemd.ts). */
 import test, { type Assert } from 'brittle'
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { DriveKeys } from '../../lib/keys/derive.js'
@@ -163,6 +164,31 @@ test('a device that only stores is shut in without being asked, and cannot be to
   t.ok((await ok('service', 'install', '--name', 'box')).includes('its store alone'))
   t.is((await state()).active, 'active')
   t.is(await machine.must(['systemctl', 'show', '--property=ProtectSystem', '--value', 'dfs-box']), 'strict\n')
+})
+
+test('a drive whose last device is lost comes back from a box that only stores; all of them services that are shut in', OPTIONS, async (t) => {
+  const { machine, ok } = await makeBox(t)
+  const [one, box, anew] = ['one', 'box', 'anew'].map((name) => join(machine.dir, name)) as [string, string, string]
+  const install = (store: string, name: string, ...args: string[]) => ok('--store', store, 'service', 'install', '--name', name, '--no-mount', ...args)
+  await ok('--store', one, 'create')
+  await install(one, 'one', '--port', '4977')
+  const content = randomBytes(5_000_000)
+  writeFileSync(join(machine.dir, 'file'), content)
+  await ok('--store', one, 'put', join(machine.dir, 'file'), '/file')
+  const key = (await ok('--store', one, 'key')).trim()
+  await ok('--store', box, 'join', (await ok('--store', one, 'key', '--storage')).trim())
+  await install(box, 'box', '--port', '4978', '--peer', '127.0.0.1:4977')
+  await until(async () => {
+    const { chunks, snapshot } = JSON.parse(await ok('--store', box, 'status', '--json')) as { chunks: { here: number; owed: number }; snapshot: unknown }
+    return chunks.here > 0 && chunks.owed === 0 && snapshot !== null
+  })
+  await ok('--store', one, 'service', 'uninstall')
+  rmSync(one, { recursive: true })
+  await ok('--store', anew, 'join', key)
+  await install(anew, 'anew', '--peer', '127.0.0.1:4978')
+  await until(async () => (await machine.run(['systemctl', 'is-active', 'dfs-anew'])).stdout === 'active\n')
+  await ok('--store', anew, 'get', '/file', join(machine.dir, 'back'))
+  t.ok(readFileSync(join(machine.dir, 'back')).equals(content))
 })
 
 test('stores side by side have a service each, found by the store', OPTIONS, async (t) => {
