@@ -32,6 +32,7 @@ import { ReadEngine } from './file/read.js'
 import { fsck } from './fsck.js'
 import { certify } from './keys/certificate.js'
 import { DriveKeys } from './keys/derive.js'
+import { deadChunks, type DeadChunks } from './dead-chunks.js'
 import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile, setIncarnation } from './keys/keyfile.js'
 import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
@@ -415,6 +416,11 @@ export class Drive extends PathApi {
   #clear(): Promise<void> {
     if (!this.keys.canWrite) return Promise.resolve()
     return (this.#clearing ??= this.clearUnfinished(() => this.#closing === null && !this.journal.stopped).finally(() => { this.#clearing = null }))
+  }
+
+  /** As SwarmHost has it. */
+  deadChunks(ids: Buffer[]): DeadChunks | undefined {
+    return deadChunks({ metadata: this.metadata, chunks: this.chunks, flusher: this.flusher, canWrite: this.keys.canWrite }, ids)
   }
 
   // --- other devices ------------------------------------------------------

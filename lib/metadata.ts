@@ -225,6 +225,8 @@ export class Metadata {
   /** The metadata of others is to take the place of this: it judges nobody any more. */
   giveUp(): void { this.#isGivenUp = true }
 
+  get isGivenUp(): boolean { return this.#isGivenUp }
+
   /** Why this device has to take all metadata anew; undefined: it need not. */
   get mustBeginAnew(): string | undefined {
     if (this.#predatesSharing) return 'this device was put back to a time before others took part'

@@ -141,7 +141,12 @@ export class SealedInbox {
     const inc = log.index(name.incarnation, name.device)
     log.keep(inc, header.seq, signed, sealed)
     for (const id of header.chunks) {
-      if (chunks.findById(id) > 0) continue
+      const known = chunks.findById(id)
+      if (known > 0) {
+        // Nobody needed it, as was said a moment ago.
+        if (chunks.mark(known, false)) named.push(id)
+        continue
+      }
       // Without the key neither the hash of the content nor its length is known: the id stands in, and 0.
       chunks.ref(chunks.add({ id, h: id, len: 0, seg: ELSEWHERE, off: 0 }), 1)
       named.push(id)

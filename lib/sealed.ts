@@ -9,7 +9,7 @@
  *              not known here, its length follows from the sealed bytes
  *
  * The two belong together: no entry is missing between what the snapshot has in
- * it and what is in the log. Chunks are never dropped: which are dead is in the tree.
+ * it and what is in the log. Which chunks are dead is in the tree: those who can read it are asked (releases.ts).
  *
  * Has no disk, network or clock but those it is given, as Metadata.
  */

@@ -7,7 +7,7 @@
  */
 import { statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, OnProgress, PeerStatus, MendReport, ScrubReport, SyncOptions } from './api.js'
+import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, GcReport, OnProgress, PeerStatus, MendReport, ScrubReport, SyncOptions } from './api.js'
 import { Care } from './care.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { listDevices } from './devices.js'
@@ -26,6 +26,7 @@ import type { Members } from './log/members.js'
 import { Keeping } from './placement/keeping.js'
 import { Plan } from './placement/plan.js'
 import { Reports } from './placement/reports.js'
+import { Releases } from './releases.js'
 import { chunkId, sealedLength } from './seal/chunk.js'
 import { Sealed } from './sealed.js'
 import type { SealedInbox } from './sealed-inbox.js'
@@ -33,7 +34,9 @@ import type { SnapshotGift } from './snapshot.js'
 import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
+import { Compactor, type Round } from './store/compactor.js'
 import { Database } from './store/database.js'
+import { InUse } from './store/in-use.js'
 import { Lacking } from './store/lacking.js'
 import { StoreLock } from './store/lock.js'
 import { ReportTable } from './store/report-table.js'
@@ -47,7 +50,7 @@ import { StorageOnly, Unreadable, unreadable } from './unreadable.js'
 /** As in lib/cache.ts. */
 const FULL_MS = 60_000
 
-interface Parts { dir: string; lock: StoreLock; keys: DriveKeys; device: Device; db: Database; store: SegmentStore }
+interface Parts { dir: string; lock: StoreLock; keys: DriveKeys; device: Device; db: Database; store: SegmentStore; graceMs: number | undefined }
 
 /** Opens what is in `storeDir`, whichever it is. As Drive.open. */
 export async function openStore(storeDir: string, options: OpenOptions = {}): Promise<Drive | StoragePeer> {
@@ -55,7 +58,7 @@ export async function openStore(storeDir: string, options: OpenOptions = {}): Pr
     return await Drive.open(storeDir, options)
   } catch (e) {
     if (!(e instanceof StorageOnly)) throw e
-    return StoragePeer.open(storeDir, { unlocked: e.unlocked })
+    return StoragePeer.open(storeDir, { ...options, unlocked: e.unlocked })
   }
 }
 
@@ -91,6 +94,11 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly files = { dirtyBytes: 0, isLive: false }
   readonly keeping: Keeping
   readonly reports: Reports
+  /** What nobody needs any more goes. */
+  readonly releases: Releases
+  readonly #compactor: Compactor
+  #compacting: Promise<unknown> = Promise.resolve()
+  readonly #graceMs: number | undefined
   /** There was no room a moment ago; until then nothing is fetched. */
   #fullUntilMs = 0
   readonly cache: NonNullable<SwarmHost['cache']>
@@ -105,7 +113,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   network: DriveNetwork | null = null
 
   /** Opens the store in `storeDir`, which joined with a storage key. As Drive.open; KEY_KIND if it holds another key. */
-  static async open(storeDir: string, options: Pick<OpenOptions, 'passphrase' | 'unlocked'> = {}): Promise<StoragePeer> {
+  static async open(storeDir: string, options: Pick<OpenOptions, 'passphrase' | 'unlocked' | 'graceMs'> = {}): Promise<StoragePeer> {
     const dir = resolve(storeDir)
     if (!Drive.exists(dir)) throw fail('STORE_MISSING', `there is no drive in ${dir}; join one with dfs join KEY`)
     Space.rescue(dir)
@@ -117,7 +125,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
       db = Database.open(join(dir, 'index.db'))
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
-      return new StoragePeer({ dir, lock, keys, device, db, store: openSegments(dir, keys.driveId) })
+      return new StoragePeer({ dir, lock, keys, device, db, store: openSegments(dir, keys.driveId), graceMs: options.graceMs })
     } catch (e) {
       db?.close()
       lock.release()
@@ -129,7 +137,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   async reopen(): Promise<StoragePeer> {
     await this.close().catch(() => { /* it had stopped: why is known */ })
     Database.settle(join(this.dir, 'index.db'))
-    return StoragePeer.open(this.dir, { unlocked: { keys: this.keys, device: this.device } })
+    return StoragePeer.open(this.dir, { unlocked: { keys: this.keys, device: this.device }, ...(this.#graceMs !== undefined && { graceMs: this.#graceMs }) })
   }
 
   private constructor(p: Parts) {
@@ -140,6 +148,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.db = p.db
     this.store = p.store
     this.#lock = p.lock
+    this.#graceMs = p.graceMs
     this.space = new Space(p.dir)
     const chunks = this.chunks = new ChunkTable(p.db)
     const take = (bytes: number) => this.space.take(bytes, 0)
@@ -151,7 +160,9 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     journal.onStop = (e) => this.onStop(e)
     p.store.onStop = (e) => journal.stop(e)
     this.#checkpointer = new Checkpointer(p.db, journal)
-    const arrivals = this.arrivals = new SealedArrivals({ chunks, store: p.store, journal, timers: this.timers, guard: () => () => {}, take })
+    const writing = new InUse(p.store)
+    this.#compactor = new Compactor({ db: p.db, chunks, store: p.store, journal, writing })
+    const arrivals = this.arrivals = new SealedArrivals({ chunks, store: p.store, journal, timers: this.timers, guard: () => writing.begin(), take })
     arrivals.learn = (num, sealedBytes) => sealed.learn(num, sealedBytes)
     arrivals.onFull = () => { this.#fullUntilMs = this.timers.nowMs() + FULL_MS }
     const isFull = () => this.timers.nowMs() < this.#fullUntilMs
@@ -175,6 +186,10 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.care = new Care({
       db: p.db, chunks, store: p.store, journal, timers: this.timers, clock: this.clock, flush: () => chunks.flush(), owed: () => (this.keeping.plan ? 'planned' : 'everything'),
       hasOthers: () => this.members.all().some((m) => !m.device.equals(p.device.publicKey)),
+    })
+    this.releases = new Releases({
+      chunks, log: this.log, journal, timers: this.timers, head: () => sealed.head, knowsAllChunks: () => sealed.knowsAllChunks,
+      compact: (isAsked, report, onProgress) => this.#compact(isAsked ? 'full' : 'idle', report, onProgress), ...(p.graceMs !== undefined && { afterMs: p.graceMs }),
     })
     sealed.start()
   }
@@ -213,6 +228,17 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   share(): void { /* it has no writes of its own */ }
 
   snapshot(): Promise<SnapshotGift> { return this.kept.snapshot() }
+
+  /** One at a time. */
+  #compact(why: Round, report: GcReport, onProgress?: OnProgress): Promise<void> {
+    const run = this.#compacting.then(async () => {
+      const before = this.#compactor.totalBytes
+      await this.#compactor.run(why, report, onProgress)
+      report.bytesFreed += Math.max(0, before - this.#compactor.totalBytes)
+    })
+    this.#compacting = run.catch(() => {})
+    return run
+  }
 
   /** What the disk has lost (a cut tail, a segment that is gone) is fetched again. */
   #forgetLost(): void {
@@ -334,6 +360,14 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     return report
   }
 
+  /** Asks which chunks nobody needs any more, and gives their space back. EBUSY: nobody is there who could say. */
+  async gc(onProgress?: OnProgress): Promise<GcReport> {
+    this.journal.check()
+    const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
+    await this.releases.run(report, onProgress)
+    return report
+  }
+
   async #checkLog(inc: number, report: FsckReport): Promise<void> {
     const head = this.log.head(inc)
     const device = this.log.deviceOf(inc)
@@ -373,6 +407,9 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await step(() => this.network?.close())
+    this.#compactor.stop()
+    await step(() => this.releases.close())
+    await this.#compacting
     this.keeping.close()
     this.kept.close()
     await step(() => this.care.close())

@@ -44,8 +44,6 @@ export abstract class Unreadable {
   readonly unpin: DriveApi['unpin'] = refuse
   readonly evict: DriveApi['evict'] = refuse
   readonly locality: DriveApi['locality'] = refuse
-  /** Which chunks are still of use is in the tree. */
-  readonly gc: DriveApi['gc'] = refuse
 
   async *opendir(): AsyncGenerator<Dirent> { throw unreadable() }
 }

@@ -44,6 +44,7 @@ export class ChunkTable {
   #byId: Statement | undefined
   #elsewhere: Statement | undefined
   #scan: Statement | undefined
+  #mark: Statement | undefined
   #next: number
   readonly #deltas = new Map<number, number>()
   readonly #byH: Statement
@@ -110,6 +111,20 @@ export class ChunkTable {
     this.#scan ??= this.#db.sql.prepare('SELECT num, id, len, seg, refs FROM chunk WHERE num > ? ORDER BY num LIMIT ?').raw(true) as Statement
     return (this.#scan.all(num, limit) as [number, Buffer, number, number, number][]).map((r) => ({ num: r[0], id: r[1], len: r[2], seg: r[3], refs: r[4] }))
   }
+
+  /** Where nothing is counted, since nothing can be read: marks that nobody needs a chunk, or takes that back. False: it was so. */
+  mark(num: number, isDead: boolean): boolean {
+    this.#mark ??= this.#db.sql.prepare('UPDATE chunk SET refs = ? WHERE num = ? AND refs <> ?')
+    const refs = isDead ? 0 : 1
+    return this.#mark.run(refs, num, refs).changes > 0
+  }
+
+  /** Those behind `num` that nobody needs, in the order of their numbers. */
+  dead(num: number, limit: number): { num: number; id: Buffer }[] {
+    return this.#db.sql.prepare('SELECT num, id FROM chunk WHERE refs = 0 AND num > ? ORDER BY num LIMIT ?').all(num, limit) as { num: number; id: Buffer }[]
+  }
+
+  get deadCount(): number { return this.#db.sql.prepare('SELECT count(*) FROM chunk WHERE refs = 0').pluck().get() as number }
 
   /** The greatest number; 0: there is none. */
   get last(): number { return this.#next - 1 }

@@ -371,6 +371,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     if (this.#isClosed) return
     const here = isSure ? [...now].filter((id) => this.#isHere(id)) : []
     const said = new Set(here)
+    for (const id of here) this.#counted(id)
     this.#ask(this.#custody.checked(peer, here, ids.filter((id) => !said.has(id))))
   }
 
@@ -464,6 +465,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   }
 
   #serve(peer: Peer, id: Buffer, priority: 'now' | 'bulk'): void {
+    this.#counted(id)
     const { chunks, store } = this.#drive
     const num = chunks.findById(id)
     const row = num > 0 && !chunks.bad.has(num) ? chunks.get(num) : undefined
@@ -518,8 +520,15 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     return num > 0 && chunks.isThere(num, store)
   }
 
+  /** Somebody relies on it from here on. */
+  #counted(id: Buffer): void {
+    const { releases, chunks, journal } = this.#drive
+    if (releases && !journal.stopped) releases.counted(chunks.findById(id))
+  }
+
   async #prove(peer: Peer, id: Buffer, nonce: Buffer): Promise<void> {
     const sealed = await this.#read(id)
+    if (sealed) this.#counted(id)
     if (!this.#isClosed) this.#ask(this.#custody.proved(peer, id, sealed && proofOf(nonce, sealed)))
   }
 

@@ -14,6 +14,8 @@ import type { Metadata } from '../metadata.js'
 import type { Fleet } from '../placement/fleet.js'
 import type { Keeping } from '../placement/keeping.js'
 import type { Reports } from '../placement/reports.js'
+import type { DeadChunks } from '../dead-chunks.js'
+import type { Releases } from '../releases.js'
 import type { SnapshotGift } from '../snapshot.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
@@ -43,6 +45,10 @@ export interface SwarmHost {
   takePlan?(plan: Buffer): void
   /** Who waits for chunks to be mended; absent: nobody. */
   readonly care?: { readonly mending: Pick<Care['mending'], 'mender'> }
+  /** On a device that reads the drive's state: which of these chunks nobody needs; undefined: it cannot say. */
+  deadChunks?(ids: Buffer[]): DeadChunks | undefined
+  /** On one that does not: asks the others. */
+  readonly releases?: Pick<Releases, 'ask' | 'counted'>
   /** Where sealed chunks lie: lib/store/segments.ts. */
   readonly store: {
     pathOf(segment: number): string

@@ -205,6 +205,15 @@ export interface Challenge { type: 'challenge'; id: Buffer; nonce: Buffer }
 /** BLAKE3(nonce || sealed). Without the chunk: `noChunks`. */
 export interface Proof { type: 'proof'; id: Buffer; mac: Buffer }
 
+// --- what nobody needs any more: lib/releases.ts ---
+
+/** How far a device has applied a log. */
+export interface AppliedLog extends LogName { seq: number }
+/** From a device that cannot read the drive's state to one with the full key: which of these does nobody need? Answered by one `releases`; none before that is asked again. */
+export interface AskReleases { type: 'askReleases'; ids: Buffer[] }
+/** Of those that were asked about: to which nothing refers that is in these logs, nor can refer again. No logs: the sender cannot say. */
+export interface Releases { type: 'releases'; logs: AppliedLog[]; ids: Buffer[] }
+
 // --- the peer itself: the host ---
 
 /** At connect and when it has changed much: what placement and the asking for chunks go by. */
@@ -239,8 +248,9 @@ export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotPiece | Sna
 export type ChunkMessage = WantChunks | HurryChunks | Chunk | NoChunks | CancelChunks
 export type CustodyMessage = HaveChunks | AskChunks | Challenge | Proof
 export type PlacementMessage = PlanMessage | ReportMessage
+export type ReleaseMessage = AskReleases | Releases
 export type PeerMessage = Status | Bye
-export type Message = SyncMessage | SnapshotMessage | ChunkMessage | CustodyMessage | PlacementMessage | PeerMessage
+export type Message = SyncMessage | SnapshotMessage | ChunkMessage | CustodyMessage | PlacementMessage | ReleaseMessage | PeerMessage
 
 /** Map key of an id or a log's name. */
 export function keyOf(id: Buffer): string {

@@ -28,6 +28,7 @@ import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode, isChunk } from './wire.js'
 import { PlanGossip } from './plan-gossip.js'
+import { ReleaseLink } from './release-link.js'
 
 /** The step machines are asked for what is due so often. */
 const TICK_MS = 200
@@ -66,6 +67,7 @@ export class Peers {
   /** Of a device that knows of a plan. */
   readonly #gossip: PlanGossip | undefined
   readonly #audit: Audit | undefined
+  readonly #releases: ReleaseLink
   /** As the sync was told: the logs that were ended, and where. */
   readonly #ends = new Map<number, number>()
   /** What a person should know: a lying peer, a fork. */
@@ -135,6 +137,7 @@ export class Peers {
       chunks: drive.chunks, timers: drive.timers, keeping: drive.keeping, reports: drive.reports, random: drive.random ?? Math.random, connected: () => [...this.#peers.keys()],
       ask: (peer, id) => this.chunks.audit(peer, id), doubted: (peer) => drive.fleet!.doubt(Buffer.from(peer, 'hex')),
     })
+    this.#releases = new ReleaseLink({ drive, peers: this.#peers, isReplaced: () => this.#anew.taking !== null, send: (peer, m) => this.#send(peer, m, 'bulk') })
     this.#endLogs()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
@@ -179,6 +182,7 @@ export class Peers {
       this.#drive.receipts.keeps = () => false
       for (const peer of this.#peers.keys()) this.#drive.receipts.down(peer)
     }
+    this.#releases.close()
     this.#snapshots.close()
     this.chunks.close()
     for (const peer of this.#peers.keys()) this.#send(peer, { type: 'bye', reason: 'leaving' }, 'now')
@@ -229,6 +233,7 @@ export class Peers {
     const link = this.#peers.get(peer)?.link
     this.#peers.delete(peer)
     this.#keeper?.down(peer)
+    this.#releases.down(peer)
     if (link) this.#anew.down(link, reason)
     this.#do(this.#sync.peerDown(this.#now(), peer))
     this.#drive.receipts?.down(peer)
@@ -274,6 +279,12 @@ export class Peers {
         if (this.#anew.taking) return this.#anew.taking.message(link, bytes)
         // Elsewhere nobody asked for it.
         this.#keeper?.message(peer, m)
+        return
+      case 'askReleases':
+        this.#releases.asked(peer, m.ids)
+        return
+      case 'releases':
+        this.#releases.answered(peer, m)
         return
       case 'plan':
         // Who may not write does not say where chunks are to be.

@@ -24,7 +24,7 @@ const TYPES = {
   wantSnapshot: 8, snapshotBegin: 9, snapshotPiece: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
   wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
   haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
-  status: 24, bye: 25, hurryChunks: 26, plan: 27, report: 28,
+  status: 24, bye: 25, hurryChunks: 26, plan: 27, report: 28, askReleases: 29, releases: 30,
 } as const satisfies Record<Message['type'], number>
 
 const NAMES = new Map<number, Message['type']>(Object.entries(TYPES).map(([name, n]) => [n, name as Message['type']]))
@@ -97,6 +97,15 @@ export function encode(m: Message): Buffer {
       break
     case 'plan': w.bytes(m.plan); break
     case 'report': w.bytes(m.report); break
+    case 'askReleases': writeIds(w, m.ids); break
+    case 'releases':
+      w.uint(m.logs.length)
+      for (const log of m.logs) {
+        writeName(w, log)
+        w.uint(log.seq)
+      }
+      writeIds(w, m.ids)
+      break
     case 'bye': w.byte(BYE_REASONS.indexOf(m.reason)); break
   }
   return w.take()
@@ -170,6 +179,11 @@ function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
     case 'status': return { type, capacityBytes: r.uint(), usedBytes: r.uint(), owedBytes: r.uint(), keepsEverything: r.flag(), plan: r.fixed(HASH_BYTES) }
     case 'plan': return { type, plan: r.string(0, MAX_PLAN_BYTES) }
     case 'report': return { type, report: r.string(1, MAX_REPORT_BYTES) }
+    case 'askReleases': return { type, ids: readIds(r) }
+    case 'releases': {
+      const logs = r.list(0, MAX_HAVE_LOGS, INCARNATION_BYTES + DEVICE_BYTES + 1, () => ({ ...readName(r), seq: r.atLeast(1) }))
+      return { type, logs, ids: readIds(r, 0) }
+    }
     case 'bye': return { type, reason: r.oneOf(BYE_REASONS) }
   }
 }
@@ -198,8 +212,8 @@ function writeIds(w: Writer, ids: Buffer[]): void {
   for (const id of ids) w.fixed(id)
 }
 
-function readIds(r: Strict): Buffer[] {
-  return r.list(1, MAX_IDS, ID_BYTES, () => r.fixed(ID_BYTES))
+function readIds(r: Strict, min = 1): Buffer[] {
+  return r.list(min, MAX_IDS, ID_BYTES, () => r.fixed(ID_BYTES))
 }
 
 /** So that the writer seldom has to move what it has. */
@@ -215,7 +229,8 @@ function sizeHint(m: Message): number {
     case 'snapshotEnd': return m.head.length + 64
     case 'plan': return m.plan.length + 16
     case 'report': return m.report.length + 16
-    case 'wantChunks': case 'hurryChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return 16 + m.ids.length * ID_BYTES
+    case 'releases': return 32 + m.logs.length * 64 + m.ids.length * ID_BYTES
+    case 'wantChunks': case 'hurryChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'askReleases': return 16 + m.ids.length * ID_BYTES
     default: return 128
   }
 }

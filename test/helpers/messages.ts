@@ -40,5 +40,7 @@ export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: type('status'), capacityBytes: uint, usedBytes: uint, owedBytes: uint, keepsEverything: fc.boolean(), plan: bytes(32, 32) }),
   fc.record({ type: type('plan'), plan: bytes(0, 200) }),
   fc.record({ type: type('report'), report: bytes(1, 200) }),
+  fc.record({ type: type('askReleases'), ids }),
+  fc.record({ type: type('releases'), logs: fc.array(fc.record({ ...name, seq }), { maxLength: 10 }), ids: fc.array(bytes(32, 32), { maxLength: 20 }) }),
   fc.record({ type: type('bye'), reason: fc.constantFrom(...BYE_REASONS) }),
 )

@@ -1,6 +1,6 @@
 /** Drives and storage peers in this process, on real sockets, each given the addresses of those it is to meet. */
 import type { Assert } from 'brittle'
-import { Drive } from '../../lib/drive.js'
+import { Drive, type OpenOptions } from '../../lib/drive.js'
 import { finishJoin, prepareJoin } from '../../lib/join.js'
 import { openStore, type StoragePeer } from '../../lib/storage-peer.js'
 import { Swarm } from '../../lib/swarm/swarm.js'
@@ -16,7 +16,7 @@ export class Device<D extends Drive | StoragePeer = Drive> {
   peers: string[]
   readonly notices: string[] = []
 
-  constructor(t: Assert, readonly dir: string, peers: string[] = []) {
+  constructor(t: Assert, readonly dir: string, peers: string[] = [], readonly options: OpenOptions = {}) {
     this.peers = peers
     t.teardown(() => this.stop(), { force: true })
   }
@@ -24,7 +24,7 @@ export class Device<D extends Drive | StoragePeer = Drive> {
   get address(): string { return `${HOST}:${this.swarm.net.port}` }
 
   async start(): Promise<this> {
-    this.drive = await openStore(this.dir, { readDeadlineMs: 10_000 }) as D
+    this.drive = await openStore(this.dir, { readDeadlineMs: 10_000, ...this.options }) as D
     this.swarm = new Swarm(this.drive, { ...LOCAL, peers: this.peers })
     this.swarm.onNotice = (text) => this.notices.push(text)
     await this.swarm.ready()
@@ -44,17 +44,17 @@ export async function first(t: Assert): Promise<Device> {
   return new Device(t, dir).start()
 }
 
-export async function joined(t: Assert, other: Device): Promise<Device> {
+export async function joined(t: Assert, other: Device<Drive | StoragePeer>, key?: string, options?: OpenOptions): Promise<Device> {
   const dir = scratchDir(t)
-  await prepareJoin(dir, await other.drive.key('full'))
+  await prepareJoin(dir, key ?? await other.drive.key('full'))
   await finishJoin(dir, { network: { ...LOCAL, peers: [other.address] } })
-  return new Device(t, dir, [other.address]).start()
+  return new Device(t, dir, [other.address], options).start()
 }
 
-export async function storing(t: Assert, key: string, peers: string[]): Promise<Device<StoragePeer>> {
+export async function storing(t: Assert, key: string, peers: string[], options?: OpenOptions): Promise<Device<StoragePeer>> {
   const dir = scratchDir(t)
   t.is((await prepareJoin(dir, key)).kind, 'storage')
-  return new Device<StoragePeer>(t, dir, peers).start()
+  return new Device<StoragePeer>(t, dir, peers, options).start()
 }
 
 export async function write(drive: Drive, path: string, content: Buffer): Promise<void> {

@@ -302,7 +302,7 @@ test('by the command line: join with the storage key and serve; what needs to re
     t.is(code, 6, `dfs ${args[0]}: ${stderr}`)
     t.ok(/^dfs: this device keeps the drive for others, sealed, .*\n$/.test(stderr), stderr)
   }
-  const reading = [['ls'], ['cat', '/file'], ['mount', s.dir], ['mount', join(s.scratch, 'new')], ['mkdir', '/x'], ['conflicts'], ['pin', '/'], ['gc'], ['get', '/file', '.'], ['status', '/file']]
+  const reading = [['ls'], ['cat', '/file'], ['mount', s.dir], ['mount', join(s.scratch, 'new')], ['mkdir', '/x'], ['conflicts'], ['pin', '/'], ['get', '/file', '.'], ['status', '/file']]
   for (const args of reading) await refused(...args)
   t.absent(existsSync(join(s.scratch, 'new')))
   t.is((await s.status()).daemon, false, 'status without a daemon')
