@@ -8,17 +8,33 @@ import { Mending, type MendingParts } from './mending.js'
 import { Scrubber, type ScrubParts } from './store/scrub.js'
 import { Verifier } from './store/verifier.js'
 
-export interface CareParts extends Omit<ScrubParts, 'verifier' | 'found'>, Omit<MendingParts, 'db' | 'chunks' | 'timers'> {}
+/** What was found is told so long after the first of it: by then most of it is mended. */
+const NOTICE_MS = 10_000
+
+export interface CareParts extends Omit<ScrubParts, 'verifier' | 'found'>, Omit<MendingParts, 'db' | 'chunks' | 'timers'> {
+  /** What a person should know. */
+  onNotice(text: string): void
+}
 
 export class Care {
   readonly mending: Mending
   readonly scrubber: Scrubber
+  readonly #p: CareParts
+  /** Bad chunks that nobody was told of yet; what cancels telling. */
+  #untold = 0
+  #stopTelling: (() => void) | undefined
 
   constructor(parts: CareParts) {
+    this.#p = parts
     const { chunks, journal } = parts
     this.mending = new Mending(parts)
     this.scrubber = new Scrubber({
-      ...parts, verifier: new Verifier(), found: (num) => this.mending.mender?.damaged(num),
+      ...parts, verifier: new Verifier(),
+      found: (num) => {
+        this.mending.mender?.damaged(num)
+        this.#untold++
+        this.#stopTelling ??= parts.timers.after(NOTICE_MS, () => this.#tell())
+      },
     })
     chunks.bad.onChange = () => { if (!journal.stopped) journal.touched('derived') }
   }
@@ -51,8 +67,18 @@ export class Care {
     return { damaged: bad.size, missing, mended: [...bad].filter((num) => !stillBad.has(num)).length, fetched: Math.max(0, missing - left.missing), left }
   }
 
+  #tell(): void {
+    this.#stopTelling = undefined
+    const left = this.mending.damaged().length
+    const rest = left === 0 ? 'all is sound again' : `${left} are damaged now: dfs repair names the files that need them`
+    this.#p.onNotice(`${this.#untold} chunks here were found damaged, and others asked for them; ${rest}`)
+    this.#untold = 0
+  }
+
   /** May be called twice. */
   async close(): Promise<void> {
+    this.#stopTelling?.()
+    if (this.#untold > 0 && !this.#p.journal.stopped) this.#tell()
     this.mending.close()
     await this.scrubber.close()
   }

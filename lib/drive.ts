@@ -383,7 +383,7 @@ export class Drive extends PathApi {
     this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
     this.care = new Care({
       db: p.db, chunks: this.chunks, store: p.store, journal: this.journal, timers: this.timers, clock: p.clock,
-      isBusy: () => this.pool.pending > 0, flush: () => rows.flush(),
+      isBusy: () => this.pool.pending > 0, onNotice: (text) => this.onNotice(text), flush: () => rows.flush(),
       owed: () => (this.keeping.plan ? 'planned or pinned' : this.cache.keepsEverything ? 'everything' : 'pinned'),
       hasOthers: () => this.members.all().some((m) => !m.device.equals(p.device.publicKey)), paths: (nums) => pathsOfChunks(this, nums),
     })

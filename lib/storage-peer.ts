@@ -184,7 +184,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     }
     this.#forgetLost()
     this.care = new Care({
-      db: p.db, chunks, store: p.store, journal, timers: this.timers, clock: this.clock, flush: () => chunks.flush(), owed: () => (this.keeping.plan ? 'planned' : 'everything'),
+      db: p.db, chunks, store: p.store, journal, timers: this.timers, clock: this.clock, onNotice: (text) => this.onNotice(text), flush: () => chunks.flush(), owed: () => (this.keeping.plan ? 'planned' : 'everything'),
       hasOthers: () => this.members.all().some((m) => !m.device.equals(p.device.publicKey)),
     })
     this.releases = new Releases({
