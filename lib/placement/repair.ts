@@ -3,6 +3,7 @@
  * each device has said it lacks, and what was written since it said so.
  */
 import type { Timers } from '../clock.js'
+import { PLACEMENT_GROUPS } from '../limits.js'
 import { decodeHeader } from '../log/entry.js'
 import type { Log } from '../log/log.js'
 import { SIGNATURE_BYTES } from '../seal/entry.js'
@@ -86,9 +87,11 @@ export class Repair {
       }
       const report = reports.of(peer)
       if (!report) silent.push(peer)
-      sizes ??= await this.#sizes()
-      for (const [group, size] of sizes) {
-        if (!placement.holders(group).includes(i) || (report && isWhole(report, group))) continue
+      for (let group = 0; group < PLACEMENT_GROUPS; group++) {
+        if ((report && isWhole(report, group)) || !placement.holders(group).includes(i)) continue
+        sizes ??= await this.#sizes()
+        const size = sizes.get(group)
+        if (!size) continue
         // What it never spoke of it may as well not have.
         const lack = report?.lacks.get(group) ?? size
         add(peer, group, Math.min(lack.chunks, size.chunks), Math.min(lack.bytes, size.bytes))

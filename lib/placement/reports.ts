@@ -13,7 +13,7 @@ import type { Keeping } from './keeping.js'
 import type { Plan } from './plan.js'
 import { isWhole, readReport, writeReport, type Lack, type Report } from './report.js'
 
-/** A report is made so often at most, and takes at most a twentieth of the time; if nothing but the logs has gone on, less often. */
+/** It is looked whether there is something to say, and said, so often at most, and takes at most a twentieth of the time; if nothing but the logs has gone on, less often. */
 const EVERY_MS = 500
 const LOGS_MS = 2000
 const COST_TIMES = 20
@@ -104,6 +104,7 @@ export class Reports {
     if (this.#making || nowMs < this.#nextAtMs || (keeping.plan && !keeping.isLaid)) return
     const state = this.#stateNow()
     const logs = [...this.#p.logs()].join(' ')
+    this.#nextAtMs = timers.nowMs() + Math.max(EVERY_MS, (timers.nowMs() - nowMs) * COST_TIMES)
     if (state === this.#state && (logs === this.#logs || nowMs - this.#madeAtMs < LOGS_MS)) return
     this.#making = true
     const made = this.#make(Math.max(Math.floor(clock.nowMs()), this.#lastMs + 1))
