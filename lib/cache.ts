@@ -541,10 +541,12 @@ export class Cache {
     const may = (num: number) => !flusher.pinned.has(num) && !this.residents.isPinned(num) && (chunks.get(num)?.seg ?? 0) > 0 && !this.#isMine(num)
     const asked = list.filter((c) => may(c.num))
     if (asked.length === 0 || !this.holders || Date.now() < this.#sinceMs + this.#graceMs) return gone
-    const confirmed = await this.holders.confirm(asked, EVICT_COPIES)
+    // What is named again meanwhile others may have dropped, for they do not know of that.
+    const watch = chunks.watch()
+    const confirmed = await this.holders.confirm(asked, EVICT_COPIES).finally(() => watch.stop())
     if (this.#isClosed || journal.stopped || this.#limit === null) return gone
     asked.forEach((c, i) => {
-      if (!confirmed[i] || !may(c.num)) return
+      if (!confirmed[i] || !may(c.num) || watch.named.has(c.num)) return
       chunks.move(c.num, ELSEWHERE, 0)
       reader.forget(c.num)
       this.residents.gone(c.num)

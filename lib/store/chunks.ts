@@ -47,6 +47,7 @@ export class ChunkTable {
   #mark: Statement | undefined
   #next: number
   readonly #deltas = new Map<number, number>()
+  readonly #watches = new Set<Set<number>>()
   readonly #byH: Statement
   readonly #byNum: Statement
   readonly #insert: Statement
@@ -175,8 +176,16 @@ export class ChunkTable {
     return num
   }
 
+  /** Notes the chunks that something comes to name from now on, until `stop`. */
+  watch(): { named: ReadonlySet<number>; stop(): void } {
+    const named = new Set<number>()
+    this.#watches.add(named)
+    return { named, stop: () => void this.#watches.delete(named) }
+  }
+
   /** An extent that names `num` came (+1) or went (-1). */
   ref(num: number, delta: number): void {
+    if (delta > 0) for (const named of this.#watches) named.add(num)
     this.#deltas.set(num, (this.#deltas.get(num) ?? 0) + delta)
   }
 

@@ -23,6 +23,9 @@ import { ChunkServer, type ServeEffect } from './serve.js'
 import { chunkHead } from './wire.js'
 
 const NO_PLAN = Buffer.alloc(32)
+/** How long is waited for peers to have our last entry. */
+const CAUGHT_UP_TIMES = 30
+const CAUGHT_UP_MS = 100
 /** Newest chunks of which it is remembered who has them: who made them, and who said so. */
 const MAX_KNOWN = 65_536
 const KNOWN_SLACK = 4096
@@ -36,6 +39,8 @@ export interface ChunkLinks {
   sendFile(peer: Peer, head: Uint8Array, file: { path: string; offset: number; length: number }): void
   queuedBytes(peer: Peer): number
   lying(peer: Peer, why: string): void
+  /** Peers that have our own log durably up to there. */
+  haveOwn(seq: number): Peer[]
 }
 
 interface Waiter { resolve: (sealed: Buffer) => void; reject: (e: Error) => void }
@@ -84,6 +89,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
       challenge: (peer, id, nonce) => this.#ask(this.#custody.challenge(this.#now(), peer, id, nonce)),
       ask: (peer, ids) => this.#ask(this.#custody.ask(this.#now(), peer, ids)),
       plan: () => drive.keeping?.plan ?? null,
+      caughtUp: () => this.#caughtUp(),
     })
     drive.arrivals.onKept = (nums) => {
       if (this.#peers.size === 0 || this.#kept.length >= MAX_ANNOUNCED) return
@@ -302,6 +308,22 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   planChanged(): void {
     this.statusChanged()
     this.moreMissing()
+  }
+
+  async #caughtUp(): Promise<(peer: Peer) => boolean> {
+    const { journal, log, timers } = this.#drive
+    if (journal.stopped) return () => false
+    journal.commit()
+    const { seq } = log.head(journal.incarnation)
+    if (seq === 0) return () => true
+    await journal.settle().catch(() => { /* stopped: nobody has it */ })
+    const has = () => new Set(this.#links.haveOwn(seq))
+    let have = has()
+    for (let n = 0; n < CAUGHT_UP_TIMES && !this.#isClosed && [...this.#peers].some((peer) => !have.has(peer)); n++) {
+      await new Promise<void>((go) => void timers.after(CAUGHT_UP_MS, go))
+      have = has()
+    }
+    return (peer) => have.has(peer)
   }
 
   statusChanged(): void {

@@ -34,6 +34,8 @@ export interface ConfirmHost {
   /** The answers come to `said`. */
   ask(peer: Peer, ids: Buffer[]): void
   plan(): Plan | null
+  /** Makes known what this device has written so far, and waits a while for those who have all of it. */
+  caughtUp(): Promise<(peer: Peer) => boolean>
 }
 
 /** What a peer says that it holds on to: everything, or what this plan gives to it. */
@@ -80,27 +82,36 @@ export class Confirmer {
     this.#note(peer, id)
   }
 
-  /** In the order of `chunks`. Never rejects. By a plan: of each that all its holders say that they have it, and one has shown it. */
+  /**
+   * In the order of `chunks`. Never rejects. Who counts knows all that this device has written until now (else it may
+   * be about to drop what we have just named again), and says after that that it has the chunk. By a plan that are all its holders, and one has to show it; else
+   * `copies` of those who keep everything, and each.
+   */
   async confirm(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
     const plan = this.#host.plan()
-    if (!plan) return this.#prove(chunks, copies)
-    const said = await this.#claimed(chunks, plan)
-    const asked = chunks.filter((_, i) => said[i])
+    const isCaughtUp = await this.#host.caughtUp()
+    const said = await this.#claimed(chunks, copies, plan, isCaughtUp)
+    const asked = chunks.flatMap(({ id }, i) => (said[i]!.length > 0 ? [{ id, by: said[i]! }] : []))
     const proven = await this.#prove(asked, copies)
     // By another plan they need not keep it.
     if (this.#host.plan() !== plan) return chunks.map(() => false)
-    return chunks.map((c) => proven[asked.indexOf(c)] ?? false)
+    let next = 0
+    return chunks.map((_, i) => (said[i]!.length > 0 ? proven[next++]! : false))
   }
 
-  /** Whether all who are to hold a chunk by the plan, which they have too, say that they do. */
-  async #claimed(chunks: { id: Buffer }[], plan: Plan): Promise<boolean[]> {
-    const self = plan.peers[plan.self]
+  /** Of each chunk who says to have it, if those are enough; else []. */
+  async #claimed(chunks: { id: Buffer }[], copies: number, plan: Plan | null, isCaughtUp: (peer: Peer) => boolean): Promise<Peer[][]> {
+    const self = plan?.peers[plan.self]
     const wanted = new Map<Peer, Buffer[]>()
-    const counts = (peer: Peer) => this.#host.isMember(peer) && this.#peers.get(peer)?.plan.equals(plan.digest) === true
-    const holders = chunks.map(({ id }) => {
-      const all = plan.holdersOf(id)
-      if (all.length === 0 || all.some((peer) => peer === self || !counts(peer))) return []
-      for (const peer of all) wanted.set(peer, [...wanted.get(peer) ?? [], id])
+    const counts = (peer: Peer, id: Buffer) => peer !== self && isCaughtUp(peer) && this.keeps(peer, id)
+    const asked = chunks.map(({ id }) => {
+      const all = plan ? plan.holdersOf(id) : [...this.#peers.keys()].filter((peer) => counts(peer, id))
+      if (plan ? all.length === 0 || !all.every((peer) => counts(peer, id)) : all.length < copies) return []
+      for (const peer of all) {
+        const ids = wanted.get(peer)
+        if (ids) ids.push(id)
+        else wanted.set(peer, [id])
+      }
       return all
     })
     const claims = new Map<string, Promise<boolean>>()
@@ -108,10 +119,10 @@ export class Confirmer {
       for (const id of ids) claims.set(peer + keyOf(id), this.#claim(peer, id))
       this.#host.ask(peer, ids)
     }
-    return Promise.all(holders.map(async (all, i) => {
-      if (all.length === 0) return false
+    return Promise.all(asked.map(async (all, i) => {
       const said = await Promise.all(all.map((peer) => claims.get(peer + keyOf(chunks[i]!.id))!))
-      return said.every(Boolean)
+      const by = all.filter((_, n) => said[n])
+      return (plan ? by.length === all.length : by.length >= copies) ? by : []
     }))
   }
 
@@ -128,11 +139,11 @@ export class Confirmer {
     })
   }
 
-  async #prove(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
+  async #prove(chunks: { id: Buffer; by: Peer[] }[], copies: number): Promise<boolean[]> {
     const out: boolean[] = new Array<boolean>(chunks.length).fill(false)
     let next = 0
     const run = async () => {
-      for (let i = next++; i < chunks.length && !this.#isClosed; i = next++) out[i] = await this.#one(chunks[i]!.id, copies).catch(() => false)
+      for (let i = next++; i < chunks.length && !this.#isClosed; i = next++) out[i] = await this.#one(chunks[i]!.id, chunks[i]!.by, copies).catch(() => false)
     }
     await Promise.all(Array.from({ length: Math.min(MAX_ASKING, chunks.length) }, run))
     return out
@@ -162,10 +173,11 @@ export class Confirmer {
     this.#asked.clear()
   }
 
-  async #one(id: Buffer, copies: number): Promise<boolean> {
-    const shown = new Set(this.#freshOf(id))
+  async #one(id: Buffer, by: Peer[], copies: number): Promise<boolean> {
+    const freshOf = () => this.#freshOf(id).filter((peer) => by.includes(peer))
+    const shown = new Set(freshOf())
     if (shown.size >= copies) return true
-    const others = [...this.#peers.keys()].filter((peer) => !shown.has(peer) && this.keeps(peer, id))
+    const others = by.filter((peer) => !shown.has(peer) && this.keeps(peer, id))
     if (shown.size + others.length < copies) return false
     const own = await this.#host.read(id)
     if (!own) return false
@@ -173,7 +185,7 @@ export class Confirmer {
       if (this.#isClosed) return false
       if (await this.#challenge(peer, id, own)) this.#note(peer, id)
       // Who has gone or changed its mind meanwhile does not count.
-      if (this.#freshOf(id).length >= copies) return true
+      if (freshOf().length >= copies) return true
     }
     return false
   }

@@ -102,6 +102,7 @@ export class Peers {
       sendFile: (peer, head, file) => this.#peers.get(peer)?.link.sendFile(head, file),
       queuedBytes: (peer) => this.#peers.get(peer)?.link.queuedBytes ?? 0,
       lying: (peer, why) => this.#lying(peer, why),
+      haveOwn: (seq) => this.#sync.holders(own(), seq),
     })
     drive.source.provider = this.chunks
     journal.onDurable = (heads) => this.#onDurable(heads)

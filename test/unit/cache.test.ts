@@ -110,8 +110,11 @@ const NONE = Buffer.alloc(32)
 function confirmer(answers: Record<string, (nonce: Buffer) => Buffer | undefined>, members = ['x', 'y', 'z']) {
   let nowMs = 0
   const asked: string[] = []
+  const behind = new Set<string>()
+  const lacks = new Set<string>()
   const c = new Confirmer({
-    nowMs: () => nowMs, after: () => () => {}, ask: () => {}, plan: () => null,
+    nowMs: () => nowMs, after: () => () => {}, plan: () => null, caughtUp: () => Promise.resolve((peer) => !behind.has(peer)),
+    ask: (peer, ids) => { setImmediate(() => c.said(peer, ids, !lacks.has(peer))) },
     isMember: (peer) => members.includes(peer),
     read: () => Promise.resolve(sealed),
     challenge: (peer, chunk, nonce) => {
@@ -119,7 +122,7 @@ function confirmer(answers: Record<string, (nonce: Buffer) => Buffer | undefined
       setImmediate(() => c.answered(peer, chunk, answers[peer]?.(nonce)))
     },
   })
-  return { c, asked, pass: (ms: number) => { nowMs += ms } }
+  return { c, asked, behind, lacks, pass: (ms: number) => { nowMs += ms } }
 }
 const honest = (nonce: Buffer) => proofOf(nonce, sealed)
 
@@ -157,6 +160,18 @@ test('what was shown counts for a while, and only while its giver is there and k
   t.alike(await c.confirm([{ id }], 1), [false], 'it was away')
 })
 
+test('what was shown a moment ago is asked for again, of those who know all that we have written', async (t) => {
+  const { c, behind, lacks } = confirmer({ x: honest })
+  c.peerUp('x')
+  c.status('x', true, NONE)
+  t.alike(await c.confirm([{ id }], 1), [true])
+  behind.add('x')
+  t.alike(await c.confirm([{ id }], 1), [false], 'it may be about to drop what we have just named again')
+  behind.clear()
+  lacks.add('x')
+  t.alike(await c.confirm([{ id }], 1), [false], 'it has dropped it')
+})
+
 test('who is not enrolled counts for nothing', async (t) => {
   const { c } = confirmer({ x: honest }, [])
   c.peerUp('x')
@@ -166,7 +181,7 @@ test('who is not enrolled counts for nothing', async (t) => {
 })
 
 test('closing ends what waits', async (t) => {
-  const c = new Confirmer({ nowMs: () => 0, after: () => () => {}, ask: () => {}, plan: () => null, isMember: () => true, read: () => Promise.resolve(sealed), challenge: () => {} })
+  const c = new Confirmer({ nowMs: () => 0, after: () => () => {}, ask: () => {}, plan: () => null, caughtUp: () => Promise.resolve(() => true), isMember: () => true, read: () => Promise.resolve(sealed), challenge: () => {} })
   c.peerUp('x')
   c.status('x', true, NONE)
   const waiting = c.confirm([{ id }], 1)

@@ -22,7 +22,7 @@ function device(sealed: Buffer[], read: (segment: number, offset: number) => Buf
     arrivals: { keep: async () => true }, space: { freeBytes: () => 0 }, files: { dirtyBytes: 0 },
     store: { pathOf: (n: number) => `segment ${n}`, read: async (segment: number, offset: number) => read(segment, offset), usage: () => new Map() },
   } as unknown as SwarmHost
-  const chunks = new ChunkSwarm(host, { send: (_, m) => void sent.push(m), sendFile: (_, head, { offset }) => void files.push({ head, offset }), queuedBytes: () => 0, lying: () => {} })
+  const chunks = new ChunkSwarm(host, { send: (_, m) => void sent.push(m), sendFile: (_, head, { offset }) => void files.push({ head, offset }), queuedBytes: () => 0, lying: () => {}, haveOwn: () => [] })
   chunks.peerUp('p')
   sent.length = 0
   return { chunks, ids, rows, sent, files }

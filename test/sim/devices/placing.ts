@@ -97,10 +97,11 @@ export class SimPlacing {
     const { plan } = this.keeping
     if (plan && this.keeping.isLaid && this.cache.holders && timers.nowMs() - this.#sinceMs > GRACE_MS) {
       const surplus = (db.sql.prepare(`SELECT num, id FROM chunk WHERE seg <> ${ELSEWHERE} AND refs > 0`).all() as { num: number; id: Buffer }[]).filter((c) => !plan.isMine(c.id)).slice(0, BATCH)
-      const confirmed = await this.cache.holders.confirm(surplus, EVICT_COPIES)
+      const watch = chunks.watch()
+      const confirmed = await this.cache.holders.confirm(surplus, EVICT_COPIES).finally(() => watch.stop())
       if (device.live?.metadata !== metadata || this.keeping.plan !== plan) return
       surplus.forEach((c, i) => {
-        if (!confirmed[i] || (chunks.get(c.num)?.seg ?? ELSEWHERE) === ELSEWHERE) return
+        if (!confirmed[i] || watch.named.has(c.num) || (chunks.get(c.num)?.seg ?? ELSEWHERE) === ELSEWHERE) return
         place(c.num)
         chunks.move(c.num, ELSEWHERE, 0)
         journal.touched()
