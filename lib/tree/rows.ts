@@ -482,10 +482,12 @@ export class Rows {
     return list.slice()
   }
 
+  /** Fewer than `limit`: those are all. */
   #query(ino: number, from: number, to: number, limit: number): ReadExtent[] {
     const out: ReadExtent[] = []
-    for (const r of this.#readExtents.all(ino, ino, from, from, bound(to), limit) as ExtentRow[]) {
-      if (r[0] + r[1] > from) out.push(readExtent(r))
+    // The first row may end before `from`, and then counts for nothing.
+    for (const r of this.#readExtents.all(ino, ino, from, from, bound(to), limit + 1) as ExtentRow[]) {
+      if (r[0] + r[1] > from && out.length < limit) out.push(readExtent(r))
     }
     return out
   }
