@@ -101,8 +101,9 @@ export class Keeping {
   /** Of the chunk table. */
   named(num: number, id: Buffer): void {
     if (!this.#plan!.isMine(id) || !this.#p.lacking.add(num, groupOf(id))) return
-    this.#order = undefined
     if (this.#fresh.length < MAX_FRESH) this.#fresh.push(num)
+    // Only then: putting all groups in order takes as long as hundreds of chunks, and writers name some all the time.
+    else this.#order = undefined
   }
 
   /** Of the chunk table. */

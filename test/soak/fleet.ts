@@ -142,16 +142,12 @@ export class SoakFleet {
 
   /** Content that nobody is to hold here goes, as far as others have it. */
   async evict(members: readonly Member[] = this.members): Promise<void> {
-    for (const member of members) {
-      for (;;) {
-        const wait = await this.ask(member, (d) => d.evict('/')).then(() => 0, (e: { code?: string }) => {
-          if (e.code !== 'EBUSY') throw e
-          return 1000
-        })
-        if (wait === 0) break
-        await sleep(wait)
-      }
-    }
+    await Promise.all(members.map(async (member) => {
+      while (!await this.ask(member, (d) => d.evict('/')).then(() => true, (e: { code?: string }) => {
+        if (e.code !== 'EBUSY') throw e
+        return false
+      })) await sleep(1000)
+    }))
   }
 
   /** Of the chunks that are live on all devices: how many, their bytes, and the fewest and the mean number of copies. */

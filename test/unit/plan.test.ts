@@ -87,6 +87,14 @@ test('what is to be held and is elsewhere is lacked, whatever comes when; the mo
   for (const { chunks: n } of keeping.missing().values()) total += n
   t.is(total, expected().length)
 
+  let looks = 0
+  keeping.copiesElsewhere = () => ++looks && 0
+  keeping.next(10)
+  const ordered = looks
+  do nums.push(add(ELSEWHERE)); while (!mine(plan, nums.at(-1)!))
+  t.ok(keeping.next(10)[0]!.id.equals(chunks.identity(nums.at(-1)!)!.id), 'what was named just now comes first')
+  t.ok(ordered > 0 && looks === ordered, 'and the groups are not put in order again for it')
+
   keeping.set(new Plan(FIVE.slice(0, 3), 2, FIVE[0]!.key))
   await until(() => keeping.isLaid)
   t.alike(lacked(), expected(), 'by another plan')
