@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bytesOf, holdingsOf } from '../helpers/copies.js'
-import { closeMembers, removeAll } from '../helpers/member.js'
+import { closeMembers, removeAll, type Member } from '../helpers/member.js'
 import { SoakFleet } from './fleet.js'
 
 const HELP = `npm run soak:balance -- [OPTION...]
@@ -36,7 +36,8 @@ async function main(parent: string): Promise<void> {
   const capacities = values.capacities.split(',')
   const fleet = await SoakFleet.make(capacities.length, { parent, copies: COPIES, capacity: (n) => capacities[n]!, log: console.log })
   let at = 0
-  const lane = async (m = fleet.members[0]!) => {
+  const [m] = fleet.members as [Member]
+  const lane = async () => {
     const content = Buffer.alloc(FILE_BYTES)
     for (let i = at++; i < Number(values.chunks); i = at++) {
       const dir = m.at(String(Math.floor(i / FILES_A_DIR)))
@@ -44,20 +45,20 @@ async function main(parent: string): Promise<void> {
       await writeFile(join(dir, String(i)), randomFillSync(content))
     }
   }
-  await Promise.all(Array.from({ length: LANES }, (_, i) => lane(fleet.members[i % fleet.members.length])))
+  await Promise.all(Array.from({ length: LANES }, lane))
   await fleet.settled()
   await fleet.evict()
   const live = holdingsOf(fleet.members[0]!.store).live
   const whole = bytesOf(live)
   console.log(`${live.size} chunks, ${(whole / MIB).toFixed(1)} MiB, ${COPIES} copies\n\n| device | capacity | share | ideal MiB | holds MiB | of the ideal | says | disk MiB |\n|---|---|---|---|---|---|---|---|`)
   let worst = 0
-  for (const [i, m] of fleet.members.entries()) {
-    const { placement: p } = await fleet.device(m)
-    const here = bytesOf(holdingsOf(m.store).here)
+  for (const [i, device] of fleet.members.entries()) {
+    const { placement: p } = await fleet.device(device)
+    const here = bytesOf(holdingsOf(device.store).here)
     const ideal = p!.share! * whole
     worst = Math.max(worst, Math.abs(here / ideal - 1))
-    const { disk } = await m.status()
-    console.log(`| ${m.name} | ${capacities[i]} | ${p!.share!.toFixed(4)} | ${(ideal / MIB).toFixed(1)} | ${(here / MIB).toFixed(1)} | ${(here / ideal).toFixed(3)} | ${((p!.heldBytes ?? 0) / MIB).toFixed(1)} | ${(disk.segments / MIB).toFixed(1)} |`)
+    const { disk } = await device.status()
+    console.log(`| ${device.name} | ${capacities[i]} | ${p!.share!.toFixed(4)} | ${(ideal / MIB).toFixed(1)} | ${(here / MIB).toFixed(1)} | ${(here / ideal).toFixed(3)} | ${((p!.heldBytes ?? 0) / MIB).toFixed(1)} | ${(disk.segments / MIB).toFixed(1)} |`)
   }
   if (worst > MOST_OFF) throw new Error(`a device is off by ${(100 * worst).toFixed(1)} %`)
 }
