@@ -191,7 +191,7 @@ export interface Progress { phase: string; done: number; total: number; unit: 'b
 export type OnProgress = (p: Progress) => void
 
 export interface FsckProblem {
-  /** Stable word: 'chunk-damaged', 'chunk-missing', 'nlink', 'orphan', 'cycle', 'refs', 'extent', 'log-chain', 'index', 'snapshot-damaged'. */
+  /** Stable word: 'chunk-damaged', 'chunk-missing', 'nlink', 'orphan', 'cycle', 'refs', 'extent', 'history', 'log-chain', 'index', 'snapshot-damaged'. */
   kind: string
   /** The file it concerns, where one is known. */
   path?: string

@@ -328,7 +328,7 @@ export class Drive extends PathApi {
     this.posix = new Posix({
       tree: this.tree, files: this.files, journal: this.journal, engine: this.engine, chunks: this.chunks, clock: p.clock, space: this.space, acknowledged,
       applyLocal: (op: Op, id = this.journal.newOpId()): Outcome => {
-        const outcome = this.tree.apply(op, id, (ref) => this.metadata.chunkNumber(ref))
+        const outcome = op.type === 'content' ? this.engine.local(op, id) : this.tree.apply(op, id, (ref) => this.metadata.chunkNumber(ref))
         this.journal.touched()
         return outcome
       },
@@ -485,7 +485,7 @@ export class Drive extends PathApi {
     this.tree.rows.flush()
     this.journal.touched('derived')
     const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
-    const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000') as [number, number]
+    const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000 AND nlink > 0') as [number, number]
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
     const [inline, inlineBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = 0') as [number, number]
     const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE}`) as [number, number]

@@ -36,6 +36,7 @@ import { FreshSnapshot, type SnapshotGift } from './snapshot.js'
 import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
 import { SnapshotSource } from './store/snapshot.js'
+import { History } from './tree/history.js'
 import { Rows } from './tree/rows.js'
 import { Tree, type TreeSealer } from './tree/tree.js'
 
@@ -77,6 +78,7 @@ export class Metadata {
   readonly silence: Silence
   readonly newcomers: Newcomers
   readonly own: OwnLog
+  readonly history: History
   readonly #p: MetadataParts
   #predatesSharing: boolean
   #isGivenUp = false
@@ -106,8 +108,11 @@ export class Metadata {
     const journal = this.journal = new Journal({
       db, rows, log: this.log, sealer, clock: p.clock, timers: p.timers, drive: keys.driveId, incarnation: db.getMeta('incarnation') as number,
     })
+    this.history = new History({ db, chunks: p.chunks, nowMs: () => p.clock.nowMs(), touched: () => journal.touched(), gone: p.gone })
     this.engine = p.makeEngine({
       tree: this.tree,
+      history: this.history,
+      nowMs: () => p.clock.nowMs(),
       placed: new PlacedTable(db),
       get incarnation() { return journal.incarnation },
       incarnationId: (i) => this.log.incarnationId(i),

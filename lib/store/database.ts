@@ -19,9 +19,9 @@ export type Statement = Sqlite.Statement<unknown[], unknown>
 
 /**
  * Bumped when an older dfs could misread the index. 2: what was made durable last may be in the redo file beside it.
- * 3: names and removals are marked with their ops, so that other devices' can be merged.
+ * 3: names and removals are marked with their ops, so that other devices' can be merged. 4: what was is kept for a while.
  */
-export const INDEX_VERSION = 3
+export const INDEX_VERSION = 4
 
 const SCHEMA = `
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -82,6 +82,22 @@ CREATE TABLE seen(inc INTEGER PRIMARY KEY, final_op INTEGER NOT NULL, context BL
 CREATE TABLE device(key BLOB PRIMARY KEY, certificate BLOB NOT NULL) WITHOUT ROWID;
 -- Ops that set devices aside, by the entry that they are in.
 CREATE TABLE IF NOT EXISTS aside(by INTEGER NOT NULL, seq INTEGER NOT NULL, n INTEGER NOT NULL, op BLOB NOT NULL, PRIMARY KEY(by, seq, n)) WITHOUT ROWID;
+`
+
+/** Since version 4: what was, within the retention (lib/tree/history.ts). */
+const HISTORY = `
+-- What: 0 an inode began to be, 1 content was replaced, 2 a name came to stand for something else; in the order of the ops.
+-- how: 0 other, 1 create, 2 link, 3 unlink, 4 rename. t: when it was done, since: when this row was written, ms.
+-- Content: the version, size and time before, and the version after. Names: in the directory ino, what it stood for before (0: nothing),
+-- and whether that was its last name.
+CREATE TABLE IF NOT EXISTS history(n INTEGER PRIMARY KEY, ino INTEGER NOT NULL, what INTEGER NOT NULL, how INTEGER NOT NULL, op INTEGER NOT NULL,
+  t INTEGER NOT NULL, since INTEGER NOT NULL, after INTEGER NOT NULL, version INTEGER NOT NULL, size INTEGER NOT NULL,
+  mtime INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, key BLOB, name BLOB, was INTEGER NOT NULL, gone INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS history_ino ON history(ino);
+CREATE INDEX IF NOT EXISTS history_gone ON history(was) WHERE gone = 1;
+-- Extents before; length 0: none began there.
+CREATE TABLE IF NOT EXISTS history_extent(n INTEGER NOT NULL, off INTEGER NOT NULL, len INTEGER NOT NULL, chunk INTEGER NOT NULL,
+  coff INTEGER NOT NULL, PRIMARY KEY(n, off)) WITHOUT ROWID;
 `
 
 export class Database {
@@ -169,6 +185,7 @@ export class Database {
       this.sql.exec(SHARED)
       this.sql.exec("INSERT INTO orphan SELECT ino, 0, x'', x'', 0 FROM orphan_2; DROP TABLE orphan_2")
     }
+    if (from < 4) this.sql.exec(HISTORY)
     this.setMeta('index_version', INDEX_VERSION)
     this.sql.exec('COMMIT')
   }
@@ -245,6 +262,7 @@ function fill(sql: Db): void {
   sql.exec('BEGIN')
   sql.exec(SCHEMA)
   sql.exec(SHARED)
+  sql.exec(HISTORY)
   sql.prepare('INSERT INTO meta VALUES (?, ?)').run('index_version', INDEX_VERSION)
   sql.exec('COMMIT')
 }

@@ -26,7 +26,7 @@ interface Table { name: string; columns: string[]; query: string }
 const LOG_FROM = `(SELECT f.seq FROM temp.log_from f WHERE f.inc = l.inc)`
 
 /** Settings of the drive, not of a device. */
-const META = new Set(['base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid'])
+const META = new Set(['base_key', 'shared', 'name', 'order', 'creator_uid', 'creator_gid', 'history_on', 'history_first', 'history_from'])
 const META_LIST = [...META].map((key) => `'${key}'`).join(',')
 
 /** By their number on the wire: never reorder. */
@@ -58,6 +58,11 @@ export const TABLES: Table[] = [
   { name: 'device', columns: ['key', 'certificate'], query: 'SELECT key,certificate FROM device' },
   { name: 'meta', columns: ['key', 'value'], query: `SELECT key,value FROM meta WHERE key IN (${META_LIST})` },
   { name: 'aside', columns: ['by', 'seq', 'n', 'op'], query: 'SELECT by,seq,n,op FROM aside' },
+  {
+    name: 'history', columns: ['n', 'ino', 'what', 'how', 'op', 't', 'since', 'after', 'version', 'size', 'mtime', 'mtime_ns', 'key', 'name', 'was', 'gone'],
+    query: 'SELECT n,ino,what,how,op,t,since,after,version,size,mtime,mtime_ns,key,name,was,gone FROM history',
+  },
+  { name: 'history_extent', columns: ['n', 'off', 'len', 'chunk', 'coff'], query: 'SELECT n,off,len,chunk,coff FROM history_extent' },
 ]
 
 /** Rows that are read in one turn of the loop: some milliseconds. */
@@ -156,6 +161,9 @@ const NONSENSE: [what: string, query: string][] = [
   ['without a root', `SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM inode WHERE ino = ${ROOT} AND mode & ${S_IFMT} = ${S_IFDIR}) OR NOT EXISTS (SELECT 1 FROM incarnation WHERE idx = 0 AND id = zeroblob(16))`],
   ['with numbers that are none', "SELECT 1 FROM inode WHERE typeof(mode) != 'integer' OR typeof(size) != 'integer' OR size < 0 OR typeof(mtime) != 'integer'"],
   ['with names of nothing', "SELECT 1 FROM dentry d WHERE typeof(name) != 'blob' OR typeof(key) != 'blob' OR NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = d.ino)"],
+  ['with a history of nothing', "SELECT 1 FROM history_extent h WHERE typeof(off) != 'integer' OR typeof(len) != 'integer' OR typeof(coff) != 'integer' OR off < 0 OR len < 0 OR coff < 0 OR (len > 0 AND NOT EXISTS (SELECT 1 FROM chunk c WHERE c.num = h.chunk)) OR NOT EXISTS (SELECT 1 FROM history s WHERE s.n = h.n AND s.what = 1)"],
+  ['with a history that is none', "SELECT 1 FROM history WHERE n < 1 OR what NOT IN (0, 1, 2) OR how NOT IN (0, 1, 2, 3, 4) OR typeof(t) != 'integer' OR typeof(since) != 'integer' OR typeof(size) != 'integer' OR size < 0 OR typeof(mtime) != 'integer' OR typeof(mtime_ns) != 'integer' OR typeof(was) != 'integer' OR (what = 2 AND (typeof(key) != 'blob' OR length(key) != 16 OR typeof(name) != 'blob'))"],
+  ['with a history without a beginning', "SELECT 1 FROM meta WHERE key IN ('history_on', 'history_first', 'history_from') AND typeof(value) NOT IN ('integer', 'real')"],
   ['with content of nothing', "SELECT 1 FROM extent e WHERE NOT EXISTS (SELECT 1 FROM chunk c WHERE c.num = e.chunk) OR NOT EXISTS (SELECT 1 FROM inode i WHERE i.ino = e.ino)"],
   ['with chunks that are none', "SELECT 1 FROM chunk WHERE typeof(id) != 'blob' OR length(id) != 32 OR typeof(h) != 'blob' OR length(h) != 32 OR typeof(len) != 'integer' OR len < 1"],
   ['with logs that are none', "SELECT 1 FROM log_head l WHERE typeof(seq) != 'integer' OR typeof(hash) != 'blob' OR length(hash) != 32 OR NOT EXISTS (SELECT 1 FROM incarnation i WHERE i.idx = l.inc)"],

@@ -7,7 +7,7 @@ import type { Database } from '../store/database.js'
 import { ROOT_INO } from './inode.js'
 
 export interface Finding {
-  kind: 'nlink' | 'orphan' | 'cycle' | 'refs' | 'extent' | 'index' | 'chunk-missing'
+  kind: 'nlink' | 'orphan' | 'cycle' | 'refs' | 'extent' | 'index' | 'chunk-missing' | 'history'
   detail: string
   /** The inode that it concerns; 0: none. */
   ino: number
@@ -73,8 +73,15 @@ export function checkTree(db: Database): Finding[] {
       })
     }
   }
+  for (const r of rows('SELECT h.n, h.off, h.chunk, s.ino FROM history_extent h LEFT JOIN history s ON s.n = h.n LEFT JOIN chunk c ON c.num = h.chunk WHERE s.n IS NULL OR (h.len > 0 AND c.num IS NULL)')) {
+    out.push({ kind: 'history', ino: r['ino'] ?? 0, detail: `what was at ${r['off']} before step ${r['n']} of the history is of chunk ${r['chunk']}, and the one or the other does not exist` })
+  }
+  for (const r of rows('SELECT h.n, h.off, s.ino FROM history_extent h JOIN history s ON s.n = h.n JOIN chunk c ON c.num = h.chunk WHERE h.len > 0 AND (h.coff < 0 OR h.coff + h.len > c.len)')) {
+    out.push({ kind: 'history', ino: r['ino']!, detail: `what was at ${r['off']} before step ${r['n']} of the history reaches outside its chunk` })
+  }
   // Undo records refer to chunks too.
-  for (const r of rows('SELECT c.num, c.refs, count(e.chunk) AS n FROM chunk c LEFT JOIN extent e ON e.chunk = c.num GROUP BY c.num HAVING c.refs < n OR (c.refs > n AND NOT EXISTS (SELECT 1 FROM placed))')) {
+  const named = 'SELECT chunk FROM extent UNION ALL SELECT chunk FROM history_extent WHERE len > 0'
+  for (const r of rows(`SELECT c.num, c.refs, count(e.chunk) AS n FROM chunk c LEFT JOIN (${named}) e ON e.chunk = c.num GROUP BY c.num HAVING c.refs < n OR (c.refs > n AND NOT EXISTS (SELECT 1 FROM placed))`)) {
     out.push({
       kind: 'refs', ino: 0, detail: `chunk ${r['num']} counts ${r['refs']} references and has ${r['n']}`,
       mend: run('UPDATE chunk SET refs = ? WHERE num = ?', r['n']!, r['num']!),

@@ -337,9 +337,10 @@ export class Rows {
 
   isOrphan(ino: number): boolean { return this.orphan(ino) !== undefined }
 
+  /** Those that no history keeps. */
   orphans(): number[] {
     this.flush()
-    return (this.#db.sql.prepare('SELECT ino FROM orphan').raw(true).all() as [number][]).map((r) => r[0])
+    return (this.#db.sql.prepare('SELECT ino FROM orphan o WHERE NOT EXISTS (SELECT 1 FROM history h WHERE h.was = o.ino AND h.gone = 1)').raw(true).all() as [number][]).map((r) => r[0])
   }
 
   /** The name of the device behind an incarnation. False: it has one. */

@@ -315,9 +315,9 @@ export class Tree {
   /** As a name is marked with the op that placed it. */
   mark(id: number): number { return this.shared ? id : 0 }
 
-  /** Where a name was that `id` takes away; nobody asks on a drive with one device. */
+  /** Where a name was that `id` takes away; nobody asks on a drive with one device, unless it is kept for a while. */
   grave(parent: number, key: Buffer, name: Buffer, id: number): Grave | undefined {
-    return this.shared ? { parent, key: Buffer.from(key), name: this.#sealer.sealName(key, name), op: id } : undefined
+    return this.shared || this.rows.recorder ? { parent, key: Buffer.from(key), name: this.#sealer.sealName(key, name), op: id } : undefined
   }
 
   #rename(op: RenameOp, id: number): Outcome {

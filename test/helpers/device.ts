@@ -6,6 +6,8 @@
 import type { Op } from '../../lib/log/ops.js'
 import { INO_HIGH } from '../../lib/log/ops.js'
 import { PlacedTable } from '../../lib/log/placed.js'
+import { History } from '../../lib/tree/history.js'
+import { Past } from '../../lib/tree/past.js'
 import { CausalEngine, type Arrived } from '../../lib/order/causal/engine.js'
 import type { Outcome } from '../../lib/tree/tree.js'
 import { copyOf } from '../../lib/tree/merge.js'
@@ -19,6 +21,7 @@ export class TestDevice {
   readonly inc: number
   readonly t = new TestTree()
   readonly engine: CausalEngine
+  readonly history: History
   /** All entries that this device holds, of each incarnation, by seq - 1. */
   readonly logs = new Map<number, Arrived[]>()
   clockMs: number
@@ -31,8 +34,11 @@ export class TestDevice {
   constructor(inc: number, clockMs = 1000, shared = true) {
     this.inc = inc
     this.clockMs = clockMs
+    this.history = new History({ db: this.t.db, chunks: this.t.chunks, nowMs: () => this.clockMs, touched: () => {}, gone: (ino) => { if (this.engine.mayReap(ino)) this.t.tree.reap(ino) } })
     this.engine = new CausalEngine({
       tree: this.t.tree,
+      history: this.history,
+      nowMs: () => this.clockMs,
       placed: new PlacedTable(this.t.db),
       incarnation: inc,
       incarnationId: (i) => Buffer.alloc(16, i),
@@ -47,7 +53,7 @@ export class TestDevice {
       chunkNumber: this.t.chunkNumber,
       getMeta: (k) => this.#meta.get(k),
       setMeta: (k, v) => { this.#meta.set(k, v) },
-      gone: (ino) => this.t.tree.reap(ino),
+      gone: (ino) => { if (this.engine.mayReap(ino)) this.t.tree.reap(ino) },
     })
     this.logs.set(inc, [])
     for (let i = 1; i < 10; i++) this.t.rows.setAuthor(i, `device ${i}`)
@@ -127,7 +133,14 @@ export class TestDevice {
 
   // --- ops as a program would have them ---
 
-  #time() { return { sec: Math.floor(this.clockMs / 1000), nsec: 0 } }
+  /** What was, as it can be told. */
+  past(): Past {
+    const past = new Past({ tree: this.t.tree, history: this.history, engine: this.engine, nowMs: () => this.clockMs, commit: () => this.commit() })
+    past.sync()
+    return past
+  }
+
+  #time() { return timeOf(this.clockMs) }
 
   make(name: string, mode = S_IFREG | 0o644, parent = ROOT_INO): number {
     const ino = this.newIno()
@@ -179,6 +192,8 @@ export class TestDevice {
   close(): void { this.t.close() }
 }
 
+function timeOf(ms: number): { sec: number; nsec: number } { return { sec: Math.floor(ms / 1000), nsec: ms % 1000 * 1_000_000 } }
+
 /** Draws what programs on `d` might do, by a seed. */
 export class Programs {
   readonly #rand: () => number
@@ -200,7 +215,7 @@ export class Programs {
     const files = all.filter((i) => i.type === S_IFREG).map((i) => i.ino)
     if (this.crowded && this.below(10) < 7) {
       crowd(this, {
-        tree: t.tree, known: all, now: () => ({ sec: Math.floor(d.clockMs / 1000), nsec: 0 }), newIno: () => d.newIno(), submit: (op) => d.submit(op),
+        tree: t.tree, known: all, now: () => timeOf(d.clockMs), newIno: () => d.newIno(), submit: (op) => d.submit(op),
         write: (ino, isCommon) => { d.write(ino, this.distinct ? this.#fill++ : isCommon ? 1 : this.below(12), isCommon ? 0 : this.below(400), isCommon ? 100 : 1 + this.below(200)) },
       })
       d.clockMs += this.below(50)
@@ -209,7 +224,7 @@ export class Programs {
     const parent = this.pick(dirs)
     const name = this.pick(['a', 'b', 'c', 'd.txt'])
     const there = d.lookup(parent, Buffer.from(name))
-    const time = { sec: Math.floor(d.clockMs / 1000), nsec: 0 }
+    const time = timeOf(d.clockMs)
     const kind = this.#rand()
     if (kind < 0.25) {
       if (there === 0) d.make(name, this.pick([S_IFREG | 0o644, S_IFREG | 0o600, S_IFDIR | 0o755, S_IFDIR | 0o755, S_IFLNK | 0o777]), parent)

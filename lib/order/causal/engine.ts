@@ -11,7 +11,7 @@
  * Invariants: the tree is base, then `timeline.tail` in order, then the ops of
  * the open batch; an entry is applied only when all of its context is.
  */
-import type { AsideOp, Op } from '../../log/ops.js'
+import type { AsideOp, ContentOp, Op } from '../../log/ops.js'
 import { INO_HIGH } from '../../log/ops.js'
 import type { PlacedEntry, PlacedTable } from '../../log/placed.js'
 import { decodeVector, encodeVector, type Vector } from '../../log/vector.js'
@@ -20,6 +20,7 @@ import { NEVER_LINKED } from '../../tree/inode.js'
 import type { Outcome, Tree } from '../../tree/tree.js'
 import { decodeUndo, encodeUndo, undo, UndoRecorder, type Stamp, type UndoRecord } from '../../tree/undo.js'
 import type { ChunkRef } from '../../log/ops.js'
+import type { History } from '../../tree/history.js'
 import type { OrderEngine } from '../engine.js'
 import { Footprints, inodesOf } from './footprints.js'
 import { compare, Timeline } from './timeline.js'
@@ -52,6 +53,9 @@ export interface CausalHost {
   setMeta(key: string, value: number): void
   /** An inode whose removal can not be taken back any more. */
   gone(ino: number): void
+  /** Keeps what final ops have taken away, if it is to be kept. */
+  readonly history?: History
+  nowMs?(): number
   /** An entry with ops on devices was applied; within its transaction, once. */
   aside?(inc: number, seq: number, ops: AsideOp[]): void
 }
@@ -96,6 +100,8 @@ export class CausalEngine implements OrderEngine {
   /** Entries of others with ops since our last. */
   #owed = 0
   #owedSinceMs = 0
+  /** Rises when entries that were applied are taken back, applied elsewhere, or become final. */
+  revision = 0
   /** Last entry applied of each incarnation. */
   readonly #applied: Vector = new Map()
   /** What the last entry of each incarnation had seen. */
@@ -188,7 +194,7 @@ export class CausalEngine implements OrderEngine {
   submitNow(op: Op): Outcome {
     const id = this.#host.newId()
     if (!this.#shared) {
-      const outcome = this.#host.tree.apply(op, id, this.#chunk)
+      const outcome = this.#alone(op, id, () => this.#host.tree.apply(op, id, this.#chunk))
       if (outcome === '') this.#host.log(op)
       return outcome
     }
@@ -207,21 +213,42 @@ export class CausalEngine implements OrderEngine {
     if (this.#waiting) return 'EBUSY'
     const recorder = new UndoRecorder()
     const id = this.#host.newId()
-    const outcome = this.#shared ? this.#record(recorder, () => apply(id)) : apply(id)
+    const records = this.#shared || this.#isKept()
+    const outcome = records ? this.#record(recorder, () => apply(id)) : apply(id)
     if (outcome !== '') return outcome
     let { images } = recorder
     for (const op of [...ops()]) {
+      if (!this.#shared && records) this.#host.history!.note(op, this.#host.newId(), images, this.#nowMs())
       this.#keep(op, this.#host.newId(), images)
       images = []
     }
     return ''
   }
 
+  /** An op that nothing will take back: what it takes away is kept for a while, if that is wanted. */
+  #alone(op: Op, id: number, apply: () => Outcome): Outcome {
+    if (!this.#isKept()) return apply()
+    const recorder = new UndoRecorder()
+    const outcome = this.#record(recorder, apply)
+    if (outcome === '') this.#host.history!.note(op, id, recorder.images, this.#nowMs())
+    return outcome
+  }
+
+  #isKept(): boolean { return this.#host.history?.isOn() ?? false }
+  #nowMs(): number { return this.#host.nowMs?.() ?? 0 }
+
+  /** Content for a file without a name, on a drive with one device: in the tree, and not in the log. */
+  local(op: ContentOp, id: number): Outcome {
+    const apply = () => this.#host.tree.apply(op, id, this.#chunk)
+    const inode = this.#host.tree.get(op.ino)
+    return this.#shared || !inode || inode.flags & NEVER_LINKED ? apply() : this.#alone(op, id, apply)
+  }
+
   /** An op of our own that is in the log's batch again after a crash. */
   redo(op: Op, id: number): Outcome {
     const recorder = new UndoRecorder()
     const apply = () => this.#host.tree.apply(op, id, this.#chunk)
-    const outcome = this.#shared ? this.#record(recorder, apply) : apply()
+    const outcome = this.#shared ? this.#record(recorder, apply) : this.#alone(op, id, apply)
     if (outcome === '' && this.#shared) this.#remember(op, id, recorder.images)
     return outcome
   }
@@ -373,6 +400,7 @@ export class CausalEngine implements OrderEngine {
    */
   receive(batch: Arrived[], nowMs = 0): ChangeSet {
     if (!this.#shared) throw new Error('invariant: entries of others on a drive that is not shared')
+    this.revision++
     // Only our own batch: the entries themselves may be in the transaction already, and must not be committed before they are applied.
     if (this.#batch.length > 0) this.#host.commit()
     const { tree, placed } = this.#host
@@ -566,16 +594,21 @@ export class CausalEngine implements OrderEngine {
     while (n < tail.length && members.every((incs) => incs.some((inc) => inc === tail[n]!.inc || (this.#seen.get(inc)?.get(tail[n]!.inc) ?? 0) >= tail[n]!.seq))) n++
     n = this.#seenByRest(n)
     if (n === 0) return 0
-    const { placed, tree } = this.#host
+    this.revision++
+    const { placed, tree, history } = this.#host
     const { chunks } = tree.rows
     const graves = new Set<number>()
+    // Of all that is not final yet it is known what was before.
+    const isKept = history?.isOn(this.timeline.baseKey) ?? false
     for (const e of tail.slice(0, n)) {
-      for (const record of this.#recordsOf(e)) {
+      const records = this.#recordsOf(e)
+      for (const record of records) {
         for (const im of record) {
-          if (im.t === 'extent' && im.old) chunks.ref(im.old.chunk, -1)
+          if (im.t === 'extent' && im.old && !isKept) chunks.ref(im.old.chunk, -1)
           else if (im.t === 'orphan' || im.t === 'inode') graves.add(im.ino)
         }
       }
+      if (isKept && e.count > 0) this.#opsOf(e).forEach((op, i) => history!.note(op, e.inc * INO_HIGH + e.first + i, records[i]!, e.key))
       placed.remove(e)
       this.#letGo(e)
     }
@@ -620,13 +653,24 @@ export class CausalEngine implements OrderEngine {
     return op === 0 || op % INO_HIGH < this.timeline.finalOps(Math.floor(op / INO_HIGH))
   }
 
+  /** Of the entry at `index` of the tail: its ops, each with its id and record, and its key. Undefined: there is none. */
+  unsettled(index: number): { key: number; ops: { op: Op; id: number; record: UndoRecord }[] } | undefined {
+    const e = this.timeline.tail[index]
+    if (!e) return undefined
+    if (e.count === 0) return { key: e.key, ops: [] }
+    const records = this.#recordsOf(e)
+    return { key: e.key, ops: this.#opsOf(e).map((op, i) => ({ op, id: e.inc * INO_HIGH + e.first + i, record: records[i]! })) }
+  }
+
   mayReap(ino: number): boolean {
     const { tree } = this.#host
     const grave = tree.rows.orphan(ino)
     if (!grave) return false
     const inode = tree.get(ino)
+    if (!inode || inode.flags & NEVER_LINKED) return true
+    if (this.#host.history?.holds(ino)) return false
     // What others never heard of.
-    if (!this.#shared || !inode || inode.flags & NEVER_LINKED) return true
+    if (!this.#shared) return true
     return this.isFinal(grave.op) && this.isFinal(inode.version)
   }
 
