@@ -262,6 +262,31 @@ export interface EvictReport {
   bytesUnconfirmed: number
 }
 
+/** Something that has happened to a file, or in a directory. */
+export interface VersionEvent {
+  timeMs: number
+  /** 'aside': merging has put it beside another. */
+  what: 'created' | 'written' | 'renamed' | 'linked' | 'deleted' | 'aside'
+  /** After it. */
+  path: Buffer
+  /** Where it was before, if it was renamed and that is known. */
+  from: Buffer | null
+  type: FileType
+  /** Of a file, after it, bytes; null: not known. */
+  size: number | null
+  /** Who did it: id and name; null, '': not known. */
+  device: string | null
+  deviceName: string
+  isThisDevice: boolean
+}
+/** `fromMs`: nothing is known of what was before; null: nothing is kept at all. */
+export interface VersionLog { fromMs: number | null; retentionMs: number; events: VersionEvent[] }
+
+/** `to`: another path than where it was. `force`: what stands in the way is removed. */
+export interface RestoreOptions { atMs: number; to?: Path; force?: boolean }
+/** `files`: written or made. `unchanged`: were as they had been. */
+export interface RestoreReport { files: number; directories: number; bytes: number; unchanged: number }
+
 export interface DriveApi {
   stat(path: Path): Promise<Stats>
   lstat(path: Path): Promise<Stats>
@@ -319,6 +344,17 @@ export interface DriveApi {
    * ENOENT, EEXIST (several stand aside: name one), EISDIR, EROFS.
    */
   resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
+  /**
+   * What happened to a file, or to the names in a directory, within the drive's retention, the last first; at most
+   * `limit`. Also of what is there no more. ENOENT if nothing is known of such a path.
+   */
+  versions(path: Path, options?: { limit?: number }): Promise<VersionLog>
+  /**
+   * Brings a file back as it was, or a directory with all that was in it; what is there besides stays. A file that is there gets
+   * the content that it had as its next version. ENOENT if there was nothing, or nothing is known of that time; EEXIST if something else
+   * stands in the way; EINVAL if nothing is kept; EROFS.
+   */
+  restore(path: Path, options: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport>
   /** `data`: read and verify every chunk too, not the index alone. `repair`: mend what can be mended. */
   fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
   /** Verifies all that is here; goes on with the pass that is under way (`restart`: begins another), then waits for what is damaged to be mended. Ends with what `onProgress` throws. */

@@ -6,7 +6,7 @@
  * DAEMON_UNREACHABLE, and files opened through it are closed by the daemon.
  */
 import type { Socket } from 'node:net'
-import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, Progress, MendReport, ScrubReport, Stats, SettingStatus, SyncOptions } from './api.js'
+import type { Conflict, ConflictSide, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FsckReport, GcReport, Keep, Locality, MendReport, OnProgress, Path, PeerStatus, Progress, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, Stats, SyncOptions, VersionEvent, VersionLog } from './api.js'
 import { socketPath } from './config.js'
 import { type DfsError, fail } from './errors.js'
 import type { MountRequest } from './service/calls.js'
@@ -22,6 +22,7 @@ const FIRST_BATCH_ENTRIES = 64
 /** As in calls.ts: the name's bytes as Latin-1. */
 type WireDirent = Omit<Dirent, 'name'> & { name: string }
 
+type WireEvent = Omit<VersionEvent, 'path' | 'from'> & { path: string; from: string | null }
 type WireSide = Omit<ConflictSide, 'path'> & { path: string }
 
 interface Waiting {
@@ -196,6 +197,16 @@ export class Client implements DriveApi {
 
   async resolveConflict(path: Path, keep: Keep): Promise<Buffer[]> {
     return ((await this.#value('resolveConflict', { path: packPath(path), keep })) as string[]).map((p) => Buffer.from(p, 'latin1'))
+  }
+
+  async versions(path: Path, options: { limit?: number } = {}): Promise<VersionLog> {
+    const log = (await this.#value('versions', { path: packPath(path), ...options })) as Omit<VersionLog, 'events'> & { events: WireEvent[] }
+    return { ...log, events: log.events.map((e) => ({ ...e, path: Buffer.from(e.path, 'latin1'), from: e.from === null ? null : Buffer.from(e.from, 'latin1') })) }
+  }
+
+  /** Not cancelled by an `onProgress` that throws: it goes on in the daemon. */
+  async restore(path: Path, { to, ...options }: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> {
+    return (await this.#value('restore', { path: packPath(path), ...options, ...(to !== undefined && { to: packPath(to) }) }, onProgress)) as RestoreReport
   }
 
   async addPeers(addresses: string[]): Promise<void> {

@@ -52,7 +52,7 @@ function sideOf(p: ConflictParts, inode: Inode): ConflictSide | undefined {
 }
 
 /** One of its paths; undefined if there is none. */
-function pathOf(tree: Tree, inode: Inode): Buffer | undefined {
+export function pathOf(tree: Tree, inode: Inode): Buffer | undefined {
   const parts: Buffer[] = []
   for (let at = inode; at.ino !== ROOT_INO;) {
     const place = tree.rows.findName(at.parent, at.ino)

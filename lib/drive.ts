@@ -15,7 +15,7 @@
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, NetworkStatus, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus, SyncOptions } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, MendReport, NetworkStatus, OnProgress, Path, PeerStatus, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, SyncOptions, VersionLog } from './api.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { Acknowledged, MAX_ACKS, type AckWish } from './acknowledged.js'
 import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
@@ -37,6 +37,9 @@ import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile, setIncarnation } from './keys/keyfile.js'
 import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
+import { restore } from './restore.js'
+import { listVersions } from './versions.js'
+import { Past } from './tree/past.js'
 import type { Linked } from './join.js'
 import { Metadata } from './metadata.js'
 import type { Journal } from './log/journal.js'
@@ -82,6 +85,11 @@ const FLEET_MS = 2000
 const WAIT_MS = 200
 /** So many of these looks are between two that say what is owed. */
 const OWED_EVERY = 5
+/** Of the loop, for what goes through many rows. */
+const SLICE_MS = 10
+/** How often it is looked what has passed out of the retention. */
+const SWEEP_MS = 30_000
+const SWEEP_SLICE_EVERY_MS = 100
 const MIN_SEGMENT_BYTES = 4 << 20
 /** A segment takes at most this part of the disk. */
 const SEGMENTS_A_DISK = 64
@@ -194,6 +202,7 @@ export class Drive extends PathApi {
   onAnew: () => void = () => {}
   #closing: Promise<void> | null = null
   #clearing: Promise<void> | null = null
+  #sweeping: () => void = () => {}
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
   onStop: (e: Error) => void = () => {}
   /** What a person should know. */
@@ -346,7 +355,7 @@ export class Drive extends PathApi {
     })
     this.collector = new Collector({
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
-      files: this.files, pool: this.pool, posix: this.posix, isShared: () => this.engine.revises,
+      files: this.files, pool: this.pool, posix: this.posix, isShared: () => this.engine.revises, isKept: () => this.metadata.history.isOn(),
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.inbox = new Inbox({
@@ -409,6 +418,7 @@ export class Drive extends PathApi {
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
     this.collector.start()
+    this.#sweeping = this.timers.every(SWEEP_MS, () => this.#sweep())
     void this.#clear().catch((e: Error) => { if (!this.journal.stopped) process.emitWarning(`clearing what a copy left: ${e.message}`) })
   }
 
@@ -421,6 +431,19 @@ export class Drive extends PathApi {
   /** As SwarmHost has it. */
   deadChunks(ids: Buffer[]): DeadChunks | undefined {
     return deadChunks({ metadata: this.metadata, chunks: this.chunks, flusher: this.flusher, canWrite: this.keys.canWrite }, ids)
+  }
+
+  /** What was goes when it is past the retention, a slice at a time. */
+  #sweep(): void {
+    if (this.journal.stopped || this.#closing) return
+    try {
+      const { history } = this.metadata
+      const before = history.dropped
+      if (history.sweep(sliceOver())) this.timers.after(SWEEP_SLICE_EVERY_MS, () => this.#sweep())
+      if (history.dropped !== before) this.collector.rouse()
+    } catch (e) {
+      this.journal.stop(e as Error)
+    }
   }
 
   // --- other devices ------------------------------------------------------
@@ -605,6 +628,26 @@ export class Drive extends PathApi {
 
   async conflicts(): Promise<Conflict[]> { return listConflicts(this) }
 
+  /** What is not final yet is looked through once for each: it may change places. */
+  #past(): Past {
+    const { tree, engine, journal, clock, metadata } = this
+    return new Past({ tree, engine, history: metadata.history, nowMs: () => clock.nowMs(), commit: () => journal.commit() })
+  }
+
+  async versions(path: Path, options: { limit?: number } = {}): Promise<VersionLog> {
+    // What programs have written so far has happened.
+    if (this.keys.canWrite) await this.posix.sync()
+    const past = this.#past()
+    for (let end = performance.now() + SLICE_MS; !past.sync(() => performance.now() > end); end = performance.now() + SLICE_MS) await turn()
+    this.metadata.history.isOn()
+    return listVersions({ tree: this.tree, log: this.log, device: this.device, history: this.metadata.history, past }, Buffer.from(path), options.limit)
+  }
+
+  restore(path: Path, options: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> {
+    const { tree, posix, files, chunks, clock, metadata, keys } = this
+    return restore(this, { tree, posix, files, chunks, clock, history: metadata.history, past: this.#past(), canWrite: keys.canWrite }, Buffer.from(path), options, onProgress)
+  }
+
   resolveConflict(path: Path, keep: Keep): Promise<Buffer[]> {
     return resolveConflict(this, this, Buffer.from(path), keep)
   }
@@ -623,6 +666,7 @@ export class Drive extends PathApi {
 
   async gc(onProgress?: OnProgress): Promise<GcReport> {
     await this.#clear()
+    while (this.metadata.history.sweep(sliceOver())) await turn()
     return this.collector.run(onProgress)
   }
 
@@ -649,6 +693,7 @@ export class Drive extends PathApi {
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
     this.receipts.close()
+    this.#sweeping()
     this.metadata.stop()
     await step(() => this.care.close())
     await step(() => this.cache.close())
@@ -683,6 +728,13 @@ function deviceKey(device: string): Buffer {
   if (key.length !== 32) throw fail('EINVAL', what)
   return key
 }
+
+function sliceOver(): () => boolean {
+  const end = performance.now() + SLICE_MS
+  return () => performance.now() > end
+}
+
+function turn(): Promise<void> { return new Promise((resolve) => setImmediate(resolve)) }
 
 /** On a small disk segments are small too: compacting one needs room for what lives in it. */
 export function openSegments(dir: string, driveId: Buffer): SegmentStore {

@@ -46,6 +46,8 @@ export interface CollectorParts {
   posix: Posix
   /** Other devices take part. */
   isShared(): boolean
+  /** What was is kept: of a file that is cut anew its former chunks would stay, too. */
+  isKept(): boolean
 }
 
 export class Collector {
@@ -78,6 +80,9 @@ export class Collector {
     this.#timer = null
     await this.#running?.catch(() => {})
   }
+
+  /** Something has become useless without an op: a round is made when it is quiet. */
+  rouse(): void { this.#roundAt = -1 }
 
   /** One full round; a second call while one runs shares it. */
   run(onProgress?: OnProgress): Promise<GcReport> {
@@ -137,7 +142,7 @@ export class Collector {
     await this.#spill(full, onProgress)
     for (const ino of [...this.#p.flusher.scattered]) {
       // To others it would be a write like any other, and a conflict with theirs.
-      if (this.#p.isShared()) break
+      if (this.#p.isShared() || this.#p.isKept()) break
       if (this.#stopped) return report
       this.#p.flusher.scattered.delete(ino)
       const inode = this.#p.tree.get(ino)

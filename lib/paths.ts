@@ -2,7 +2,7 @@
  * The path half of the public API: finds inodes by path, checks nothing about
  * permissions (whoever holds the store may do everything), and calls lib/posix.
  */
-import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, OnProgress, Path, PeerStatus, MendReport, ScrubReport, SettingStatus, Stats, SyncOptions } from './api.js'
+import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, MendReport, OnProgress, Path, PeerStatus, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, Stats, SyncOptions, VersionLog } from './api.js'
 import type { AckWish } from './acknowledged.js'
 import { isVirtualXattr, type Cache } from './cache.js'
 import { fromMs, toMs } from './clock.js'
@@ -62,6 +62,8 @@ export abstract class PathApi implements DriveApi {
   abstract waitPlaced(onProgress?: OnProgress): Promise<void>
   abstract addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void>
   abstract conflicts(): Promise<Conflict[]>
+  abstract versions(path: Path, options?: { limit?: number }): Promise<VersionLog>
+  abstract restore(path: Path, options: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport>
   abstract resolveConflict(path: Path, keep: Keep): Promise<Buffer[]>
   abstract fsck(options: { data?: boolean; repair?: boolean }, onProgress?: OnProgress): Promise<FsckReport>
   abstract scrub(options: { restart?: boolean }, onProgress?: OnProgress): Promise<ScrubReport>
@@ -433,7 +435,7 @@ export function beside(path: Path, name: Buffer): Buffer {
 }
 
 /** Names of a path, without empty ones and '.'. */
-function split(path: Path): Buffer[] {
+export function split(path: Path): Buffer[] {
   const b = bytes(path)
   if (b.includes(0)) throw fail('EINVAL', 'a path cannot contain a NUL byte')
   const out: Buffer[] = []

@@ -39,6 +39,8 @@ export abstract class Unreadable {
   readonly waitPlaced: DriveApi['waitPlaced'] = refuse
   readonly addDevice: DriveApi['addDevice'] = refuse
   readonly conflicts: DriveApi['conflicts'] = refuse
+  readonly versions: DriveApi['versions'] = refuse
+  readonly restore: DriveApi['restore'] = refuse
   readonly resolveConflict: DriveApi['resolveConflict'] = refuse
   readonly pin: DriveApi['pin'] = refuse
   readonly unpin: DriveApi['unpin'] = refuse

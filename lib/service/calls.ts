@@ -312,6 +312,14 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     if (keep !== 'mine' && keep !== 'theirs' && keep !== 'both') throw fail('EINVAL', 'no such choice')
     return { json: (await drive.resolveConflict(unpackPath(args.path), keep)).map((path) => path.toString('latin1')) }
   },
+  async versions({ drive }, args) {
+    const { events, ...rest } = await drive.versions(unpackPath(args.path), args.limit === undefined ? {} : { limit: count(args, 'limit') })
+    return { json: { ...rest, events: events.map((e) => ({ ...e, path: e.path.toString('latin1'), from: e.from?.toString('latin1') ?? null })) } }
+  },
+  async restore({ drive }, args, { onProgress }) {
+    const to = args.to === undefined ? {} : { to: unpackPath(args.to) }
+    return { value: await drive.restore(unpackPath(args.path), { atMs: number(args, 'atMs'), force: flag(args, 'force'), ...to }, onProgress) }
+  },
   async addPeers({ drive }, args) {
     await drive.addPeers(texts(args, 'addresses', MAX_ADDRESS_CHARS))
     return nothing

@@ -14,7 +14,7 @@ import type { Op } from '../log/ops.js'
 import { INO_HIGH } from '../log/ops.js'
 import type { Database, Statement } from '../store/database.js'
 import type { ChunkTable } from '../store/chunks.js'
-import { stepsOf, timeOf, type ContentStep, type ExtentBefore, type How, type Step } from './steps.js'
+import { stepsOf, timeOf, type ContentStep, type ExtentBefore, type How, type NameStep, type Step } from './steps.js'
 import type { UndoRecord } from './undo.js'
 
 /**
@@ -22,9 +22,11 @@ import type { UndoRecord } from './undo.js'
  * are older than `coarseAfterMs`, those within `coarseBurstMs`.
  */
 export interface Grain { burstMs: number; coarseBurstMs: number; coarseAfterMs: number }
-const GRAIN: Grain = { burstMs: 1000, coarseBurstMs: 60_000, coarseAfterMs: 3_600_000 }
+const GRAIN: Grain = { burstMs: 500, coarseBurstMs: 60_000, coarseAfterMs: 3_600_000 }
 /** A row that was written so far ahead was written by a clock that was wrong. */
 const MAX_AHEAD_MS = 86_400_000
+/** An op has no more of them, as far as anybody asks. */
+const OP_ROWS = 16
 /** Rows that are looked at before the time is. */
 const BATCH_ROWS = 256
 
@@ -48,6 +50,8 @@ export class History {
   /** How long what was is kept, milliseconds; 0: not at all. */
   retentionMs: () => number = () => 0
   grain = GRAIN
+  /** Rows that have gone so far. */
+  dropped = 0
   readonly #p: HistoryParts
   #isOn = false
   #isEmpty = true
@@ -67,6 +71,7 @@ export class History {
   readonly #of: Statement
   readonly #from: Statement
   readonly #birth: Statement
+  readonly #around: Statement
 
   constructor(parts: HistoryParts) {
     this.#p = parts
@@ -82,6 +87,7 @@ export class History {
     this.#holds = q('SELECT 1 FROM history WHERE was=? AND gone=1 LIMIT 1')
     this.#of = q('SELECT * FROM history WHERE ino=? AND n>=? ORDER BY n')
     this.#birth = q('SELECT * FROM history WHERE ino=? AND n>=? ORDER BY n LIMIT 1')
+    this.#around = q('SELECT * FROM history WHERE n>=? AND n<=? ORDER BY n')
     this.#from = q('SELECT * FROM history WHERE n>? ORDER BY n LIMIT ?')
     this.reload()
   }
@@ -193,6 +199,11 @@ export class History {
     return (this.#of.all(ino, this.#first) as Row[]).map((r) => this.#stepOf(r))
   }
 
+  /** The names that the op of a step has changed. */
+  siblings(s: NameStep): NameStep[] {
+    return (this.#around.all(s.n! - OP_ROWS, s.n! + OP_ROWS) as Row[]).filter((r) => r[4] === s.op && r[0] >= this.#first).map((r) => this.#stepOf(r)).filter((o) => o.what === 'name')
+  }
+
   /** Undefined: it began before what is kept. */
   birthOf(ino: number): (Step & { what: 'birth' }) | undefined {
     const row = this.#isEmpty ? undefined : this.#birth.get(ino, this.#first) as Row | undefined
@@ -205,7 +216,7 @@ export class History {
     switch (WHAT[what]) {
       case 'birth': return { what: 'birth', ino, op, tMs, how: HOW[how]!, after }
       case 'content': return { what: 'content', ino, op, tMs, version, after, size, mtime, mtimeNs, extents: this.#extentsOf(n) }
-      default: return { what: 'name', ino, op, tMs, how: HOW[how]!, key: key!, name: name!, was, isGone: gone === 1 }
+      default: return { what: 'name', ino, op, tMs, how: HOW[how]!, key: key!, name: name!, was, isGone: gone === 1, n }
     }
   }
 
@@ -245,6 +256,7 @@ export class History {
         if (n >= this.#first) this.#fromMs = Math.max(this.#fromMs, tMs)
         if (isGone && !this.#holds.get(was)) gone(was)
       }
+      this.dropped += dropped
       if (dropped > 0) touched()
       if (this.#fromMs !== reached) db.setMeta('history_from', this.#fromMs)
       this.#isEmpty = dropped === rows.length && rows.length < BATCH_ROWS
@@ -285,6 +297,7 @@ export class History {
     for (const [off, old] of s.extents) if (old && !taken.has(off)) this.#p.chunks.ref(old.chunk, -1)
     this.#deleteExtents.run(row[0])
     this.#delete.run(row[0])
+    this.dropped++
     this.#p.touched()
   }
 }

@@ -31,6 +31,8 @@ export class Past {
   readonly #p: PastHost
   /** Of what is not final, by file or directory. */
   readonly #tail = new Map<number, Step[]>()
+  /** Names that were changed with others, by op. */
+  readonly #together = new Map<number, NameStep[]>()
   /** So many entries of it are in there. */
   #known = 0
   #revision = -1
@@ -46,10 +48,16 @@ export class Past {
     if (engine.revision !== this.#revision) {
       this.#revision = engine.revision
       this.#tail.clear()
+      this.#together.clear()
       this.#known = 0
     }
     for (let e = engine.unsettled(this.#known); e; e = engine.unsettled(this.#known)) {
-      for (const { op, id, record } of e.ops) for (const s of stepsOf(op, id, record, timeOf(op, e.key, nowMs()))) this.#add(s)
+      for (const { op, id, record } of e.ops) {
+        const steps = stepsOf(op, id, record, timeOf(op, e.key, nowMs()))
+        for (const s of steps) this.#add(s)
+        const names = steps.filter((s) => s.what === 'name')
+        if (names.length > 1) this.#together.set(id, names)
+      }
       this.#known++
       if (isOver()) return false
     }
@@ -74,6 +82,12 @@ export class Past {
 
   birthOf(ino: number): (Step & { what: 'birth' }) | undefined {
     return this.#p.history.birthOf(ino) ?? this.#tail.get(ino)?.find((s) => s.what === 'birth')
+  }
+
+  /** The other names that the op of a step has changed. */
+  siblings(s: NameStep): NameStep[] {
+    const all = s.n === undefined ? this.#together.get(s.op) ?? [] : this.#p.history.siblings(s)
+    return all.filter((o) => o.ino !== s.ino || !o.key.equals(s.key))
   }
 
   /** Number of the inode that a name in a directory stood for at the end of the millisecond `atMs`; 0: none. */

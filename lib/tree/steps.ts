@@ -35,6 +35,8 @@ export type Step =
     was: number
     /** It was the last name of `was`. */
     isGone: boolean
+    /** Its place in the history; undefined while it is not final. */
+    n?: number
   }
 
 export type ContentStep = Step & { what: 'content' }

@@ -100,7 +100,7 @@ export class CausalEngine implements OrderEngine {
   /** Entries of others with ops since our last. */
   #owed = 0
   #owedSinceMs = 0
-  /** Rises when entries that were applied are taken back, applied elsewhere, or become final. */
+  /** Rises when the tail has changed other than at its end. */
   revision = 0
   /** Last entry applied of each incarnation. */
   readonly #applied: Vector = new Map()
@@ -400,7 +400,6 @@ export class CausalEngine implements OrderEngine {
    */
   receive(batch: Arrived[], nowMs = 0): ChangeSet {
     if (!this.#shared) throw new Error('invariant: entries of others on a drive that is not shared')
-    this.revision++
     // Only our own batch: the entries themselves may be in the transaction already, and must not be committed before they are applied.
     if (this.#batch.length > 0) this.#host.commit()
     const { tree, placed } = this.#host
@@ -425,6 +424,7 @@ export class CausalEngine implements OrderEngine {
     let end = tail.length - 1
     while (end >= 0 && news.has(tail[end]!)) end--
     const last = tail[end]
+    if (last && order[0] && compare(order[0], last) < 0) this.revision++
     const changes = new ChangeSet()
     rows.changes = changes
     try {
