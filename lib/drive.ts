@@ -325,6 +325,7 @@ export class Drive extends PathApi {
     const touched = () => this.journal.touched('derived')
     this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks: this.chunks, timers: this.timers, touched })
     this.settings = new Settings({ tree: this.tree, clock: p.clock, timers: this.timers, submit: (op) => this.engine.submit(op) })
+    this.metadata.history.retentionMs = () => this.settings.retentionMs
     this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)
     p.store.onStop = (e) => this.journal.stop(e)
@@ -406,7 +407,11 @@ export class Drive extends PathApi {
       this.journal.touched('derived')
     }))
     finishAnew({ dir: p.dir, db: p.db, metadata: this.metadata, keys, device: this.device, sealer: treeSealer(keys) })
-    this.settings.onChange = () => { if (!this.journal.stopped && !this.#closing) this.fleet.replan() }
+    this.settings.onChange = () => {
+      if (this.journal.stopped || this.#closing) return
+      this.metadata.history.isOn()
+      this.fleet.replan()
+    }
     const { onNew } = members
     members.onNew = (certificate) => {
       onNew(certificate)
@@ -578,6 +583,7 @@ export class Drive extends PathApi {
     if (!isSetting(name)) throw fail('USAGE', `there is no setting "${name}"; there is: ${Object.keys(SETTINGS).join(', ')}`)
     this.#speak()
     this.settings.set(name, value)
+    this.metadata.history.isOn()
     this.fleet.replan()
     await this.sync()
   }

@@ -12,6 +12,7 @@ import type { LocalChunk } from './file/flush.js'
 import type { Files } from './file/files.js'
 import { split, text, type PathApi } from './paths.js'
 import type { Posix } from './posix.js'
+import { isReservedXattr } from './settings.js'
 import type { ChunkTable } from './store/chunks.js'
 import type { History } from './tree/history.js'
 import { HAS_XATTRS, ROOT_INO, S_IFDIR, S_IFMT, type Inode } from './tree/inode.js'
@@ -262,7 +263,7 @@ class Restore {
   async #make({ parent, name, path }: Goal, like: number): Promise<number> {
     const { tree, posix } = this.#p
     const inode = this.#inode(like)
-    const attributes = (inode.flags & HAS_XATTRS ? tree.xattrNames(inode) : []).map((n) => [n, tree.getXattr(inode, n)!] as const)
+    const attributes = (inode.flags & HAS_XATTRS ? tree.xattrNames(inode) : []).filter((n) => !isReservedXattr(n)).map((n) => [n, tree.getXattr(inode, n)!] as const)
     const { mode, gid } = inode
     const target = inode.isLink ? tree.readlink(inode) : undefined
     const owner = { uid: inode.uid, gid: inode.gid }

@@ -34,6 +34,7 @@ export interface SettingRule {
 
 const DAY_MS = 86_400_000
 const MIN_RATE_BYTES = 64 << 10
+const MAX_RETENTION_MS = 3650 * DAY_MS
 
 /** Of the drive; `dfs config`. */
 export const SETTINGS = {
@@ -60,6 +61,15 @@ export const SETTINGS = {
       const bytes = parseBytes(text)
       if (bytes === undefined || bytes < MIN_RATE_BYTES) throw fail('USAGE', `repair-rate is a size for each second of at least 64K, as 20M, or "unlimited"; not "${text}"`)
       return text
+    },
+  },
+  retention: {
+    about: 'how long what was deleted or replaced can be had back (dfs log, dfs restore): 1s to 10y, or 0: not at all',
+    default: '0',
+    normal: (text) => {
+      const ms = text === 'off' ? 0 : parseDuration(text)
+      if (ms === undefined || (ms !== 0 && ms < 1000) || ms > MAX_RETENTION_MS) throw fail('USAGE', `retention is a time from 1s to 10y, such as 30d, or 0; not "${text}"`)
+      return ms === 0 ? '0' : text
     },
   },
 } satisfies Record<string, SettingRule>
@@ -97,6 +107,8 @@ export interface SettingsParts {
 export class Settings {
   readonly #p: SettingsParts
   #values: Map<string, string> | undefined
+  /** Asked before each op. */
+  #retentionMs: number | undefined
   #isTelling = false
   /** Something was set, here or elsewhere; in a turn of its own. */
   onChange: () => void = () => {}
@@ -104,7 +116,7 @@ export class Settings {
   constructor(parts: SettingsParts) {
     this.#p = parts
     parts.tree.rows.onRootXattr = () => {
-      this.#values = undefined
+      this.#values = this.#retentionMs = undefined
       if (this.#isTelling) return
       this.#isTelling = true
       parts.timers.soon(() => {
@@ -129,6 +141,9 @@ export class Settings {
   setOfDevice(device: Buffer, field: DeviceField, value: string | null): void {
     this.#put(deviceName(device, field), value === null ? null : DEVICE_FIELDS[field](value))
   }
+
+  /** Milliseconds; 0: nothing is kept. */
+  get retentionMs(): number { return (this.#retentionMs ??= parseDuration(this.get('retention') ?? SETTINGS.retention.default)!) }
 
   /** Milliseconds; Infinity: never. */
   get lostAfterMs(): number {

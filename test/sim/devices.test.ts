@@ -29,6 +29,16 @@ test('the same where devices get in each other\'s way as much as they can', asyn
   t.ok(synced > 1000, `${synced} durable writes were looked for`)
 })
 
+/** Longer than a run, and shorter: rows go while the device is at work. */
+for (const [what, retentionMs, seeds] of [['all of it is kept', 1e8, 10], ['it passes', 12_000, 6]] as const) {
+  test(`with a retention, and ${what}: references are to the one what is held, and every moment that is known can be told`, async (t) => {
+    t.timeout(600_000)
+    let kept = 0
+    for (let seed = 1; seed <= seeds; seed++) kept += (await run(seed, { retentionMs, isCrowded: seed % 3 === 0 })).counts['kept'] ?? 0
+    t.ok(retentionMs < 1e8 || kept > 500, `${kept} rows were kept`)
+  })
+}
+
 test('a seed replays exactly', async (t) => {
   t.timeout(60_000)
   for (const seed of [3, 38, 107]) t.is((await run(seed)).digest, (await run(seed)).digest)
@@ -51,7 +61,7 @@ for (const [seed, why] of FAILED) {
   })
 }
 
-const SABOTAGE: [what: string, how: (d: SimDevice) => void, notices: RegExp][] = [
+const SABOTAGE: [what: string, how: (d: SimDevice) => void, notices: RegExp, retentionMs?: number][] = [
   ['a disk that acknowledges what it has not written', (d) => {
     const { disk } = d
     const { image } = disk
@@ -71,6 +81,12 @@ const SABOTAGE: [what: string, how: (d: SimDevice) => void, notices: RegExp][] =
     const content = merge.content.bind(merge)
     merge.content = (op, id, chunkNumber, view) => (op.base === 0 || d.s.metadata.tree.get(op.ino)?.version === op.base ? content(op, id, chunkNumber, view) : 'ENOENT')
   }, /it is gone/],
+  ['a removed file that is reaped within the retention', (d) => { d.s.metadata.history.holds = () => false }, /has lost its last name within the retention, is gone/, 1e8],
+  ['a write that the history does not keep', (d) => {
+    const { history } = d.s.metadata
+    const note = history.note.bind(history)
+    history.note = (op, id, record, key) => (op.type === 'content' && op.size % 3 === 0 ? undefined : note(op, id, record, key))
+  }, /can not be told|references/, 1e8],
 ]
 
 test('it is noticed: a storage peer that drops entries which its snapshot does not have', async (t) => {
@@ -91,12 +107,12 @@ test('it is noticed: a storage peer that drops entries which its snapshot does n
   t.fail('30 seeds found nothing')
 })
 
-for (const [what, how, notices] of SABOTAGE) {
+for (const [what, how, notices, retentionMs] of SABOTAGE) {
   test(`it is noticed: ${what}`, async (t) => {
     t.timeout(120_000)
     for (let seed = 1; seed < 30; seed++) {
       try {
-        await run(seed, { sabotage: how })
+        await run(seed, { sabotage: how, ...(retentionMs && { retentionMs }) })
       } catch (e) {
         t.ok(notices.test((e as Error).message), (e as Error).message.slice(0, 200))
         return

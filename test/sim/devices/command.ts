@@ -1,10 +1,11 @@
 /**
- * npm run sim -- [--seeds N] [--seed S] [--crowded] [--away] [--newcomers] [--placed] [--all] [--verbose]
+ * npm run sim -- [--seeds N] [--seed S] [--crowded] [--away] [--newcomers] [--placed] [--retention SECONDS] [--all] [--verbose]
  *
  * Runs N seeds from S on (default: 200 from 1); the first that fails ends it and is named.
  * With --away some devices are away for months, or for ever (runAway in scenario.ts).
  * With --newcomers devices join from a storage-only device while those that write are out of its reach (newcomers.ts).
  * With --placed chunks are on some devices and not on all, are dropped and let go of, and a device is gone for good (placed.ts).
+ * With --retention what was is kept for so long, and looked at.
  * With --crowded programs get in each other's way as much as they can; with --all it goes on after a failure;
  * with --verbose everything that happens is printed.
  */
@@ -13,7 +14,7 @@ import { runNewcomers } from './newcomers.js'
 import { runPlaced } from './placed.js'
 import { run, runAway } from './scenario.js'
 
-const { values } = parseArgs({ options: { seeds: { type: 'string' }, seed: { type: 'string' }, verbose: { type: 'boolean' }, all: { type: 'boolean' }, crowded: { type: 'boolean' }, away: { type: 'boolean' }, newcomers: { type: 'boolean' }, placed: { type: 'boolean' } } })
+const { values } = parseArgs({ options: { seeds: { type: 'string' }, seed: { type: 'string' }, verbose: { type: 'boolean' }, all: { type: 'boolean' }, crowded: { type: 'boolean' }, retention: { type: 'string' }, away: { type: 'boolean' }, newcomers: { type: 'boolean' }, placed: { type: 'boolean' } } })
 const first = Number(values.seed ?? 1)
 const seeds = Number(values.seeds ?? (values.seed === undefined ? 200 : 1))
 const total: Record<string, number> = {}
@@ -23,7 +24,7 @@ let failed = 0
 const started = Date.now()
 for (let seed = first; seed < first + seeds; seed++) {
   try {
-    const r = await (values.away ? runAway : values.newcomers ? runNewcomers : values.placed ? runPlaced : run)(seed, { isVerbose: values.verbose ?? false, isCrowded: values.crowded ?? false })
+    const r = await (values.away ? runAway : values.newcomers ? runNewcomers : values.placed ? runPlaced : run)(seed, { isVerbose: values.verbose ?? false, isCrowded: values.crowded ?? false, retentionMs: Number(values.retention ?? 0) * 1000 })
     simulatedMs += r.simulatedMs
     events += r.events
     for (const [what, n] of Object.entries({ ...r.counts, 'synced writes': r.synced })) total[what] = (total[what] ?? 0) + n

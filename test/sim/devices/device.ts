@@ -33,6 +33,8 @@ import type { World } from './world.js'
 export const KEEP_LOG_BYTES = 4096
 /** A device that was up for so long judges whether others are silent. */
 const UP_MS = 20_000
+/** How often it is looked what has passed out of the retention. */
+const SWEEP_MS = 7_000
 /** Plaintext bytes of each chunk. */
 export const CHUNK_BYTES = 400
 
@@ -160,7 +162,9 @@ export class SimDevice {
       db, keys: this.keys, device: this.device, clock: this.clock, timers, chunks, sealer: treeSealer(this.keys), makeEngine: (host) => new CausalEngine(host), store,
       gone: (ino) => this.#gone(ino), keepLogBytes: KEEP_LOG_BYTES, aside: { afterMs: ASIDE_AFTER_MS, upMs: UP_MS },
     })
-    const { log, tree, journal, engine, members } = metadata
+    const { log, tree, journal, engine, members, history } = metadata
+    history.retentionMs = () => world.retentionMs
+    if (world.retentionMs > 0) timers.every(SWEEP_MS, () => { while (history.sweep(() => false)) { /* it goes on */ } })
     journal.onStop = (e) => world.broken(this, e)
     const submitNow = engine.submitNow.bind(engine)
     engine.submitNow = (op) => (op.type === 'author' ? submitNow(op) : world.submitted(this, op, () => submitNow(op)))

@@ -4,6 +4,7 @@
  */
 import { dump, findings } from './dump.js'
 import type { SimDevice } from './device.js'
+import { keptFindings } from './kept.js'
 import { SimKeeper } from './keeper.js'
 import { Liar } from './liar.js'
 import { Programs } from './programs.js'
@@ -13,6 +14,8 @@ import { World } from './world.js'
 export interface Options {
   isVerbose?: boolean
   isCrowded?: boolean
+  /** What was is kept for so long. */
+  retentionMs?: number
   /** Breaks a device once it is up: to see that it is noticed. */
   sabotage?: (d: SimDevice) => void
   /** The same of a storage-only device. */
@@ -29,6 +32,7 @@ export async function run(seed: number, options: Options = {}): Promise<Result> 
   const world = new World(seed)
   world.isVerbose = options.isVerbose ?? false
   world.isCrowded = options.isCrowded ?? false
+  world.retentionMs = options.retentionMs ?? 0
   world.onBoot = options.sabotage ?? (() => {})
   world.onKeeperBoot = options.sabotageKeeper ?? (() => {})
   try {
@@ -45,6 +49,7 @@ export async function run(seed: number, options: Options = {}): Promise<Result> 
 export async function runAway(seed: number, options: Options = {}): Promise<Result> {
   const world = new World(seed)
   world.isVerbose = options.isVerbose ?? false
+  world.retentionMs = options.retentionMs ?? 0
   world.onBoot = options.sabotage ?? (() => {})
   try {
     return await away(world)
@@ -355,6 +360,13 @@ function check(world: World, isOpen: boolean): void {
   for (const d of world.honest) {
     const found = findings(d)
     if (found.length > 0) world.violated(`the tree of ${d.name} is not sound: ${found.slice(0, 3).join('; ')}`)
+  }
+  if (world.retentionMs > 0) {
+    for (const d of world.honest) {
+      const wrong = keptFindings(d, [0.1, 0.3, 0.6, 0.9, 1].map((share) => world.wallMs - Math.floor((1 - share) * world.net.nowMs)))
+      if (wrong.length > 0) world.violated(`what ${d.name} keeps is not sound: ${wrong.slice(0, 3).join('; ')}`)
+      world.counts['kept'] = (world.counts['kept'] ?? 0) + (d.s.db.sql.prepare('SELECT count(*) AS n FROM history').get() as { n: number }).n
+    }
   }
   world.checkSynced()
   const provable = [...world.liars.values()].reduce((n, l) => n + l.provable, 0)

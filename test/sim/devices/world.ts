@@ -48,6 +48,8 @@ export class World {
   isCrowded = false
   /** Chunks are on some devices, and not on all. */
   isPlaced = false
+  /** What was is kept for so long. */
+  retentionMs = 0
   /** Called when a device is up and holds the drive. */
   onBoot: (d: SimDevice) => void = () => {}
   onKeeperBoot: (k: SimKeeper) => void = () => {}
