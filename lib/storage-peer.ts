@@ -9,6 +9,7 @@ import { statSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { DeviceStatus, DriveApi, DriveStatus, FsckProblem, FsckReport, GcReport, OnProgress, PeerStatus, MendReport, ScrubReport, SyncOptions } from './api.js'
 import { Care } from './care.js'
+import { GRACE_MS } from './cache.js'
 import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { listDevices } from './devices.js'
 import { Drive, openSegments, type DriveNetwork, type OpenOptions } from './drive.js'
@@ -26,6 +27,7 @@ import type { Members } from './log/members.js'
 import { Keeping } from './placement/keeping.js'
 import { Plan } from './placement/plan.js'
 import { Reports } from './placement/reports.js'
+import { Surplus } from './placement/surplus.js'
 import { Releases } from './releases.js'
 import { chunkId, sealedLength } from './seal/chunk.js'
 import { Sealed } from './sealed.js'
@@ -96,6 +98,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly reports: Reports
   /** What nobody needs any more goes. */
   readonly releases: Releases
+  readonly #surplus: Surplus
   readonly #compactor: Compactor
   #compacting: Promise<unknown> = Promise.resolve()
   readonly #graceMs: number | undefined
@@ -191,6 +194,10 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
       chunks, log: this.log, journal, timers: this.timers, head: () => sealed.head, knowsAllChunks: () => sealed.knowsAllChunks,
       compact: (isAsked, report, onProgress) => this.#compact(isAsked ? 'full' : 'idle', report, onProgress), ...(p.graceMs !== undefined && { afterMs: p.graceMs }),
     })
+    this.#surplus = new Surplus({
+      chunks, keeping: this.keeping, journal, timers: this.timers, holders: () => this.cache.holders, sinceMs: () => (p.db.getMeta('plan_since') as number | undefined) ?? 0,
+      graceMs: p.graceMs ?? GRACE_MS, compact: () => this.#compact('shrink', { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }),
+    })
     sealed.start()
   }
 
@@ -221,6 +228,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     if (plan && (plan.self < 0 || plan.placement.devices[plan.self]!.capacityBytes === 0)) plan = null
     if (plan ? this.keeping.plan?.digest.equals(plan.digest) : !this.keeping.plan) return
     this.db.setMeta('plan', plan?.bytes ?? Buffer.alloc(0))
+    this.db.setMeta('plan_since', Date.now())
     this.journal.touched()
     this.keeping.set(plan)
   }
@@ -409,6 +417,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     await step(() => this.network?.close())
     this.#compactor.stop()
     await step(() => this.releases.close())
+    await step(() => this.#surplus.close())
     await this.#compacting
     this.keeping.close()
     this.kept.close()

@@ -202,3 +202,36 @@ test('nobody who could say: nothing goes, and it says why', LONG, async (t) => {
   }
   t.is(knownTo(s), known)
 })
+
+test('one that only stores and has a capacity holds its share and no more; drained, it ends empty, and the copies are elsewhere', LONG, async (t) => {
+  const a = await first(t)
+  const full = await a.drive.key('full')
+  const b = await joined(t, a)
+  const c = await joined(t, b, full)
+  const s = await storing(t, await a.drive.key('storage'), [a.address, b.address, c.address], SOON)
+  const id = (await s.drive.status()).device
+  await a.drive.addDevice(id, 'storage', 'shed')
+  for (let i = 0; i < 10; i++) await write(a.drive, `/${i}`, randomBytes(300_000))
+  await keepsAll(s, a)
+  const all = (await s.drive.status()).chunks.here
+  const here = () => one(s.drive, `SELECT count(*) FROM chunk WHERE seg > 0`)
+  const copies = () => [a, b, c].map(({ drive }) => one(drive, 'SELECT count(*) FROM chunk WHERE seg >= 0 AND refs > 0')).reduce((x, y) => x + y, 0)
+  await a.drive.setConfig('replication', '2')
+  for (const { drive } of [a, b, c]) await a.drive.setDevice(await idOf(drive), { capacity: '1G' })
+  await a.drive.setDevice(id, { capacity: '1G' })
+  await until('it has its share, and what is not its share has gone', () => {
+    const { plan } = s.drive.keeping
+    if (!plan || !s.drive.keeping.isLaid || s.drive.keeping.size > 0) return false
+    const rows = s.drive.db.sql.prepare('SELECT id, seg FROM chunk').all() as { id: Buffer; seg: number }[]
+    return rows.every((r) => plan.isMine(r.id) === (r.seg > 0))
+  })
+  t.ok(here() > 0 && here() < all, `${here()} of ${all} chunks`)
+  await a.drive.setDevice(id, { isDrained: true })
+  await until('it is empty', () => here() === 0)
+  t.ok(copies() >= all * 2, `${copies()} copies of ${all} chunks elsewhere`)
+  await until('its segments too', async () => await segmentBytes(s) < 100_000)
+  t.alike((await s.drive.fsck({ data: true })).problems, [])
+})
+
+const one = (drive: Drive | StoragePeer, text: string): number => drive.db.sql.prepare(text).pluck().get() as number
+const idOf = async (drive: Drive) => (await drive.status()).device

@@ -307,6 +307,7 @@ test('by the command line: join with the storage key and serve; what needs to re
   t.absent(existsSync(join(s.scratch, 'new')))
   t.is((await s.status()).daemon, false, 'status without a daemon')
   t.is((await s.json<{ devices: DeviceStatus[] }>('devices')).devices[0]!.role, 'guest')
+  t.ok((await s.dfs(['gc'])).stderr.includes('no device that can read the drive is connected'))
 
   const served = s.start('serve', '--peer', await a.address())
   const status = await until('nothing is owed', async () => {
@@ -322,6 +323,7 @@ test('by the command line: join with the storage key and serve; what needs to re
   await a.ok('devices', 'add', status.device, '--role', 'storage', '--name', 'shed')
   await until('it is enrolled', async () => (await s.json<{ devices: DeviceStatus[] }>('devices')).devices[0]!.role === 'storage')
   t.is((await a.json<{ peers: PeerStatus[] }>('peers')).peers[0]!.role, 'storage')
+  t.ok((await s.ok('gc')).includes('0 chunks'), 'all of it is needed')
   await s.ok('stop')
   t.is(await served.ended, 0)
 })
