@@ -78,7 +78,7 @@ function testFiles(suite: string): string[] {
 
 function runFile(file: string, limitMs: number): Promise<Outcome> {
   const startMs = performance.now()
-  const mark = `DFS_TEST_FILE=${randomUUID()}`
+  const mark = `TEST_RUN=${randomUUID()}`
   const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: environment(mark), detached: true })
   running.add(child)
   let output = ''

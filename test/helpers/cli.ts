@@ -25,7 +25,7 @@ export interface Cli {
 export function makeCli(t: Pick<Assert, 'teardown'>): Cli {
   const dir = scratchDir(t)
   const store = join(dir, 'store')
-  const environment: NodeJS.ProcessEnv = { PATH: process.env.PATH, HOME: dir, DFS_STORE: store, DFS_DISCOVERY: 'none' }
+  const environment: NodeJS.ProcessEnv = { PATH: process.env.PATH, HOME: dir, DFS_STORE: store, DFS_DISCOVERY: 'none', TEST_RUN: process.env.TEST_RUN }
   const dfs = (args: string[], options: RunOptions = {}) =>
     run(process.execPath, [DFS, ...args], { cwd: dir, timeoutMs: TIMEOUT_MS, ...options, env: { ...environment, ...options.env } })
   return {

@@ -63,7 +63,7 @@ export class TestDevice {
 
   /** A command that goes on until it is told to end. */
   start(...args: string[]): { child: ChildProcess; said(): string; ended: Promise<number | null> } {
-    const env = { PATH: process.env.PATH, HOME: this.scratch, DFS_DISCOVERY: 'none', ...this.#env }
+    const env = { PATH: process.env.PATH, HOME: this.scratch, DFS_DISCOVERY: 'none', TEST_RUN: process.env.TEST_RUN, ...this.#env }
     const child = spawn(process.execPath, [DFS, '--store', this.store, ...args], { cwd: this.scratch, env, stdio: ['ignore', 'pipe', 'pipe'] })
     let output = ''
     for (const stream of [child.stdout!, child.stderr!]) stream.on('data', (b: Buffer) => { output += b.toString() })
