@@ -35,7 +35,7 @@ import { DriveKeys } from './keys/derive.js'
 import { deadChunks, type DeadChunks } from './dead-chunks.js'
 import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile, setIncarnation } from './keys/keyfile.js'
-import { decodeZ32, encodeZ32 } from './keys/zbase32.js'
+import { encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
 import { restore } from './restore.js'
 import { listVersions } from './versions.js'
@@ -49,10 +49,7 @@ import { CausalEngine, type CausalHost } from './order/causal/engine.js'
 import type { Members } from './log/members.js'
 import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
-import { Fleet } from './placement/fleet.js'
-import { Keeping } from './placement/keeping.js'
-import { Reports } from './placement/reports.js'
-import { Repair } from './placement/repair.js'
+import { Placing, deviceKey } from './placing.js'
 import { Posix } from './posix.js'
 import { ChunkSealer } from './seal/chunk.js'
 import { NameSealer } from './seal/name.js'
@@ -64,11 +61,9 @@ import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import type { SnapshotGift } from './snapshot.js'
-import { isSetting, SETTINGS, Settings, type SettingName } from './settings.js'
-import { Lacking } from './store/lacking.js'
+import { SETTINGS } from './settings.js'
 import { StoreLock } from './store/lock.js'
 import { replacedIndex } from './store/replaced.js'
-import { ReportTable } from './store/report-table.js'
 import { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
 import { Unfinished } from './store/unfinished.js'
@@ -79,12 +74,6 @@ import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 import { StorageOnly } from './unreadable.js'
 
-/** How often it is looked who is lost, and what this device offers. */
-const FLEET_MS = 2000
-/** How often it is looked whether all is placed, while somebody waits. */
-const WAIT_MS = 200
-/** So many of these looks are between two that say what is owed. */
-const OWED_EVERY = 5
 /** Of the loop, for what goes through many rows. */
 const SLICE_MS = 10
 /** How often it is looked what has passed out of the retention. */
@@ -180,12 +169,7 @@ export class Drive extends PathApi {
   readonly arrivals: Arrivals
   readonly members: Members
   readonly metadata: Metadata
-  readonly settings: Settings
-  readonly keeping: Keeping
-  readonly fleet: Fleet
-  readonly reports: Reports
-  readonly repair: Repair
-  readonly #stopFleet: () => void
+  readonly placing: Placing
   readonly timers = systemTimers
   /** What other devices have made durable. */
   readonly receipts: Receipts
@@ -249,7 +233,7 @@ export class Drive extends PathApi {
       const drive = new Drive({ dir, lock, keys, device, db, store, clock }, { ...(options.aside && { aside: options.aside }), ...(options.graceMs !== undefined && { graceMs: options.graceMs }) })
       drive.tree.makeRoot(uid, gid, clock.now())
       drive.tree.rows.setAuthor(1, drive.deviceName)
-      if (options.replication !== undefined) drive.settings.set('replication', options.replication)
+      if (options.replication !== undefined) drive.placing.settings.set('replication', options.replication)
       drive.journal.touched()
       await drive.journal.durable()
       // A store without its key file was never finished, and `create` may be run again; one that was and has lost it is left alone.
@@ -322,10 +306,10 @@ export class Drive extends PathApi {
     })
     ;({ log: this.log, tree: this.tree, journal: this.journal, engine: this.engine, members: this.members } = this.metadata)
     const { rows } = this.tree
-    const touched = () => this.journal.touched('derived')
-    this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks: this.chunks, timers: this.timers, touched })
-    this.settings = new Settings({ tree: this.tree, clock: p.clock, timers: this.timers, submit: (op) => this.engine.submit(op) })
-    this.metadata.history.retentionMs = () => this.settings.retentionMs
+    this.placing = new Placing({
+      db: p.db, keys, device: p.device, clock: p.clock, timers: this.timers, chunks: this.chunks, metadata: this.metadata, cache: () => this.cache,
+      diskBytes: () => this.cache.usedBytes + this.space.freeBytes(this.files.dirtyBytes), isClosing: () => this.#closing !== null, onNotice: (text) => this.onNotice(text), sync: () => this.sync(),
+    })
     this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)
     p.store.onStop = (e) => this.journal.stop(e)
@@ -370,27 +354,6 @@ export class Drive extends PathApi {
       share: { keeping: this.keeping, budget: () => this.fleet.budgetBytes, isLeaving: () => this.fleet.isLeaving },
     })
     this.arrivals.onFull = () => this.cache.full()
-    const { metadata, members } = this
-    this.fleet = new Fleet({
-      settings: this.settings, members, keeping: this.keeping, self: p.device.publicKey, nowMs: () => p.clock.nowMs(),
-      canSpeak: () => keys.canWrite && !this.journal.stopped && !this.#closing && !metadata.own.isHeld && !metadata.isEnded && metadata.mustBeginAnew === undefined,
-      diskBytes: () => (this.cache.givenBytes === null ? this.cache.usedBytes + this.space.freeBytes(this.files.dirtyBytes) : undefined),
-      heardMs: (device) => metadata.silence.heardMs(device), isSure: (upMs) => metadata.silence.isSure(upMs),
-      onPlan: (isOther) => this.cache.planChanged(isOther), onNotice: (text) => this.onNotice(text),
-    })
-    this.reports = new Reports({
-      table: new ReportTable(p.db), driveId: keys.driveId, device: p.device, clock: p.clock, timers: this.timers, keeping: this.keeping, isMember: (device) => members.get(device) !== undefined,
-      logs: () => this.repair.logs(),
-      lacksOfAll: () => (this.cache.keepsEverything ? this.chunks.lacking() : undefined), isFull: () => this.cache.isFull, usedBytes: () => this.cache.usedBytes,
-      settle: () => this.journal.settle(), touched,
-    })
-    this.repair = new Repair({
-      log: this.log, chunks: this.chunks, keeping: this.keeping, reports: this.reports, fleet: this.fleet, self: p.device.publicKey, timers: this.timers,
-      others: () => members.all().filter((c) => c.role !== 'read-only' && !c.device.equals(p.device.publicKey) && !metadata.asides.isAway(c.device)).map((c) => c.device.toString('hex')),
-      keepsEverything: () => this.cache.keepsEverything,
-    })
-    this.keeping.rate = () => this.settings.repairRate
-    this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
     this.care = new Care({
       db: p.db, chunks: this.chunks, store: p.store, journal: this.journal, timers: this.timers, clock: p.clock,
       isBusy: () => this.pool.pending > 0, onNotice: (text) => this.onNotice(text), flush: () => rows.flush(),
@@ -407,18 +370,7 @@ export class Drive extends PathApi {
       this.journal.touched('derived')
     }))
     finishAnew({ dir: p.dir, db: p.db, metadata: this.metadata, keys, device: this.device, sealer: treeSealer(keys) })
-    this.settings.onChange = () => {
-      if (this.journal.stopped || this.#closing) return
-      this.metadata.history.isOn()
-      this.fleet.replan()
-    }
-    const { onNew } = members
-    members.onNew = (certificate) => {
-      onNew(certificate)
-      this.settings.onChange()
-    }
-    this.fleet.replan()
-    this.#stopFleet = this.timers.every(FLEET_MS, () => this.fleet.tick())
+    this.placing.start()
     this.unfinished = new Unfinished(p.db, () => this.journal.touched())
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
@@ -452,6 +404,11 @@ export class Drive extends PathApi {
   }
 
   // --- other devices ------------------------------------------------------
+
+  // For the swarm.
+  get keeping() { return this.placing.keeping }
+  get fleet() { return this.placing.fleet }
+  get reports() { return this.placing.reports }
 
   /** Whether others take part. */
   get isShared(): boolean { return this.metadata.isShared }
@@ -541,21 +498,9 @@ export class Drive extends PathApi {
       ...this.care.status,
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
       dirtyBytes: this.files.dirtyBytes,
-      placement: await this.#placement(),
+      placement: await this.placing.status(),
       log: { entries: head.seq - head.first + 1, bytes: head.bytes, seq: head.seq },
       rssBytes: process.memoryUsage.rss(),
-    }
-  }
-
-  async #placement(): Promise<DriveStatus['placement']> {
-    const status = await this.repair.status()
-    const { plan } = this.keeping
-    if (!status || !plan) return null
-    const { wanted, possible, chunks, copies, bytes, usableBytes } = status
-    return {
-      wanted, possible, chunksUnder: chunks, copiesOwed: copies, bytesOwed: bytes, secondsLeft: this.repair.secondsLeft(bytes), usableBytes,
-      isFull: this.cache.isFull, lacking: this.keeping.size, heldBytes: this.keeping.heldBytes,
-      silent: status.silent.map((peer) => this.members.get(Buffer.from(peer, 'hex'))?.name ?? peer.slice(0, 12)),
     }
   }
 
@@ -575,52 +520,13 @@ export class Drive extends PathApi {
 
   async devices(): Promise<DeviceStatus[]> { return placedDevices(this, listDevices(this, await this.peers())) }
 
-  async config(): Promise<SettingStatus[]> {
-    return Object.entries(SETTINGS).map(([name, rule]) => ({ name, value: this.settings.get(name as SettingName) ?? null, default: rule.default, about: rule.about }))
-  }
+  async config(): Promise<SettingStatus[]> { return this.placing.config() }
 
-  async setConfig(name: string, value: string | null): Promise<void> {
-    if (!isSetting(name)) throw fail('USAGE', `there is no setting "${name}"; there is: ${Object.keys(SETTINGS).join(', ')}`)
-    this.#speak()
-    this.settings.set(name, value)
-    this.metadata.history.isOn()
-    this.fleet.replan()
-    await this.sync()
-  }
+  setConfig(name: string, value: string | null): Promise<void> { return this.placing.setConfig(name, value) }
 
-  async setDevice(device: string, change: DeviceChange): Promise<void> {
-    const key = deviceKey(device)
-    if (!key.equals(this.device.publicKey) && !this.members.get(key)) throw fail('ENOENT', `no device of the drive has the id ${device}; dfs devices lists them, dfs devices add enrols one`)
-    this.#speak()
-    const { capacity, zone, isDrained } = change
-    if (capacity !== undefined) this.settings.setOfDevice(key, 'capacity', capacity)
-    if (zone !== undefined) this.settings.setOfDevice(key, 'zone', zone === '' ? null : zone)
-    if (change.isTrusted) this.settings.setOfDevice(key, 'doubted', null)
-    if (isDrained !== undefined) this.settings.setOfDevice(key, 'drained', isDrained ? 'yes' : null)
-    this.fleet.replan()
-    await this.sync()
-  }
+  setDevice(device: string, change: DeviceChange): Promise<void> { return this.placing.setDevice(device, change) }
 
-  #speak(): void {
-    this.journal.check()
-    if (!this.keys.canWrite) throw fail('EROFS', 'the drive is read-only here: its key does not write')
-  }
-
-  async waitPlaced(onProgress?: OnProgress): Promise<void> {
-    await this.sync()
-    const waiting = this.repair.awaited()
-    let owed = 0
-    for (let n = 0; ; n++) {
-      this.journal.check()
-      const awaited = waiting.devices()
-      if (awaited.length === 0) return
-      const names = awaited.map((peer) => this.members.get(Buffer.from(peer, 'hex'))?.name ?? (peer === this.device.publicKey.toString('hex') ? this.deviceName : peer.slice(0, 12)))
-      // It looks at all chunks.
-      if (onProgress && n % OWED_EVERY === 0) owed = (await this.repair.status())?.bytes ?? 0
-      onProgress?.({ phase: `waiting for ${names.join(', ')}; owed`, done: owed, total: 0, unit: 'bytes' })
-      await new Promise<void>((go) => void this.timers.after(WAIT_MS, go))
-    }
-  }
+  waitPlaced(onProgress?: OnProgress): Promise<void> { return this.placing.wait(onProgress) }
 
   async addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void> {
     const key = deviceKey(device)
@@ -689,8 +595,7 @@ export class Drive extends PathApi {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     await this.#clearing?.catch(() => {})
-    this.#stopFleet()
-    this.keeping.close()
+    this.placing.close()
     if (!this.journal.stopped) await step(() => this.metadata.own.end(this.files.dirtyBytes > 0))
     await this.#anew?.end()
     // It must not be numbered as what others have already.
@@ -721,18 +626,6 @@ export class Drive extends PathApi {
   }
 
   get rootIno(): number { return ROOT_INO }
-}
-
-function deviceKey(device: string): Buffer {
-  const what = `'${device}' is not the id of a device; dfs devices lists those that are connected`
-  let key: Buffer
-  try {
-    key = decodeZ32(device)
-  } catch (e) {
-    throw fail('EINVAL', what, e)
-  }
-  if (key.length !== 32) throw fail('EINVAL', what)
-  return key
 }
 
 function sliceOver(): () => boolean {
