@@ -237,8 +237,9 @@ class Soak {
 }
 
 const parent = mkdtempSync(join(values.dir, 'dfs-soak-'))
+let isInterrupted = false
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => void closeMembers().then(() => removeAll(parent)).then(() => process.exit(130)))
+  process.once(signal, () => void (isInterrupted = true, closeMembers()).then(() => removeAll(parent)).then(() => process.exit(130)))
 }
 try {
   log(`seed ${seed}, ${values.gib} GiB, ${capacity} for each device`)
@@ -259,6 +260,8 @@ try {
   log(`${values.rounds} rounds passed`)
   process.exit(0)
 } catch (e) {
+  // What fails then fails since its daemons are gone; the handler ends the process.
+  while (isInterrupted) await sleep(1000)
   log(`failed; stores in ${parent}`)
   console.log(e)
   await closeMembers()
