@@ -23,6 +23,7 @@ export class Care {
   /** Bad chunks that nobody was told of yet; what cancels telling. */
   #untold = 0
   #stopTelling: (() => void) | undefined
+  #isClosed = false
 
   constructor(parts: CareParts) {
     this.#p = parts
@@ -33,7 +34,7 @@ export class Care {
       found: (num) => {
         this.mending.mender?.damaged(num)
         this.#untold++
-        this.#stopTelling ??= parts.timers.after(NOTICE_MS, () => this.#tell())
+        if (!this.#isClosed) this.#stopTelling ??= parts.timers.after(NOTICE_MS, () => this.#tell())
       },
     })
     chunks.bad.onChange = () => { if (!journal.stopped) journal.touched('derived') }
@@ -77,6 +78,8 @@ export class Care {
 
   /** May be called twice. */
   async close(): Promise<void> {
+    if (this.#isClosed) return
+    this.#isClosed = true
     this.#stopTelling?.()
     if (this.#untold > 0 && !this.#p.journal.stopped) this.#tell()
     this.mending.close()
