@@ -1,12 +1,12 @@
 /** What every command needs: its settings, the drive by whichever way, and an orderly end. */
 import type { Command } from 'commander'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { DriveApi } from '../lib/api.js'
+import type { DriveApi, OnProgress } from '../lib/api.js'
 import { Client } from '../lib/client.js'
 import { loadConfig, type Config, type ConfigOptions } from '../lib/config.js'
 import { DfsError, fail, isDfsError, understood } from '../lib/errors.js'
 import { ADVICE, EXIT, exitCodeOf } from './exit-codes.js'
-import { visible } from './output.js'
+import { progressLine, visible } from './output.js'
 
 /** Another command that holds the store is over soon; a long one is reported. */
 const LOCKED_TIMEOUT_MS = 3000
@@ -88,6 +88,19 @@ export class Context {
     if (!isWanted) return undefined
     const { readPassphrase } = await import('../lib/keys/passphrase.js')
     return readPassphrase({ from: 'prompt', prompt: 'New passphrase: ', confirm: true })
+  }
+
+  /** Long work, with its progress on a terminal; ctrl-C ends it. */
+  async working<T>(work: (onProgress: OnProgress) => Promise<T>): Promise<T> {
+    const progress = progressLine(this.quiet)
+    try {
+      return await work((p) => {
+        this.signal.throwIfAborted()
+        progress.update(p)
+      })
+    } finally {
+      progress.end()
+    }
   }
 
   /** The work goes on; the command ends with the code of the first failure. */

@@ -1,10 +1,9 @@
 import type { Command } from 'commander'
-import type { MendReport } from '../../lib/api.js'
 import { Client } from '../../lib/client.js'
 import { run, type GlobalOptions } from '../context.js'
 import { chunks, isWhole, tellDanger } from '../danger.js'
 import { EXIT } from '../exit-codes.js'
-import { progressLine, writeJson } from '../output.js'
+import { writeJson } from '../output.js'
 
 type Options = GlobalOptions & { json?: boolean }
 
@@ -21,16 +20,7 @@ Examples:
   dfs repair --json | jq -r '.left.paths[]'`)
     .action(({ json = false }: Options) => run(command, async (context) => {
       const drive = await context.drive()
-      const progress = progressLine(context.quiet)
-      let report: MendReport
-      try {
-        report = await drive.mend((p) => {
-          context.signal.throwIfAborted()
-          progress.update(p)
-        })
-      } finally {
-        progress.end()
-      }
+      const report = await context.working((onProgress) => drive.mend(onProgress))
       if (json) {
         await writeJson(report)
         return isWhole(report.left) ? EXIT.ok : EXIT.damaged

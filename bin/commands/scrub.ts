@@ -1,10 +1,9 @@
 import type { Command } from 'commander'
-import type { ScrubReport } from '../../lib/api.js'
 import { Client } from '../../lib/client.js'
 import { run, usage, type GlobalOptions } from '../context.js'
 import { chunks, isWhole, tellDanger } from '../danger.js'
 import { EXIT } from '../exit-codes.js'
-import { formatBytes, progressLine, writeJson } from '../output.js'
+import { formatBytes, writeJson } from '../output.js'
 import { parseBytes } from '../../lib/quantities.js'
 
 type Options = GlobalOptions & { rate?: string; restart?: boolean; json?: boolean }
@@ -33,16 +32,7 @@ Examples:
         return context.say(bytesPerS === 0 ? 'The scrub in the background is off.' : `The scrub in the background reads ${formatBytes(bytesPerS)}/s.`)
       }
       const drive = await context.drive()
-      const progress = progressLine(context.quiet)
-      let report: ScrubReport
-      try {
-        report = await drive.scrub({ restart }, (p) => {
-          context.signal.throwIfAborted()
-          progress.update(p)
-        })
-      } finally {
-        progress.end()
-      }
+      const report = await context.working((onProgress) => drive.scrub({ restart }, onProgress))
       if (json) {
         await writeJson(report)
         return isWhole(report.left) ? EXIT.ok : EXIT.damaged

@@ -2,7 +2,6 @@ import { Option, type Command } from 'commander'
 import { MAX_ACKS } from '../../lib/acknowledged.js'
 import { READ_DEADLINE_MS } from '../../lib/limits.js'
 import { run, usage, type GlobalOptions } from '../context.js'
-import { progressLine } from '../output.js'
 
 type Options = GlobalOptions & { wait?: boolean; acks?: string; timeout: string }
 
@@ -26,16 +25,7 @@ Examples:
       const timeoutMs = number('--timeout', options.timeout, 1, 86_400) * 1000
       const drive = await context.drive()
       if (!options.wait || acks !== 'mounts') await drive.sync({ acks, timeoutMs })
-      if (!options.wait) return
-      const progress = progressLine(context.quiet)
-      try {
-        await drive.waitPlaced((p) => {
-          context.signal.throwIfAborted()
-          progress.update(p)
-        })
-      } finally {
-        progress.end()
-      }
+      if (options.wait) await context.working((onProgress) => drive.waitPlaced(onProgress))
     }))
 }
 

@@ -3,14 +3,14 @@
  * what one of them sends to a device that has nothing; and what programs on a mount get done meanwhile, beside undisturbed.
  */
 import { randomFillSync } from 'node:crypto'
-import { closeSync, fsyncSync, mkdirSync, mkdtempSync, openSync, writeSync } from 'node:fs'
+import { closeSync, fsyncSync, mkdirSync, openSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bytesOf, holdingsOf } from '../helpers/copies.js'
-import { closeMembers, removeAll, type Member } from '../helpers/member.js'
+import { removeAll, type Member } from '../helpers/member.js'
 import { compile, must, sleep } from '../helpers/run.js'
-import { SoakFleet } from '../soak/fleet.js'
+import { runAlone, SoakFleet } from '../soak/fleet.js'
 
 const HELP = `npm run bench:repair -- [OPTION...]
   --rounds N   (3); medians are printed
@@ -155,14 +155,4 @@ async function main(parent: string): Promise<void> {
   report('medians', `repair ${median(repairs).toFixed(2)} of ${median(raws).toFixed(0)} MiB/s; create ${median(works.map((w) => w.create)).toFixed(2)}, random 4K read ${median(works.map((w) => w.read)).toFixed(2)}`)
 }
 
-const parent = mkdtempSync(join(values.dir, 'dfs-repair-'))
-const end = async (code: number) => {
-  await closeMembers()
-  await removeAll(parent)
-  process.exit(code)
-}
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void end(130))
-main(parent).then(() => end(0), (e: Error) => {
-  console.error(e.stack)
-  return end(1)
-})
+runAlone(join(values.dir, 'dfs-repair-'), main)

@@ -2,15 +2,14 @@
  * npm run soak:balance: how much each of five devices of mixed capacities holds, with many chunks, against the capped ideal: its part
  * of everything by capacity, but no more than one copy. Real daemons; fails where one is off by more than a tenth.
  */
-import { mkdtempSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { randomFillSync } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bytesOf, holdingsOf } from '../helpers/copies.js'
-import { closeMembers, removeAll, type Member } from '../helpers/member.js'
-import { SoakFleet } from './fleet.js'
+import type { Member } from '../helpers/member.js'
+import { runAlone, SoakFleet } from './fleet.js'
 
 const HELP = `npm run soak:balance -- [OPTION...]
   --chunks N          (100000)
@@ -63,14 +62,4 @@ async function main(parent: string): Promise<void> {
   if (worst > MOST_OFF) throw new Error(`a device is off by ${(100 * worst).toFixed(1)} %`)
 }
 
-const parent = mkdtempSync(join(values.dir, 'dfs-balance-'))
-const end = async (code: number) => {
-  await closeMembers()
-  await removeAll(parent)
-  process.exit(code)
-}
-for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void end(130))
-main(parent).then(() => end(0), (e: Error) => {
-  console.error(e.stack)
-  return end(1)
-})
+runAlone(join(values.dir, 'dfs-balance-'), main)

@@ -1,10 +1,10 @@
 /** Devices of a drive with a replication factor, as real daemons of this machine that come, are killed, and leave. */
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, mkdtempSync } from 'node:fs'
 import type { DeviceStatus, DriveApi, DriveStatus } from '../../lib/api.js'
 import { Client } from '../../lib/client.js'
 import { freePort } from '../bench/sync-pairs.js'
 import { bytesOf, copiesOf, holdingsOf } from '../helpers/copies.js'
-import { Member, removeAll, until } from '../helpers/member.js'
+import { closeMembers, Member, removeAll, until } from '../helpers/member.js'
 import { sleep } from '../helpers/run.js'
 
 /** On a machine with other work a repair of gigabytes takes its time. */
@@ -176,4 +176,19 @@ export class SoakFleet {
     for (const m of members) out.set(m.name, (await this.ask(m, (d) => d.peers())).reduce((n, p) => n + p.bytesIn, 0))
     return out
   }
+}
+
+/** Runs `main` in a folder of its own, and ends the process; daemons and folder go, also when it fails or is interrupted. */
+export function runAlone(prefix: string, main: (parent: string) => Promise<void>): void {
+  const parent = mkdtempSync(prefix)
+  const end = async (code: number) => {
+    await closeMembers()
+    await removeAll(parent)
+    process.exit(code)
+  }
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void end(130))
+  main(parent).then(() => end(0), (e: Error) => {
+    console.error(e.stack)
+    return end(1)
+  })
 }
