@@ -14,11 +14,10 @@
  * walked again.
  */
 import { fail } from './errors.js'
-import { decodeHeader } from './log/entry.js'
+import { headerIn } from './log/entry.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
 import type { Op } from './log/ops.js'
-import { SIGNATURE_BYTES } from './seal/entry.js'
 import type { ChunkTable } from './store/chunks.js'
 import type { ChangeSet } from './tree/changes.js'
 import type { Inode } from './tree/inode.js'
@@ -180,7 +179,7 @@ export class Acknowledged {
     for (let at = Math.max(from, log.head(inc).first); at <= seq;) {
       const entries = log.stored(inc, at, LOG_BYTES)
       if (entries.length === 0) return
-      for (const { signed } of entries.slice(0, seq - at + 1)) yield* decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES)).chunks
+      for (const { signed } of entries.slice(0, seq - at + 1)) yield* headerIn(signed).chunks
       // What was cut from the log meanwhile all have.
       at = Math.max(at + entries.length, log.head(inc).first)
     }

@@ -11,7 +11,7 @@
  * as long as this device's entries, which they have, may be taken back.
  */
 import type { EvictReport, Locality, OnProgress } from './api.js'
-import { systemTimers, type Timers } from './clock.js'
+import { systemTimers, turn, type Timers } from './clock.js'
 import { fail } from './errors.js'
 import type { FlushEngine } from './file/flush.js'
 import type { ReadEngine } from './file/read.js'
@@ -528,6 +528,8 @@ export class Cache {
       const gone = await this.#evict(batch.slice(0, enough))
       for (const c of batch.slice(0, enough)) {
         if (gone.has(c.num)) freed += sealedLength(c.len) + RECORD_BYTES
+        // To be held here, since a pin on it went.
+        else if (this.#isMine(c.num)) this.residents.held(c.num, true)
         else refused++
       }
     }
@@ -564,8 +566,4 @@ export class Cache {
     await Promise.all([this.#working, this.#scanning])
     if (!this.#p.journal.stopped) this.residents.flush()
   }
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }

@@ -45,6 +45,9 @@ export class SystemClock implements Clock {
   }
 }
 
+/** Whatever waits on the loop has its turn first. */
+export function turn(): Promise<void> { return new Promise((resolve) => setImmediate(resolve)) }
+
 export function fromMs(ms: number): Time {
   const sec = Math.floor(ms / 1000)
   const nsec = Math.min(999_999_999, Math.max(0, Math.round((ms - sec * 1000) * 1e6)))

@@ -3,6 +3,7 @@
  * file, not the files of a chunk: it is gone through once for all chunks that are asked
  * about, in slices, since nothing but trouble asks.
  */
+import { turn } from './clock.js'
 import type { Database } from './store/database.js'
 import { ROOT_INO } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
@@ -63,8 +64,4 @@ async function pathsOfInodes({ db, tree }: NamedParts, inos: { has(ino: number):
     at = [rows[rows.length - 1]![0], rows[rows.length - 1]![1]]
     await turn()
   }
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }

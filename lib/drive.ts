@@ -16,7 +16,7 @@ import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSy
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, MendReport, NetworkStatus, OnProgress, Path, PeerStatus, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, SyncOptions, VersionLog } from './api.js'
-import { SystemClock, systemTimers, type Clock } from './clock.js'
+import { SystemClock, systemTimers, turn, type Clock } from './clock.js'
 import { Acknowledged, MAX_ACKS, type AckWish } from './acknowledged.js'
 import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
 import { Cache } from './cache.js'
@@ -632,8 +632,6 @@ function sliceOver(): () => boolean {
   const end = performance.now() + SLICE_MS
   return () => performance.now() > end
 }
-
-function turn(): Promise<void> { return new Promise((resolve) => setImmediate(resolve)) }
 
 /** On a small disk segments are small too: compacting one needs room for what lives in it. */
 export function openSegments(dir: string, driveId: Buffer): SegmentStore {

@@ -4,6 +4,7 @@
  * chunk lies where the index says; with `data`, that every sealed byte is what
  * was sealed. Problems name the paths that they concern.
  */
+import { turn } from './clock.js'
 import { statSync } from 'node:fs'
 import type { FsckProblem, FsckReport, OnProgress } from './api.js'
 import { pathsOfChunks } from './danger.js'
@@ -174,8 +175,4 @@ export function paths(drive: FsckParts, ino: number): string[] {
     })
   }
   return [...new Set(out)]
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }

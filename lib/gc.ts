@@ -9,6 +9,7 @@
  * Nothing is touched that a flush under way may be about to name: chunks it has
  * found are pinned, and no segment from its first on is judged.
  */
+import { turn } from './clock.js'
 import type { GcReport, OnProgress } from './api.js'
 import type { FlushEngine } from './file/flush.js'
 import type { Files } from './file/files.js'
@@ -209,9 +210,4 @@ export class Collector {
     if (!this.#p.tree.rows.dirtyCount) await turn()
     await this.#compactor.run(why, report, onProgress)
   }
-}
-
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }

@@ -16,7 +16,7 @@ import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import type { Device } from './keys/device.js'
 import { Asides, type DeviceView } from './log/asides.js'
-import { decodeHeader } from './log/entry.js'
+import { headerIn } from './log/entry.js'
 import { Forks } from './log/forks.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
 import { Log, type EntrySealer as LogSealer } from './log/log.js'
@@ -30,7 +30,7 @@ import { writeHead, type SnapshotLog } from './log/snapshot-head.js'
 import { OwnLog } from './own-log.js'
 import { ASIDE_AFTER_MS, ASIDE_UP_MS } from './limits.js'
 import type { CausalEngine, CausalHost } from './order/causal/engine.js'
-import { EntrySealer, SIGNATURE_BYTES, signEntry, verifyEntry } from './seal/entry.js'
+import { EntrySealer, signEntry, verifyEntry } from './seal/entry.js'
 import { SNAPSHOT_ID_BYTES, SnapshotSealer } from './seal/snapshot.js'
 import { FreshSnapshot, type SnapshotGift } from './snapshot.js'
 import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
@@ -395,7 +395,7 @@ export class Metadata {
       // What is not here any more was.
       const final = Math.max(engine.finalSeq(inc), first - 1)
       const [next] = final < seq ? log.stored(inc, final + 1, 1) : []
-      const header = next && decodeHeader(next.signed.subarray(0, next.signed.length - SIGNATURE_BYTES))
+      const header = next && headerIn(next.signed)
       return [{
         incarnation: log.incarnationId(inc), device: log.deviceOf(inc), seq, hash,
         final, finalHash: header?.previous ?? hash, nextOp: header?.firstOp ?? engine.nextOp(inc), isEnded: this.asides.limit(inc) === seq,

@@ -5,7 +5,7 @@
 import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, MendReport, OnProgress, Path, PeerStatus, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, Stats, SyncOptions, VersionLog } from './api.js'
 import type { AckWish } from './acknowledged.js'
 import { isVirtualXattr, type Cache } from './cache.js'
-import { fromMs, toMs } from './clock.js'
+import { fromMs, toMs, turn } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
@@ -287,7 +287,7 @@ export abstract class PathApi implements DriveApi {
           if (child && !(await this.#remove(inode, n, child, path, goesOn))) return false
         }
         // Others want the loop, too.
-        await new Promise((resolve) => setImmediate(resolve))
+        await turn()
         if (!goesOn()) return false
       }
     }

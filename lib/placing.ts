@@ -70,11 +70,11 @@ export class Placing {
       onPlan: (isOther) => cache().planChanged(isOther), onNotice: p.onNotice,
     })
     this.reports = new Reports({
-      table: new ReportTable(db), driveId: keys.driveId, device, clock, timers, keeping, isMember: (key) => members.get(key) !== undefined, logs: () => this.repair.logs(),
-      lacksOfAll: () => (cache().keepsEverything ? chunks.lacking() : undefined), isFull: () => cache().isFull, usedBytes: () => cache().usedBytes, settle: () => journal.settle(), touched,
+      table: new ReportTable(db), driveId: keys.driveId, device, clock, timers, keeping, isMember: (key) => members.get(key) !== undefined, logs: () => log.headsById(),
+      chunks, keepsEverything: () => cache().keepsEverything, isFull: () => cache().isFull, usedBytes: () => cache().usedBytes, settle: () => journal.settle(), touched,
     })
     this.repair = new Repair({
-      log, chunks, keeping, reports: this.reports, fleet: this.fleet, self, timers, keepsEverything: () => cache().keepsEverything,
+      log, chunks, keeping, reports: this.reports, self, timers, keepsEverything: () => cache().keepsEverything,
       others: () => members.all().filter((c) => c.role !== 'read-only' && !c.device.equals(self) && !metadata.asides.isAway(c.device)).map((c) => c.device.toString('hex')),
     })
     keeping.rate = () => settings.repairRate
@@ -101,6 +101,7 @@ export class Placing {
 
   close(): void {
     this.#stop()
+    if (!this.#p.metadata.journal.stopped) this.reports.flush()
     this.keeping.close()
   }
 

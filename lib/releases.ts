@@ -19,10 +19,9 @@ import type { Timers } from './clock.js'
 import type { DeadChunks } from './dead-chunks.js'
 import { fail } from './errors.js'
 import type { Journal } from './log/journal.js'
-import { decodeHeader } from './log/entry.js'
+import { headerIn } from './log/entry.js'
 import type { Log } from './log/log.js'
 import type { VerifiedHead } from './log/snapshot-head.js'
-import { SIGNATURE_BYTES } from './seal/entry.js'
 import type { ChunkTable } from './store/chunks.js'
 import { keyOf, MAX_IDS } from './swarm/messages.js'
 
@@ -227,7 +226,7 @@ export class Releases {
         if (entries.length === 0) return undefined
         for (const { signed } of entries) {
           bytes += signed.length
-          for (const id of decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES)).chunks) named.add(keyOf(id))
+          for (const id of headerIn(signed).chunks) named.add(keyOf(id))
         }
         if (bytes > MAX_BEHIND_BYTES) return undefined
         seq += entries.length

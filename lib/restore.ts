@@ -6,7 +6,7 @@
  * before anything has changed.
  */
 import type { OnProgress, RestoreOptions, RestoreReport } from './api.js'
-import type { Clock } from './clock.js'
+import { turn, type Clock } from './clock.js'
 import { fail } from './errors.js'
 import type { LocalChunk } from './file/flush.js'
 import type { Files } from './file/files.js'
@@ -300,8 +300,6 @@ function below(path: Buffer, name: Buffer): Buffer {
 }
 
 function when(ms: number): string { return Number.isFinite(ms) && Math.abs(ms) < 8.64e15 ? new Date(ms).toISOString() : 'that time' }
-
-function turn(): Promise<void> { return new Promise((resolve) => setImmediate(resolve)) }
 
 const SLASH = Buffer.from('/')
 const DOT = Buffer.from('.')

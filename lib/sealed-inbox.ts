@@ -12,11 +12,10 @@
 import type { Timers } from './clock.js'
 import { isDfsError } from './errors.js'
 import type { Name, Stored, Verdict } from './inbox.js'
-import { decodeHeader, entryHash, hashOf, type EntryHeader } from './log/entry.js'
+import { entryHash, hashOf, headerOf, type EntryHeader } from './log/entry.js'
 import type { Journal } from './log/journal.js'
 import type { Log } from './log/log.js'
 import type { Members } from './log/members.js'
-import { SIGNATURE_BYTES } from './seal/entry.js'
 import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 
 /** What an entry has seen comes within this, or the entry is asked for again. */
@@ -180,15 +179,5 @@ export class SealedInbox {
       if (op !== undefined) this.#nextOps.set(inc, (next = { seq: head.seq, op }))
     }
     return { seq: head.seq, hash: head.hash, nextOp: next?.seq === head.seq ? next.op : undefined }
-  }
-}
-
-function headerOf(signed: Buffer): EntryHeader | undefined {
-  if (signed.length <= SIGNATURE_BYTES) return undefined
-  try {
-    return decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES))
-  } catch (e) {
-    if (isDfsError(e)) return undefined
-    throw e
   }
 }

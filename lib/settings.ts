@@ -110,6 +110,8 @@ export class Settings {
   /** Asked before each op. */
   #retentionMs: number | undefined
   #isTelling = false
+  /** All of them, when it was last told that something was set. */
+  #told = ''
   /** Something was set, here or elsewhere; in a turn of its own. */
   onChange: () => void = () => {}
 
@@ -121,6 +123,10 @@ export class Settings {
       this.#isTelling = true
       parts.timers.soon(() => {
         this.#isTelling = false
+        // Programs set attributes of the root too, and a value may be set again.
+        const now = JSON.stringify([...this.#all()].sort())
+        if (now === this.#told) return
+        this.#told = now
         this.onChange()
       })
     }

@@ -175,8 +175,8 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks, timers: this.timers, touched })
     this.reports = new Reports({
       table: new ReportTable(p.db), driveId: p.keys.driveId, device: p.device, clock: this.clock, timers: this.timers, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
-      logs: () => new Map([...this.log.heads()].map(([inc, seq]) => [this.log.incarnationId(inc).toString('latin1'), seq])),
-      lacksOfAll: () => (this.kept.knowsAllChunks ? chunks.lacking() : undefined), isFull, usedBytes: () => this.#usedBytes, settle: () => journal.settle(), touched,
+      logs: () => this.log.headsById(),
+      chunks, keepsEverything: () => this.kept.knowsAllChunks, isFull, usedBytes: () => this.#usedBytes, settle: () => journal.settle(), touched,
     })
     this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
     const plan = p.db.getMeta('plan') as Buffer | undefined
@@ -419,6 +419,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     await step(() => this.releases.close())
     await step(() => this.#surplus.close())
     await this.#compacting
+    if (!this.journal.stopped) this.reports.flush()
     this.keeping.close()
     this.kept.close()
     await step(() => this.care.close())

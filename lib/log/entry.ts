@@ -7,7 +7,8 @@
  * the entry before it: a chain for each incarnation.
  */
 import blake from '@napi-rs/blake-hash'
-import { fail } from '../errors.js'
+import { fail, isDfsError } from '../errors.js'
+import { SIGNATURE_BYTES } from '../seal/entry.js'
 import { Reader, Writer } from './codec.js'
 
 export const ENTRY_VERSION = 1
@@ -52,6 +53,21 @@ export function encodeHeader(h: EntryHeader): Buffer {
   for (const id of h.chunks) w.fixed(id)
   w.fixed(h.opsHash)
   return w.take()
+}
+
+/** Of an entry as it is stored: header and signature, which is not looked at. EIO as decodeHeader. */
+export function headerIn(signed: Buffer): EntryHeader {
+  return decodeHeader(signed.subarray(0, Math.max(0, signed.length - SIGNATURE_BYTES)))
+}
+
+/** The same; undefined for what is no header. */
+export function headerOf(signed: Buffer): EntryHeader | undefined {
+  try {
+    return headerIn(signed)
+  } catch (e) {
+    if (isDfsError(e)) return undefined
+    throw e
+  }
 }
 
 /** EIO for anything that is not a header of this version. */

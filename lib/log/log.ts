@@ -10,7 +10,7 @@ import type { Database, Statement } from '../store/database.js'
 import { fail } from '../errors.js'
 import { decodeOp, type InodeCodec, type Op } from './ops.js'
 import { Reader } from './codec.js'
-import { decodeHeader, entryAad, entryHash, hashOf, type EntryHeader } from './entry.js'
+import { entryAad, entryHash, hashOf, headerIn, type EntryHeader } from './entry.js'
 
 export interface Head { seq: number; hash: Buffer; first: number; bytes: number }
 
@@ -99,6 +99,11 @@ export class Log {
   get incarnations(): readonly Buffer[] { return this.#incarnations }
 
   /** Last seq of each log. */
+  /** The last entry of each log, by its incarnation (as latin1). */
+  headsById(): Map<string, number> {
+    return new Map([...this.heads()].map(([inc, seq]) => [this.incarnationId(inc).toString('latin1'), seq]))
+  }
+
   heads(): Map<number, number> {
     const out = new Map<number, number>()
     for (const [inc, head] of this.#heads) out.set(inc, head.seq)
@@ -134,7 +139,7 @@ export class Log {
   /** What the clock of its device said at the last entry that is held; 0 without one. */
   lastClockMs(inc: number): number {
     const row = this.#db.sql.prepare('SELECT header FROM log WHERE inc = ? ORDER BY seq DESC LIMIT 1').get(inc) as { header: Buffer } | undefined
-    return row ? decodeHeader(row.header.subarray(0, row.header.length - SIGNATURE_BYTES)).clockMs : 0
+    return row ? headerIn(row.header).clockMs : 0
   }
 
   /** The hash of an entry that is held; undefined if it is not. */
@@ -146,7 +151,7 @@ export class Log {
   ops(inc: number, seq: number): Op[] {
     const row = this.#db.sql.prepare('SELECT header, ops FROM log WHERE inc = ? AND seq = ?').get(inc, seq) as { header: Buffer; ops: Buffer } | undefined
     if (!row) throw fail('STORE_DAMAGED', `log entry ${seq} of incarnation ${inc} is missing`)
-    return this.#decode(decodeHeader(row.header.subarray(0, row.header.length - SIGNATURE_BYTES)), row.ops)
+    return this.#decode(headerIn(row.header), row.ops)
   }
 
   /** Drops the oldest entries of `inc`, up to `upTo`, until at most `keepBytes` are left; the chain's head stays. */
@@ -188,7 +193,7 @@ export class Log {
   /** As `open`, of another device: ENOENT if it refers to incarnations that are not known here yet. */
   openForeign(signed: Buffer, sealed: Buffer, device: Buffer): { header: EntryHeader; ops: Op[]; context: [inc: number, seq: number][] } {
     if (signed.length <= SIGNATURE_BYTES) throw fail('EIO', 'log entry: too short')
-    const header = decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES))
+    const header = headerIn(signed)
     if (!header.incarnations[0]?.equals(header.incarnation)) throw fail('EIO', `log entry ${header.seq}: its incarnations do not begin with its own`)
     for (const id of header.incarnations.slice(1)) if (this.find(id) < 0) throw fail('ENOENT', `log entry ${header.seq} refers to a log of which nothing is here`)
     this.#verify(signed, sealed, header, device)
@@ -214,7 +219,7 @@ export class Log {
 
   /** Verifies and decodes one entry. */
   open(signed: Buffer, sealed: Buffer, device: Buffer): { header: EntryHeader; ops: Op[] } {
-    const header = decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES))
+    const header = headerIn(signed)
     this.#verify(signed, sealed, header, device)
     return { header, ops: this.#decode(header, sealed) }
   }

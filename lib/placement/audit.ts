@@ -16,8 +16,9 @@ import type { Reports } from './reports.js'
 /** One chunk of one device in so long; sooner of one that has failed. */
 const EVERY_MS = 30_000
 const AGAIN_MS = 1000
-/** In a row, of as many different chunks. */
-export const MAX_FAILED = 5
+/** In a row, of different chunks, what has failed counts together: who says no, or shows something else; and who does not answer in time, for it may be slow. */
+const DOUBTED_AT = 25
+const COUNTS = { refused: 5, silent: 1 }
 /** Rows that are looked at for a chunk that we and it are to have. */
 const LOOK_AT = 256
 
@@ -30,7 +31,7 @@ export interface AuditParts {
   /** Devices that are connected, their keys in hex. */
   connected(): string[]
   /** Whether it shows that it has the chunk, which is here; undefined: not known. */
-  ask(device: string, id: Buffer): Promise<boolean | undefined>
+  ask(device: string, id: Buffer): Promise<'shown' | 'refused' | 'silent' | undefined>
   /** It has failed too often. */
   doubted(device: string): void
 }
@@ -49,13 +50,13 @@ export class Audit {
   async #look(): Promise<void> {
     const device = this.#pick()
     const id = device === undefined ? undefined : this.#chunkOf(device)
-    const isShown = id && await this.#p.ask(device!, id)
+    const answer = id && await this.#p.ask(device!, id)
     if (this.#isClosed) return
-    if (isShown === true) this.#failed.delete(device!)
-    if (isShown === false) {
-      const failed = (this.#failed.get(device!) ?? 0) + 1
+    if (answer === 'shown') this.#failed.delete(device!)
+    if (answer === 'refused' || answer === 'silent') {
+      const failed = (this.#failed.get(device!) ?? 0) + COUNTS[answer]
       this.#failed.set(device!, failed)
-      if (failed >= MAX_FAILED) {
+      if (failed >= DOUBTED_AT) {
         this.#failed.delete(device!)
         this.#p.doubted(device!)
       }

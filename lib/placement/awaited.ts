@@ -4,6 +4,7 @@
  * time when the device knew of the logs; one that the plan has given to it since then begins anew.
  */
 import type { Keeping } from './keeping.js'
+import { isToldApart, NO_PLAN, type LackOfAll } from './report.js'
 import type { Reports } from './reports.js'
 
 export interface AwaitedParts {
@@ -11,9 +12,9 @@ export interface AwaitedParts {
   reports: Pick<Reports, 'of' | 'knows'>
   /** Of this device, in hex. */
   self: string
-  /** Without a plan: other devices of the drive that are waited for, in hex; whether this one lacks something that it is to keep. */
+  /** Without a plan: other devices of the drive that are waited for, in hex; what this one lacks of everything, if it is to keep that. */
   others(): string[]
-  isLacking(): boolean
+  lacksOfAll(): LackOfAll | undefined
 }
 
 /** Groups that were not whole yet in any report by this plan. */
@@ -32,9 +33,13 @@ export class Awaited {
 
   /** Devices (in hex) as of now; to be asked again and again, until it is empty. */
   devices(): string[] {
-    const { keeping, others, isLacking, self } = this.#p
+    const { keeping, others, lacksOfAll, self } = this.#p
     const { plan } = keeping
-    if (!plan) return [...(isLacking() ? [self] : []), ...others().filter((peer) => this.#isOwing(peer, undefined))]
+    if (!plan) {
+      const here = lacksOfAll()
+      const isOwingHere = here && (!here.isExact || this.#lacks(self, NO_PLAN, here.byGroup))
+      return [...(isOwingHere ? [self] : []), ...others().filter((peer) => this.#isOwing(peer, undefined))]
+    }
     return plan.peers.filter((peer, i) => plan.placement.shares[i]! > 0 && (peer === self ? this.#isOwingHere(plan.digest) : this.#isOwing(peer, plan.digest)))
   }
 
@@ -48,6 +53,7 @@ export class Awaited {
     const { reports } = this.#p
     const report = reports.of(peer)
     if (!report || !reports.knows(peer, this.#logs) || (plan && !report.plan.equals(plan))) return true
+    if (!plan && !isToldApart(report)) return true
     return this.#lacks(peer, report.plan, report.lacks)
   }
 

@@ -3,17 +3,14 @@
  * each device has said it lacks, and what was written since it said so.
  */
 import type { Timers } from '../clock.js'
-import { PLACEMENT_GROUPS } from '../limits.js'
-import { decodeHeader } from '../log/entry.js'
+import { headerIn } from '../log/entry.js'
 import type { Log } from '../log/log.js'
-import { SIGNATURE_BYTES } from '../seal/entry.js'
 import type { ChunkTable } from '../store/chunks.js'
 import { Awaited } from './awaited.js'
-import type { Fleet } from './fleet.js'
 import type { Keeping } from './keeping.js'
 import { groupOf } from './placement.js'
 import type { Plan } from './plan.js'
-import { isWhole, type Lack } from './report.js'
+import { isWhole, lackOfAll, type Lack } from './report.js'
 import type { Reports } from './reports.js'
 
 /** Rows, or entries, in one turn. */
@@ -28,7 +25,6 @@ export interface RepairParts {
   chunks: ChunkTable
   keeping: Keeping
   reports: Reports
-  fleet: Fleet
   self: Buffer
   timers: Timers
   /** Without a plan: other devices of the drive that are waited for, in hex. */
@@ -47,8 +43,6 @@ export interface RepairStatus {
   bytes: number
   /** Devices that have not said yet what they have: all that they are to hold counts as owed. */
   silent: string[]
-  /** Of each device that takes part, by its key in hex. */
-  devices: Map<string, Lack>
   /** Bytes of content that fit before the first device is full. */
   usableBytes: number
 }
@@ -68,35 +62,33 @@ export class Repair {
     const { plan } = keeping
     if (!plan) return undefined
     const { placement } = plan
-    const devices = new Map<string, Lack>()
     const byGroup = new Map<number, number>()
     const silent: string[] = []
-    const add = (peer: string, group: number, chunks: number, bytes: number) => {
-      const lack = devices.get(peer) ?? { chunks: 0, bytes: 0 }
-      devices.set(peer, { chunks: lack.chunks + chunks, bytes: lack.bytes + bytes })
+    let bytes = 0
+    const add = (group: number, chunks: number, len: number) => {
+      bytes += len
       byGroup.set(group, (byGroup.get(group) ?? 0) + chunks)
     }
     let sizes: Map<number, Lack> | undefined
     for (const [i, peer] of plan.peers.entries()) {
       const device = placement.devices[i]!
       if (device.isDrained || placement.shares[i] === 0) continue
-      devices.set(peer, { chunks: 0, bytes: 0 })
       if (device.key.equals(self)) {
-        for (const [group, { chunks, bytes }] of keeping.missing()) add(peer, group, chunks, bytes)
+        for (const [group, lack] of keeping.missing()) add(group, lack.chunks, lack.bytes)
         continue
       }
       const report = reports.of(peer)
       if (!report) silent.push(peer)
-      for (let group = 0; group < PLACEMENT_GROUPS; group++) {
-        if ((report && isWhole(report, group)) || !placement.holders(group).includes(i)) continue
+      for (const group of plan.groupsOf(i)) {
+        if (report && isWhole(report, group)) continue
         sizes ??= await this.#sizes()
         const size = sizes.get(group)
         if (!size) continue
         // What it never spoke of it may as well not have.
         const lack = report?.lacks.get(group) ?? size
-        add(peer, group, Math.min(lack.chunks, size.chunks), Math.min(lack.bytes, size.bytes))
+        add(group, Math.min(lack.chunks, size.chunks), Math.min(lack.bytes, size.bytes))
       }
-      if (report) await this.#since(plan, i, report.logs, (group, len) => add(peer, group, 1, len))
+      if (report) await this.#since(plan, i, report.logs, (group, len) => add(group, 1, len))
     }
     let chunks = 0
     let copies = 0
@@ -104,8 +96,7 @@ export class Repair {
       copies += n
       chunks += Math.min(n, sizes?.get(group)?.chunks ?? n)
     }
-    const bytes = [...devices.values()].reduce((n, d) => n + d.bytes, 0)
-    return { wanted: placement.wanted, possible: placement.copies, chunks, copies, bytes, silent, devices, usableBytes: placement.usableBytes }
+    return { wanted: placement.wanted, possible: placement.copies, chunks, copies, bytes, silent, usableBytes: placement.usableBytes }
   }
 
   /** At the speed at which what is owed has become less lately; null: not known, for it has not. */
@@ -118,19 +109,13 @@ export class Repair {
     return bytes / (before.bytes - bytes) * (nowMs - before.atMs) / 1000
   }
 
-  /** What this device has of each log. */
-  logs(): Map<string, number> {
-    const { log } = this.#p
-    return new Map([...log.heads()].map(([inc, seq]) => [log.incarnationId(inc).toString('latin1'), seq]))
-  }
-
   /** Until all that is known now is on all devices that are to hold it. */
   awaited(): Awaited {
     const { keeping, reports, self, others, chunks, keepsEverything } = this.#p
     return new Awaited({
       keeping, reports, others, self: self.toString('hex'),
-      isLacking: () => others().length > 0 && keepsEverything() && chunks.lacking().chunks > 0,
-    }, this.logs())
+      lacksOfAll: () => (others().length > 0 && keepsEverything() ? lackOfAll(chunks) : undefined),
+    }, this.#p.log.headsById())
   }
 
   /** Live chunks of each group. */
@@ -163,7 +148,7 @@ export class Repair {
         const entries = log.stored(inc, from, SLICE_BYTES)
         if (entries.length === 0) break
         for (const { signed } of entries) {
-          for (const id of decodeHeader(signed.subarray(0, signed.length - SIGNATURE_BYTES)).chunks) {
+          for (const id of headerIn(signed).chunks) {
             const group = groupOf(id)
             if (!plan.placement.holders(group).includes(device)) continue
             const num = chunks.findById(id)

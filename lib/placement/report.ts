@@ -10,12 +10,15 @@ import sodium from 'sodium-native'
 import { fail } from '../errors.js'
 import { MAX_REPORT_BYTES, PLACEMENT_GROUPS } from '../limits.js'
 import { Reader, Writer } from '../log/codec.js'
+import { groupOf } from './placement.js'
 
 const CONTEXT = Buffer.from('dfs holding report 1\0')
 const SIGNATURE_BYTES = 64
 const BITMAP_BYTES = PLACEMENT_GROUPS / 8
 const INCARNATION_BYTES = 16
 const MAX_LOGS = 4096
+/** In place of a digest: who has none means to hold everything, or nothing. */
+export const NO_PLAN = Buffer.alloc(32)
 
 export interface Lack { chunks: number; bytes: number }
 
@@ -37,6 +40,36 @@ export interface Report {
   whole: Buffer
   /** Groups that it is to hold and has not whole. */
   lacks: Map<number, Lack>
+}
+
+/** What a device that means to hold everything lacks of that. */
+export interface LackOfAll {
+  byGroup: Map<number, Lack>
+  /** Else it is too much to be told apart: all stands under group 0, and no group is whole. */
+  isExact: boolean
+}
+
+/** Whether a device without a plan has said by group what it lacks. */
+export function isToldApart({ lacks, whole }: Pick<Report, 'lacks' | 'whole'>): boolean {
+  return lacks.size === 0 || whole.some((bits) => bits !== 0)
+}
+
+/** As much is looked up by group. */
+const MAX_TOLD_APART = 10_000
+
+export function lackOfAll(chunks: { readonly lackedCount: number; lacking(limit: number): { id: Buffer; len: number }[] }): LackOfAll {
+  const some = chunks.lacking(MAX_TOLD_APART)
+  const byGroup = new Map<number, Lack>()
+  if (some.length === MAX_TOLD_APART) {
+    const count = Math.max(chunks.lackedCount, some.length)
+    return { byGroup: byGroup.set(0, { chunks: count, bytes: Math.round(some.reduce((sum, { len }) => sum + len, 0) / some.length * count) }), isExact: false }
+  }
+  for (const { id, len } of some) {
+    const group = groupOf(id)
+    const { chunks: n, bytes } = byGroup.get(group) ?? { chunks: 0, bytes: 0 }
+    byGroup.set(group, { chunks: n + 1, bytes: bytes + len })
+  }
+  return { byGroup, isExact: true }
 }
 
 export function isWhole(report: Report, group: number): boolean {

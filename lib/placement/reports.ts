@@ -8,16 +8,18 @@
 import type { Clock, Timers } from '../clock.js'
 import { isDfsError } from '../errors.js'
 import { PLACEMENT_GROUPS } from '../limits.js'
+import type { ChunkTable } from '../store/chunks.js'
 import type { ReportTable } from '../store/report-table.js'
 import type { Keeping } from './keeping.js'
 import type { Plan } from './plan.js'
-import { isWhole, readReport, writeReport, type Lack, type Report } from './report.js'
+import { isWhole, lackOfAll, NO_PLAN, readReport, writeReport, type Lack, type Report } from './report.js'
 
 /** It is looked whether there is something to say, and said, so often at most, and takes at most a twentieth of the time; if nothing but the logs has gone on, less often. */
 const EVERY_MS = 500
 const LOGS_MS = 2000
 const COST_TIMES = 20
-const NO_PLAN = Buffer.alloc(32)
+/** Reports go into the index so often: some kilobytes each, and a new one of each device every two seconds. */
+const FLUSH_MS = 30_000
 
 export interface ReportsHost {
   readonly table: ReportTable
@@ -30,9 +32,10 @@ export interface ReportsHost {
   isMember(device: Buffer): boolean
   /** The logs as they are now: the last entry of each, by its incarnation (as latin1). */
   logs(): Map<string, number>
-  /** This device means to hold everything: what it lacks of that; undefined: it does not. */
-  lacksOfAll(): Lack | undefined
-  /** Chunks that cannot be read any more, of which others are to know. */
+  readonly chunks: Pick<ChunkTable, 'lackedCount' | 'lacking'>
+  /** Without a plan this device means to hold everything, and knows of all that there is. */
+  keepsEverything(): boolean
+  /** It can take no more. */
   isFull(): boolean
   usedBytes(): number
   /** What is in the index now is durable. */
@@ -49,6 +52,8 @@ export class Reports {
   #lastMs = 0
   #nextAtMs = 0
   #making = false
+  readonly #unwritten = new Set<string>()
+  #flushAtMs = 0
   /** A new one, of ours or another's: to be passed on to all but `from` (hex). */
   onNew: (bytes: Buffer, from: string) => void = () => {}
 
@@ -71,8 +76,6 @@ export class Reports {
 
   all(): Buffer[] { return [...this.#known.values()].map((k) => k.bytes) }
 
-  devices(): Report[] { return [...this.#known.values()].map((k) => k.report) }
-
   /** False: nobody has signed it, or not a device of the drive. */
   take(bytes: Buffer, from: string): boolean {
     let report: Report
@@ -93,7 +96,15 @@ export class Reports {
 
   #keep(key: string, report: Report, bytes: Buffer): void {
     this.#known.set(key, { report, bytes })
-    this.#p.table.put(report.device, bytes)
+    this.#unwritten.add(key)
+  }
+
+  /** What a crash takes of it the others tell again. */
+  flush(): void {
+    this.#flushAtMs = this.#p.timers.nowMs() + FLUSH_MS
+    if (this.#unwritten.size === 0) return
+    for (const key of this.#unwritten) this.#p.table.put(this.#known.get(key)!.report.device, this.#known.get(key)!.bytes)
+    this.#unwritten.clear()
     this.#p.touched()
   }
 
@@ -101,6 +112,7 @@ export class Reports {
   tick(): void {
     const { clock, timers, keeping } = this.#p
     const nowMs = timers.nowMs()
+    if (nowMs >= this.#flushAtMs) this.flush()
     if (this.#making || nowMs < this.#nextAtMs || (keeping.plan && !keeping.isLaid)) return
     const state = this.#stateNow()
     const logs = [...this.#p.logs()].join(' ')
@@ -123,24 +135,20 @@ export class Reports {
 
   /** What a report would say, as far as it is cheap to know. */
   #stateNow(): string {
-    const { keeping } = this.#p
-    const lacks = keeping.plan ? keeping.size : this.#p.lacksOfAll()?.chunks ?? -1
+    const { keeping, chunks, keepsEverything } = this.#p
+    const lacks = keeping.plan ? keeping.size : keepsEverything() ? chunks.lackedCount : -1
     return `${keeping.plan?.digest.toString('latin1') ?? ''} ${lacks} ${this.#p.isFull()} ${keeping.plan ? keeping.heldBytes : 0}`
   }
 
   #make(clockMs: number): Report {
-    const { device, keeping, isFull, usedBytes, logs, lacksOfAll } = this.#p
+    const { device, keeping, isFull, usedBytes, logs, chunks, keepsEverything } = this.#p
     const { plan } = keeping
     const whole = Buffer.alloc(PLACEMENT_GROUPS / 8)
-    const lacks = plan ? keeping.missing() : new Map<number, Lack>()
-    if (plan) {
-      for (let group = 0; group < PLACEMENT_GROUPS; group++) if (plan.isMyGroup(group) && !lacks.has(group)) whole[group >> 3]! |= 1 << (group & 7)
-    } else {
-      const all = lacksOfAll()
-      if (all?.chunks === 0) whole.fill(255)
-      // Where it lies it does not say: in the first group.
-      else if (all) lacks.set(0, all)
-    }
+    const all = plan || !keepsEverything() ? undefined : lackOfAll(chunks)
+    const lacks = plan ? keeping.missing() : all?.byGroup ?? new Map<number, Lack>()
+    if (plan?.isTakingPart) for (const group of plan.groupsOf(plan.self)) whole[group >> 3]! |= 1 << (group & 7)
+    if (all?.isExact) whole.fill(255)
+    for (const group of lacks.keys()) whole[group >> 3]! &= ~(1 << (group & 7))
     return { device: device.publicKey, clockMs, plan: plan?.digest ?? NO_PLAN, isFull: isFull(), heldBytes: keeping.heldBytes, usedBytes: usedBytes(), logs: logs(), whole, lacks }
   }
 
@@ -154,14 +162,6 @@ export class Reports {
       if (i >= 0 && i !== plan.self && !plan.placement.devices[i]!.isDrained && isWhole(report, group)) copies++
     }
     return copies
-  }
-
-  /** Whether all whom the plan names for a group have said that they have it whole. */
-  isMet(group: number, plan: Plan): boolean {
-    return plan.placement.holders(group).every((i) => {
-      const report = this.of(plan.peers[i]!)
-      return report !== undefined && isWhole(report, group)
-    })
   }
 
   /** Whether a device has said that it knows of so much of the logs. */

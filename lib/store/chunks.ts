@@ -43,6 +43,7 @@ export class ChunkTable {
   readonly #db: Database
   #byId: Statement | undefined
   #elsewhere: Statement | undefined
+  #countElsewhere: Statement | undefined
   #scan: Statement | undefined
   #mark: Statement | undefined
   #next: number
@@ -135,11 +136,16 @@ export class ChunkTable {
     return [...this.bad].filter((num) => (this.identity(num)?.refs ?? 0) > 0)
   }
 
-  /** All that are not here, or damaged, and not dead. */
-  lacking(): { chunks: number; bytes: number } {
-    const damaged = this.damaged()
-    const [chunks, bytes] = this.#db.sql.prepare(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE} AND refs > 0`).raw(true).get() as [number, number]
-    return { chunks: chunks + damaged.length, bytes: damaged.reduce((sum, num) => sum + this.identity(num)!.len, bytes) }
+  /** How many are not here, or damaged; dead ones that are still to be dropped among them. Cheap: counts an index. */
+  get lackedCount(): number {
+    this.#countElsewhere ??= this.#db.sql.prepare(`SELECT count(*) FROM chunk WHERE seg = ${ELSEWHERE}`).pluck()
+    return (this.#countElsewhere.get() as number) + this.bad.size
+  }
+
+  /** Some that are not here, or damaged, and not dead. */
+  lacking(limit: number): { id: Buffer; len: number }[] {
+    const rows = this.#db.sql.prepare(`SELECT id, len FROM chunk WHERE seg = ${ELSEWHERE} AND refs > 0 LIMIT ?`).all(limit) as { id: Buffer; len: number }[]
+    return [...rows, ...this.damaged().slice(0, limit - rows.length).map((num) => this.identity(num)!)]
   }
 
   get(num: number): ChunkRow | undefined {

@@ -7,6 +7,7 @@
  * goes. Nothing is touched that is being written and may be about to be named:
  * no segment from its first on is judged.
  */
+import { turn } from '../clock.js'
 import type { GcReport, OnProgress } from '../api.js'
 import type { Journal } from '../log/journal.js'
 import { chunkId, sealedLength } from '../seal/chunk.js'
@@ -162,8 +163,4 @@ export class Compactor {
       report.segmentsDropped++
     }
   }
-}
-
-function turn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }

@@ -14,7 +14,7 @@ import { chunkId, sealedLength } from '../seal/chunk.js'
 import { ELSEWHERE } from '../store/chunks.js'
 import type { Holders } from '../cache.js'
 import type { Mender } from '../mending.js'
-import { Confirmer, proofOf } from './confirm.js'
+import { Confirmer, proofOf, type Audited } from './confirm.js'
 import { Custody, type CustodyEffect } from './custody.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
 import type { SwarmHost } from './host.js'
@@ -298,7 +298,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   // --- who has what ---------------------------------------------------------
 
   /** Whether a peer shows that it has a chunk, of which our own copy is here; undefined: that could not be found out. */
-  audit(peer: Peer, id: Buffer): Promise<boolean | undefined> { return this.#confirmer.audit(peer, id) }
+  audit(peer: Peer, id: Buffer): Promise<Audited | undefined> { return this.#confirmer.audit(peer, id) }
 
   confirm(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
     return this.#confirmer.confirm(chunks, copies)
@@ -420,7 +420,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
           this.#confirmer.said(e.peer, e.ids, false)
           break
         case 'proof': this.#confirmer.answered(e.peer, e.id, e.mac); break
-        case 'unproven': this.#confirmer.answered(e.peer, e.id, undefined); break
+        case 'unproven': this.#confirmer.answered(e.peer, e.id, e.isRefused ? 'refused' : 'silent'); break
       }
     }
   }

@@ -38,6 +38,10 @@ export interface ConfirmHost {
   caughtUp(): Promise<(peer: Peer) => boolean>
 }
 
+/** What came of a challenge: the proof, or none. */
+type Answer = Buffer | 'refused' | 'silent'
+export type Audited = 'shown' | 'refused' | 'silent'
+
 /** What a peer says that it holds on to: everything, or what this plan gives to it. */
 interface Kept { keepsEverything: boolean; plan: Buffer }
 
@@ -46,7 +50,7 @@ export class Confirmer {
   /** Connected, and what they keep. */
   readonly #peers = new Map<Peer, Kept>()
   readonly #fresh = new Map<string, Map<Peer, number>>()
-  readonly #asked = new Map<string, (mac: Buffer | undefined) => void>()
+  readonly #asked = new Map<string, (answer: Answer) => void>()
   /** By peer and chunk. */
   readonly #claims = new Map<string, (isHeld: boolean) => void>()
   #isClosed = false
@@ -149,27 +153,26 @@ export class Confirmer {
     return out
   }
 
-  /** Whether it shows that it has a chunk; undefined: it has gone meanwhile, or our own copy cannot be read. */
-  async audit(peer: Peer, id: Buffer): Promise<boolean | undefined> {
+  /** Whether it shows that it has a chunk: what it shows and is wrong counts as refused; undefined: it has gone meanwhile, or our own copy cannot be read. */
+  async audit(peer: Peer, id: Buffer): Promise<Audited | undefined> {
     const own = await this.#host.read(id)
     if (!own || !this.#peers.has(peer) || this.#asked.has(peer + keyOf(id))) return undefined
-    const isShown = await this.#challenge(peer, id, own)
-    return this.#peers.has(peer) && !this.#isClosed ? isShown : undefined
+    const audited = await this.#challenge(peer, id, own)
+    return this.#peers.has(peer) && !this.#isClosed ? audited : undefined
   }
 
-  /** What came of a challenge; undefined: nothing, or it has not the chunk. */
-  answered(peer: Peer, id: Buffer, mac: Buffer | undefined): void {
+  answered(peer: Peer, id: Buffer, answer: Answer): void {
     const key = peer + keyOf(id)
     const settle = this.#asked.get(key)
     this.#asked.delete(key)
-    settle?.(mac)
+    settle?.(answer)
   }
 
   close(): void {
     this.#isClosed = true
     for (const settle of this.#claims.values()) settle(false)
     this.#claims.clear()
-    for (const settle of this.#asked.values()) settle(undefined)
+    for (const settle of this.#asked.values()) settle('silent')
     this.#asked.clear()
   }
 
@@ -183,22 +186,23 @@ export class Confirmer {
     if (!own) return false
     for (const peer of others) {
       if (this.#isClosed) return false
-      if (await this.#challenge(peer, id, own)) this.#note(peer, id)
+      if (await this.#challenge(peer, id, own) === 'shown') this.#note(peer, id)
       // Who has gone or changed its mind meanwhile does not count.
       if (freshOf().length >= copies) return true
     }
     return false
   }
 
-  async #challenge(peer: Peer, id: Buffer, own: Buffer): Promise<boolean> {
+  async #challenge(peer: Peer, id: Buffer, own: Buffer): Promise<Audited> {
     const key = peer + keyOf(id)
-    if (this.#asked.has(key)) return false
+    if (this.#asked.has(key)) return 'silent'
     const nonce = randomBytes(32)
-    const mac = await new Promise<Buffer | undefined>((resolve) => {
+    const answer = await new Promise<Answer>((resolve) => {
       this.#asked.set(key, resolve)
       this.#host.challenge(peer, id, nonce)
     })
-    return mac !== undefined && mac.equals(proofOf(nonce, own))
+    if (typeof answer === 'string') return answer
+    return answer.equals(proofOf(nonce, own)) ? 'shown' : 'refused'
   }
 
   #freshOf(id: Buffer): Peer[] {

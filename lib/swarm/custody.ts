@@ -36,8 +36,8 @@ export type CustodyEffect =
   | { type: 'lacks'; peer: Peer; ids: Buffer[] }
   /** An answer to a challenge of ours: compare `mac` with BLAKE3(nonce || sealed). */
   | { type: 'proof'; peer: Peer; id: Buffer; nonce: Buffer; mac: Buffer }
-  /** It did not answer a challenge, or has it not. */
-  | { type: 'unproven'; peer: Peer; id: Buffer }
+  /** It has said that it has it not (`isRefused`), or did not answer a challenge. */
+  | { type: 'unproven'; peer: Peer; id: Buffer; isRefused: boolean }
 
 interface Challenge { id: Buffer; nonce: Buffer; untilMs: number }
 
@@ -66,7 +66,7 @@ export class Custody {
   peerDown(peer: Peer): CustodyEffect[] {
     const state = this.#peers.get(peer)
     this.#peers.delete(peer)
-    if (state) for (const { id } of [...state.challenging.values(), ...state.waiting.values()]) this.#out.push({ type: 'unproven', peer, id })
+    if (state) for (const { id } of [...state.challenging.values(), ...state.waiting.values()]) this.#out.push({ type: 'unproven', peer, id, isRefused: false })
     return this.#end()
   }
 
@@ -80,7 +80,7 @@ export class Custody {
         break
       case 'noChunks':
         this.#out.push({ type: 'lacks', peer, ids: m.ids })
-        for (const id of m.ids) if (state.challenging.delete(keyOf(id))) this.#out.push({ type: 'unproven', peer, id })
+        for (const id of m.ids) if (state.challenging.delete(keyOf(id))) this.#out.push({ type: 'unproven', peer, id, isRefused: true })
         this.#answered(nowMs, peer, state, m.ids)
         this.#next(nowMs, peer, state)
         break
@@ -151,7 +151,7 @@ export class Custody {
   challenge(nowMs: number, peer: Peer, id: Buffer, nonce: Buffer): CustodyEffect[] {
     const state = this.#peers.get(peer)
     const key = keyOf(id)
-    if (!state || state.waiting.size >= MAX_WAITING || state.challenging.has(key) || state.waiting.has(key)) this.#out.push({ type: 'unproven', peer, id })
+    if (!state || state.waiting.size >= MAX_WAITING || state.challenging.has(key) || state.waiting.has(key)) this.#out.push({ type: 'unproven', peer, id, isRefused: false })
     else {
       state.waiting.set(key, { id, nonce, untilMs: Infinity })
       this.#next(nowMs, peer, state)
@@ -165,7 +165,7 @@ export class Custody {
       for (const [key, challenge] of state.challenging) {
         if (challenge.untilMs > nowMs) continue
         state.challenging.delete(key)
-        this.#out.push({ type: 'unproven', peer, id: challenge.id })
+        this.#out.push({ type: 'unproven', peer, id: challenge.id, isRefused: false })
       }
       this.#next(nowMs, peer, state)
       if (state.asking.size > 0 && nowMs - state.askingSinceMs > ANSWER_MS) state.asking.clear()

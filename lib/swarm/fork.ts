@@ -2,9 +2,7 @@
  * Proof that a device has forked its log. Two signatures alone prove nothing:
  * every two entries of an honest log are signed.
  */
-import { isDfsError } from '../errors.js'
-import { decodeHeader, entryHash, type EntryHeader } from '../log/entry.js'
-import { SIGNATURE_BYTES } from '../seal/entry.js'
+import { entryHash, headerOf } from '../log/entry.js'
 import type { LogName } from './messages.js'
 
 /**
@@ -17,14 +15,4 @@ export function isForkProof(log: LogName, one: Buffer, other: Buffer, isSigned: 
   if (!a.incarnation.equals(log.incarnation) || !b.incarnation.equals(log.incarnation)) return false
   const isSplit = (a.seq === b.seq && !entryHash(one).equals(entryHash(other))) || (b.seq === a.seq + 1 && !b.previous.equals(entryHash(one)))
   return isSplit && isSigned(one, log.device) && isSigned(other, log.device)
-}
-
-/** Undefined for what is no header. */
-export function headerOf(signed: Buffer): EntryHeader | undefined {
-  try {
-    return decodeHeader(signed.subarray(0, Math.max(0, signed.length - SIGNATURE_BYTES)))
-  } catch (e) {
-    if (isDfsError(e)) return undefined
-    throw e
-  }
 }

@@ -5,7 +5,7 @@
  */
 import { Asking, REQUEST_BYTES } from './asking.js'
 import { LogGaps, type Claim } from './log-gaps.js'
-import { headerOf } from './fork.js'
+import { headerOf } from '../log/entry.js'
 import { entryHash } from '../log/entry.js'
 import {
   MAX_ENTRY_BYTES, MAX_PEER_LOGS, entryBytes, logKey,

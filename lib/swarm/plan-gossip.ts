@@ -57,8 +57,10 @@ export class PlanGossip {
 
   tick(): void {
     const { reports, peers, random, nowMs } = this.#p
+    // What changed while nobody was there is said then.
+    if (peers.size === 0) return
     reports.tick()
-    if (nowMs() < this.#tellAtMs || peers.size === 0) return
+    if (nowMs() < this.#tellAtMs) return
     this.#tellAtMs = nowMs() + TELL_ALL_MS
     this.#tell([...peers.keys()][Math.floor(random() * peers.size)]!)
   }

@@ -108,9 +108,9 @@ export class History {
    * Whether what goes is kept. Asked before each op where nothing is taken back, and where it is before ops become
    * final; `fromMs`: all from this time on is or will be kept, if nothing was so far.
    */
-  isOn(fromMs = this.#p.nowMs()): boolean {
+  isOn(fromMs?: number): boolean {
     const on = this.retentionMs() > 0
-    if (on !== this.#isOn) this.#switch(on, fromMs)
+    if (on !== this.#isOn) this.#switch(on, fromMs ?? this.#p.nowMs())
     return on
   }
 

@@ -10,21 +10,22 @@ const plan = new Plan(DEVICES, 2, DEVICES[0]!.key)
 const [self, second, third] = DEVICES.map((d) => d.key.toString('hex')) as [string, string, string]
 
 function setUp(withPlan = true) {
-  const state = { here: [] as number[], isLaid: true, isLacking: false, plan: withPlan ? plan : null, reports: new Map<string, { lacks: number[]; seq: number; plan: Buffer }>() }
-  const say = (peer: string, seq: number, lacks: number[], by = plan) => state.reports.set(peer, { lacks, seq, plan: by.digest })
+  const state = { here: [] as number[], isLaid: true, lacked: [] as number[], isExact: true, plan: withPlan ? plan : null, reports: new Map<string, { lacks: number[]; seq: number; plan: Buffer; isExact: boolean }>() }
+  const say = (peer: string, seq: number, lacks: number[], by = plan, isExact = true) => state.reports.set(peer, { lacks, seq, plan: by.digest, isExact })
+  const lackOf = (groups: number[]) => new Map(groups.map((group) => [group, { chunks: 1, bytes: 1 }]))
   const awaited = new Awaited({
     keeping: {
       get plan() { return state.plan }, get isLaid() { return state.isLaid }, get size() { return state.here.length },
-      missing: () => new Map(state.here.map((group) => [group, { chunks: 1, bytes: 1 }])),
+      missing: () => lackOf(state.here),
     },
     reports: {
       of: (peer) => {
         const r = state.reports.get(peer)
-        return r && { plan: r.plan, lacks: new Map(r.lacks.map((group) => [group, { chunks: 1, bytes: 1 }])) } as Report
+        return r && { plan: r.plan, lacks: lackOf(r.lacks), whole: Buffer.alloc(8192, r.isExact ? 255 : 0) } as unknown as Report
       },
       knows: (peer, logs) => (state.reports.get(peer)?.seq ?? 0) >= logs.get('log')!,
     },
-    self, others: () => [second, third], isLacking: () => state.isLacking,
+    self, others: () => [second, third], lacksOfAll: () => ({ byGroup: lackOf(state.lacked), isExact: state.isExact }),
   }, new Map([['log', 5]]))
   return { state, say, devices: () => awaited.devices().sort() }
 }
@@ -61,14 +62,32 @@ test('another plan begins anew', (t) => {
   t.alike(devices(), [second])
 })
 
-test('without a plan others are awaited too', (t) => {
+test('without a plan others are awaited too, and here as there each group once', (t) => {
   const { state, say, devices } = setUp(false)
   say(second, 5, [0])
   say(third, 3, [])
-  state.isLacking = true
+  state.lacked = [7, 8]
   t.alike(devices(), sorted(self, second, third))
-  state.isLacking = false
-  say(second, 5, [])
+  state.lacked = [8, 9]
+  say(second, 6, [1])
   say(third, 5, [])
+  t.alike(devices(), [self])
+  state.lacked = [7, 9]
+  t.alike(devices(), [], 'what is newer does not count')
+})
+
+test('what is too much to be told by group is awaited until it is told', (t) => {
+  const { state, say, devices } = setUp(false)
+  say(third, 5, [])
+  say(second, 5, [0], plan, false)
+  Object.assign(state, { lacked: [0], isExact: false })
+  t.alike(devices(), sorted(self, second))
+  say(second, 6, [3, 4])
+  Object.assign(state, { lacked: [5], isExact: true })
+  t.alike(devices(), sorted(self, second), 'other groups than the one that all was said under')
+  say(second, 7, [4])
+  t.alike(devices(), sorted(self, second))
+  say(second, 8, [9])
+  state.lacked = []
   t.alike(devices(), [])
 })

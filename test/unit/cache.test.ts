@@ -119,7 +119,7 @@ function confirmer(answers: Record<string, (nonce: Buffer) => Buffer | undefined
     read: () => Promise.resolve(sealed),
     challenge: (peer, chunk, nonce) => {
       asked.push(peer)
-      setImmediate(() => c.answered(peer, chunk, answers[peer]?.(nonce)))
+      setImmediate(() => c.answered(peer, chunk, answers[peer]?.(nonce) ?? 'refused'))
     },
   })
   return { c, asked, behind, lacks, pass: (ms: number) => { nowMs += ms } }

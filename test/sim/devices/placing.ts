@@ -51,8 +51,8 @@ export class SimPlacing {
     })
     this.reports = new Reports({
       table: new ReportTable(db), driveId: device.keys.driveId, device: device.device, clock: device.clock, timers, keeping, isMember: (key) => members.get(key) !== undefined,
-      logs: () => new Map([...log.heads()].map(([inc, seq]) => [log.incarnationId(inc).toString('latin1'), seq])),
-      lacksOfAll: () => chunks.lacking(), isFull: () => false, usedBytes: () => 0, settle: () => journal.settle(), touched,
+      logs: () => log.headsById(),
+      chunks, keepsEverything: () => true, isFull: () => false, usedBytes: () => 0, settle: () => journal.settle(), touched,
     })
     keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, keeping.plan!)
     this.cache = { get keepsEverything() { return keeping.plan === null }, isFull: false, missingPins: () => [], changed: () => {}, holders: null }
