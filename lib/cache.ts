@@ -10,8 +10,8 @@
  * What undo records name may go: those who showed that they hold a chunk keep it
  * as long as this device's entries, which they have, may be taken back.
  */
-import type { EvictReport, Locality, OnProgress } from './api.js'
-import { systemTimers, turn, type Timers } from './clock.js'
+import type { EvictReport, OnProgress } from './api.js'
+import { systemTimers, type Timers } from './clock.js'
 import { fail } from './errors.js'
 import type { FlushEngine } from './file/flush.js'
 import type { ReadEngine } from './file/read.js'
@@ -19,6 +19,7 @@ import type { Collector } from './gc.js'
 import type { Journal } from './log/journal.js'
 import type { Keeping } from './placement/keeping.js'
 import { SEGMENT_BYTES } from './limits.js'
+import { Pins } from './pins.js'
 import { sealedLength } from './seal/chunk.js'
 import { ELSEWHERE, type ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
@@ -28,6 +29,7 @@ import type { SegmentStore } from './store/segments.js'
 import type { Space } from './store/space.js'
 import type { Inode } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
+import { extentsOf, filesBelow } from './tree/walk.js'
 
 /** Other devices that keep everything and have just shown that they hold a chunk, before it goes here. */
 export const EVICT_COPIES = 1
@@ -52,27 +54,13 @@ export const GRACE_MS = 120_000
 const FULL_MS = 60_000
 /** Uses go into the index so often, and it is looked whether the cache is too large. */
 const TICK_MS = 2000
-/** What is pinned is looked for anew after a change: at once, but at most a twentieth of the time. */
-const SCAN_SHARE = 20
-const SCAN_AFTER_MS = 500
-/** Rows in one go of the loop. */
-const SLICE_ROWS = 1024
 /** A full disk: so much is made free at a time. */
 const PRESSURE_BYTES = 256 << 20
-
-/** What of a file is here: "all", "none", or BYTES/TOTAL. It is read by name only, so that no copy of the file carries it. */
-export const LOCAL_XATTR = Buffer.from('user.dfs.local')
-const VIRTUAL = Buffer.from('user.dfs.')
 
 /** USAGE if it is too small to be of use. */
 export function checkCacheBytes(bytes: number): number {
   if (bytes < MIN_CACHE_BYTES) throw fail('USAGE', `a cache has at least ${MIN_CACHE_BYTES >> 20} MiB`)
   return bytes
-}
-
-/** Made up where it is asked for; cannot be set. */
-export function isVirtualXattr(name: Buffer): boolean {
-  return name.subarray(0, VIRTUAL.length).equals(VIRTUAL)
 }
 
 /** Who else has a chunk. */
@@ -114,6 +102,7 @@ export class Cache {
   readonly #p: CacheParts
   readonly #timers: Timers
   readonly residents: Residents
+  readonly pins: Pins
   /** Set by whoever connects this device to others. */
   holders: Holders | null = null
   /** The size that was given. */
@@ -129,21 +118,13 @@ export class Cache {
   #isClosed = false
   /** Bytes that a full disk asks for, beside what the limit does. */
   #pressure = 0
-  #scanning: Promise<void> | null = null
-  #isStale = true
-  #scanAtMs = 0
-  #seenOp = 0
-  #cursor = { used: 0, num: 0 }
-  #nothingMissing = false
-  /** In the round under way. */
-  #isAnyMissing = false
-  #isAtEnd = false
 
   constructor(parts: CacheParts) {
     this.#p = parts
     this.#timers = parts.timers ?? systemTimers
     this.residents = new Residents(parts.db)
     this.residents.onChange = () => parts.journal.touched('derived')
+    this.pins = new Pins({ tree: parts.tree, journal: parts.journal, residents: this.residents, timers: this.#timers, moreMissing: () => this.holders?.moreMissing() })
     const limit = parts.db.getMeta('cache_bytes') as number | undefined
     this.#own = limit === undefined || limit === 0 ? null : limit
     this.#sinceMs = parts.db.getMeta('cache_since') as number | undefined ?? 0
@@ -252,113 +233,16 @@ export class Cache {
     return known ? plan.isMine(known.id) : false
   }
 
-  // --- what is missing ------------------------------------------------------
-
-  /** Others changed the tree: pins may reach further. */
-  changed(): void {
-    this.#isStale = true
-  }
-
-  /** Pinned chunks that are elsewhere; [] at the end, or after a while: `Holders.moreMissing` says when there is more. */
-  missingPins(limit: number): { id: Buffer; len: number }[] {
-    if (this.#nothingMissing) return []
-    if (this.#isAtEnd) {
-      this.#isAtEnd = false
-      return []
-    }
-    const out: { id: Buffer; len: number }[] = []
-    for (let slices = 0; slices < 4 && out.length < limit; slices++) {
-      const rows = this.residents.pinnedFrom(this.#cursor, SLICE_ROWS)
-      for (const r of rows) {
-        this.#cursor = r
-        if (r.isElsewhere && r.refs > 0) out.push(r)
-        if (out.length < limit) continue
-        this.#isAnyMissing = true
-        return out
-      }
-      if (rows.length < SLICE_ROWS) {
-        // A whole round without any: there is nothing more to do until something changes.
-        this.#nothingMissing = !this.#isAnyMissing && out.length === 0
-        this.#isAnyMissing = false
-        this.#isAtEnd = out.length > 0
-        this.#cursor = { used: 0, num: 0 }
-        return out
-      }
-    }
-    this.#isAnyMissing ||= out.length > 0
-    if (out.length === 0) this.#timers.soon(() => this.holders?.moreMissing())
-    return out
-  }
-
-  // --- by path ----------------------------------------------------------------
-
-  /** What is pinned stays here, and what is created below a pinned directory too. */
-  async pin(inode: Inode): Promise<void> {
-    if (!inode.isDir && !inode.isFile) throw fail('EINVAL', 'only files and directories can be pinned')
-    this.residents.setPin(inode.ino, true)
-    await this.#pinsChanged()
-  }
-
-  /** False: it was not pinned itself. */
-  async unpin(inode: Inode): Promise<boolean> {
-    const was = this.residents.setPin(inode.ino, false)
-    if (was) await this.#pinsChanged()
-    return was
-  }
-
-  async #pinsChanged(): Promise<void> {
-    this.#p.journal.touched()
-    this.#isStale = true
-    await this.#scan()
-    await this.#p.journal.durable()
-  }
-
-  /** 'below': through a directory above it. */
-  pinOf(inode: Inode): 'no' | 'itself' | 'below' {
-    const pins = new Set(this.residents.pins())
-    if (pins.size === 0) return 'no'
-    if (pins.has(inode.ino)) return 'itself'
-    for (let at = this.#p.tree.get(inode.parent), depth = 0; at && depth < 4096; depth++) {
-      if (pins.has(at.ino)) return 'below'
-      if (at.parent === at.ino) break
-      at = this.#p.tree.get(at.parent)
-    }
-    return 'no'
-  }
-
-  /** Of a file, or of all below a directory. */
-  async locality(inode: Inode, onProgress?: OnProgress): Promise<Locality> {
-    const pinned = this.pinOf(inode)
-    const out: Locality = { files: 0, bytesHere: 0, bytesElsewhere: 0, pinned, ...(pinned !== 'no' && { pinnedBytes: 0 }) }
-    for await (const file of this.#files(inode)) {
-      const { here, elsewhere } = await this.localBytes(file)
-      out.files++
-      out.bytesHere += here
-      out.bytesElsewhere += elsewhere
-      if (pinned !== 'no') out.pinnedBytes! += here + elsewhere
-      if (out.files % 256 === 0) onProgress?.({ phase: 'files', done: out.files, total: 0, unit: 'files' })
-    }
-    return out
-  }
-
-  /** Bytes of a file's content that lie here, and elsewhere; holes and what is not flushed yet are neither. */
-  async localBytes(file: Inode): Promise<{ here: number; elsewhere: number }> {
-    let here = 0
-    let elsewhere = 0
-    for await (const e of this.#extents(file)) {
-      if (e.seg === ELSEWHERE) elsewhere += e.len
-      else here += e.len
-    }
-    return { here, elsewhere }
-  }
+  // --- eviction -----------------------------------------------------------------
 
   /** Takes the content of a file, or of all below a directory, off this device, as far as others have it. USAGE if this device keeps everything. */
   async evict(inode: Inode, onProgress?: OnProgress): Promise<EvictReport> {
     if (this.#limit === null) throw fail('USAGE', 'this device keeps everything; give it a cache first: dfs mount --cache SIZE, or dfs serve')
     const waitMs = this.#sinceMs + this.#graceMs - Date.now()
     if (waitMs > 0) throw fail('EBUSY', `this device kept everything until a moment ago, and others may count on it; try again in ${Math.ceil(waitMs / 1000)} s`)
+    const { tree } = this.#p
     const report: EvictReport = { bytesEvicted: 0, bytesPinned: 0, bytesUnconfirmed: 0 }
-    if (this.#isStale) await this.#scan()
+    await this.pins.settle()
     let batch = new Map<number, number>()
     const go = async () => {
       const list = [...batch]
@@ -374,8 +258,8 @@ export class Cache {
       }
       onProgress?.({ phase: 'evicting', done: report.bytesEvicted, total: 0, unit: 'bytes' })
     }
-    for await (const file of this.#files(inode)) {
-      for await (const e of this.#extents(file)) {
+    for await (const file of filesBelow(tree, inode)) {
+      for await (const e of extentsOf(tree, file)) {
         if (e.seg <= 0 || batch.has(e.chunk)) continue
         if (this.residents.isPinned(e.chunk)) {
           report.bytesPinned += e.clen
@@ -390,88 +274,11 @@ export class Cache {
     return report
   }
 
-  /** The value of LOCAL_XATTR. */
-  async localXattr(file: Inode): Promise<Buffer> {
-    const { here, elsewhere } = await this.localBytes(file)
-    return Buffer.from(elsewhere === 0 ? 'all' : here === 0 ? 'none' : `${here}/${here + elsewhere}`)
-  }
-
-  async *#files(inode: Inode): AsyncGenerator<Inode> {
-    if (inode.isFile) yield inode
-    if (!inode.isDir) return
-    const { tree } = this.#p
-    const dirs = [inode.ino]
-    for (let dir = dirs.pop(); dir !== undefined; dir = dirs.pop()) {
-      let from = Buffer.alloc(0)
-      for (;;) {
-        const rows = tree.rows.listDentries(tree.rows.resolve(dir), from, SLICE_ROWS)
-        for (const [, , ino] of rows) {
-          const child = tree.get(ino)
-          if (child?.isFile) yield child
-          else if (child?.isDir) dirs.push(child.ino)
-        }
-        if (rows.length < SLICE_ROWS) break
-        from = Buffer.concat([rows[rows.length - 1]![0], Buffer.alloc(1)])
-        await turn()
-      }
-      await turn()
-    }
-  }
-
-  async *#extents(file: Inode) {
-    const { rows } = this.#p.tree
-    for (let at = 0; at < file.size;) {
-      const list = rows.extents(file.ino, at, file.size, SLICE_ROWS)
-      yield* list
-      if (list.length < SLICE_ROWS) return
-      const last = list[list.length - 1]!
-      at = last.off + last.len
-      await turn()
-    }
-  }
-
-  // --- pins ---------------------------------------------------------------------
-
-  #scan(): Promise<void> {
-    return (this.#scanning ??= this.#scanPins().finally(() => { this.#scanning = null }))
-  }
-
-  async #scanPins(): Promise<void> {
-    const startMs = this.#timers.nowMs()
-    const { residents } = this
-    do {
-      this.#isStale = false
-      residents.beginScan()
-      for (const ino of residents.pins()) {
-        const inode = this.#p.tree.get(ino)
-        // Removed for good, or not yet: it may come back.
-        if (!inode) continue
-        for await (const file of this.#files(inode)) {
-          if (this.#isClosed) return
-          for await (const e of this.#extents(file)) residents.pinned(e.chunk)
-        }
-      }
-      if (this.#isClosed || this.#p.journal.stopped) return
-      residents.endScan()
-    } while (this.#isStale && this.#timers.nowMs() - startMs < SCAN_AFTER_MS)
-    this.#nothingMissing = this.#isAnyMissing = this.#isAtEnd = false
-    this.#cursor = { used: 0, num: 0 }
-    this.#scanAtMs = this.#timers.nowMs() + Math.max(SCAN_AFTER_MS, (this.#timers.nowMs() - startMs) * SCAN_SHARE)
-    this.holders?.moreMissing()
-  }
-
-  // --- eviction -----------------------------------------------------------------
-
   #tick(): void {
     const { journal, space } = this.#p
     if (this.#isClosed || journal.stopped) return
     this.residents.flush()
-    // Ops of this device may have moved something into a pinned directory.
-    if (journal.nextOpCounter !== this.#seenOp) this.#isStale = true
-    this.#seenOp = journal.nextOpCounter
-    if (this.#isStale && this.#timers.nowMs() >= this.#scanAtMs && !this.#scanning && this.residents.pins().length > 0) {
-      this.#scan().catch((e: Error) => { if (!this.#isClosed) process.emitWarning(`looking for what is pinned: ${e.message}`) })
-    }
+    this.pins.tick()
     if (this.#limit === null) return
     if (space.isTight) this.#pressure = Math.max(this.#pressure, PRESSURE_BYTES)
     if (this.#pressure > 0 || this.usedBytes > this.#limit * HIGH_SHARE) this.#work()
@@ -504,7 +311,7 @@ export class Cache {
       this.residents.flush()
       // Small content goes from the index too.
       if (this.#limit === 0) await this.#p.collector.spill()
-      if (this.#isStale && this.residents.pins().length > 0) await this.#scan()
+      if (this.pins.count > 0) await this.pins.settle()
       const freed = await this.#evictColdest(needed)
       await this.#p.collector.shrink()
       if (freed === 0 && this.usedBytes >= used) {
@@ -563,7 +370,7 @@ export class Cache {
     if (this.#isClosed) return
     this.#isClosed = true
     this.#stopTicking()
-    await Promise.all([this.#working, this.#scanning])
+    await Promise.all([this.#working, this.pins.close()])
     if (!this.#p.journal.stopped) this.residents.flush()
   }
 }

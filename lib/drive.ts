@@ -16,7 +16,7 @@ import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, rmSync, statfsSy
 import { hostname } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Conflict, DeviceChange, DeviceStatus, DriveStatus, FsckReport, GcReport, Keep, MendReport, NetworkStatus, OnProgress, Path, PeerStatus, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, SyncOptions, VersionLog } from './api.js'
-import { SystemClock, systemTimers, turn, type Clock } from './clock.js'
+import { SystemClock, systemTimers, type Clock } from './clock.js'
 import { Acknowledged, MAX_ACKS, type AckWish } from './acknowledged.js'
 import { finishAnew, mayBeginAnew, TakingAnew } from './anew.js'
 import { Cache } from './cache.js'
@@ -37,9 +37,6 @@ import { createDevice, type Device } from './keys/device.js'
 import { createKeyFile, openKeyFile, setIncarnation } from './keys/keyfile.js'
 import { encodeZ32 } from './keys/zbase32.js'
 import { Inbox } from './inbox.js'
-import { restore } from './restore.js'
-import { listVersions } from './versions.js'
-import { Past } from './tree/past.js'
 import type { Linked } from './join.js'
 import { Metadata } from './metadata.js'
 import type { Journal } from './log/journal.js'
@@ -51,6 +48,7 @@ import { READ_DEADLINE_MS, SEGMENT_BYTES } from './limits.js'
 import { PathApi } from './paths.js'
 import { Placing, deviceKey } from './placing.js'
 import { Posix } from './posix.js'
+import { Retention } from './retention.js'
 import { ChunkSealer } from './seal/chunk.js'
 import { NameSealer } from './seal/name.js'
 import { SealPool } from './seal/pool.js'
@@ -74,11 +72,6 @@ import { ROOT_INO } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 import { StorageOnly } from './unreadable.js'
 
-/** Of the loop, for what goes through many rows. */
-const SLICE_MS = 10
-/** How often it is looked what has passed out of the retention. */
-const SWEEP_MS = 30_000
-const SWEEP_SLICE_EVERY_MS = 100
 const MIN_SEGMENT_BYTES = 4 << 20
 /** A segment takes at most this part of the disk. */
 const SEGMENTS_A_DISK = 64
@@ -170,6 +163,7 @@ export class Drive extends PathApi {
   readonly members: Members
   readonly metadata: Metadata
   readonly placing: Placing
+  readonly retention: Retention
   readonly timers = systemTimers
   /** What other devices have made durable. */
   readonly receipts: Receipts
@@ -186,7 +180,6 @@ export class Drive extends PathApi {
   onAnew: () => void = () => {}
   #closing: Promise<void> | null = null
   #clearing: Promise<void> | null = null
-  #sweeping: () => void = () => {}
   /** Called once if the store has to stop (a failed sync): nothing more is accepted. */
   onStop: (e: Error) => void = () => {}
   /** What a person should know. */
@@ -375,7 +368,9 @@ export class Drive extends PathApi {
     // What had no name when the last session ended, nobody can reach any more.
     for (const ino of rows.orphans()) this.posix.forget(ino)
     this.collector.start()
-    this.#sweeping = this.timers.every(SWEEP_MS, () => this.#sweep())
+    this.retention = new Retention({
+      api: this, metadata: this.metadata, posix: this.posix, files: this.files, chunks: this.chunks, collector: this.collector, clock: p.clock, timers: this.timers, device: p.device, canWrite: keys.canWrite,
+    })
     void this.#clear().catch((e: Error) => { if (!this.journal.stopped) process.emitWarning(`clearing what a copy left: ${e.message}`) })
   }
 
@@ -388,19 +383,6 @@ export class Drive extends PathApi {
   /** As SwarmHost has it. */
   deadChunks(ids: Buffer[]): DeadChunks | undefined {
     return deadChunks({ metadata: this.metadata, chunks: this.chunks, flusher: this.flusher, canWrite: this.keys.canWrite }, ids)
-  }
-
-  /** What was goes when it is past the retention, a slice at a time. */
-  #sweep(): void {
-    if (this.journal.stopped || this.#closing) return
-    try {
-      const { history } = this.metadata
-      const before = history.dropped
-      if (history.sweep(sliceOver())) this.timers.after(SWEEP_SLICE_EVERY_MS, () => this.#sweep())
-      if (history.dropped !== before) this.collector.rouse()
-    } catch (e) {
-      this.journal.stop(e as Error)
-    }
   }
 
   // --- other devices ------------------------------------------------------
@@ -494,7 +476,7 @@ export class Drive extends PathApi {
       files,
       logicalBytes: logical,
       chunks: { here, hereBytes, owed, owedBytes, inline, inlineBytes },
-      cache: { limitBytes: this.cache.limitBytes, usedBytes: segments, pins: this.cache.residents.pins().length },
+      cache: { limitBytes: this.cache.limitBytes, usedBytes: segments, pins: this.cache.pins.count },
       ...this.care.status,
       disk: { segments, index: size('index.db'), wal: size('index.db-wal'), freeBytes: this.space.freeBytes(this.files.dirtyBytes) },
       dirtyBytes: this.files.dirtyBytes,
@@ -540,25 +522,9 @@ export class Drive extends PathApi {
 
   async conflicts(): Promise<Conflict[]> { return listConflicts(this) }
 
-  /** What is not final yet is looked through once for each: it may change places. */
-  #past(): Past {
-    const { tree, engine, journal, clock, metadata } = this
-    return new Past({ tree, engine, history: metadata.history, nowMs: () => clock.nowMs(), commit: () => journal.commit() })
-  }
+  async versions(path: Path, options: { limit?: number } = {}): Promise<VersionLog> { return this.retention.versions(Buffer.from(path), options.limit) }
 
-  async versions(path: Path, options: { limit?: number } = {}): Promise<VersionLog> {
-    // What programs have written so far has happened.
-    if (this.keys.canWrite) await this.posix.sync()
-    const past = this.#past()
-    for (let end = performance.now() + SLICE_MS; !past.sync(() => performance.now() > end); end = performance.now() + SLICE_MS) await turn()
-    this.metadata.history.isOn()
-    return listVersions({ tree: this.tree, log: this.log, device: this.device, history: this.metadata.history, past }, Buffer.from(path), options.limit)
-  }
-
-  restore(path: Path, options: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> {
-    const { tree, posix, files, chunks, clock, metadata, keys } = this
-    return restore(this, { tree, posix, files, chunks, clock, history: metadata.history, past: this.#past(), canWrite: keys.canWrite }, Buffer.from(path), options, onProgress)
-  }
+  restore(path: Path, options: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> { return this.retention.restore(Buffer.from(path), options, onProgress) }
 
   resolveConflict(path: Path, keep: Keep): Promise<Buffer[]> {
     return resolveConflict(this, this, Buffer.from(path), keep)
@@ -578,7 +544,7 @@ export class Drive extends PathApi {
 
   async gc(onProgress?: OnProgress): Promise<GcReport> {
     await this.#clear()
-    while (this.metadata.history.sweep(sliceOver())) await turn()
+    await this.retention.sweep()
     return this.collector.run(onProgress)
   }
 
@@ -594,6 +560,7 @@ export class Drive extends PathApi {
   async #close(): Promise<void> {
     let error: unknown
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
+    this.retention.close()
     await this.#clearing?.catch(() => {})
     this.placing.close()
     if (!this.journal.stopped) await step(() => this.metadata.own.end(this.files.dirtyBytes > 0))
@@ -604,7 +571,6 @@ export class Drive extends PathApi {
     if (this.network && !this.journal.stopped) await step(() => this.posix.sync())
     await step(() => this.network?.close())
     this.receipts.close()
-    this.#sweeping()
     this.metadata.stop()
     await step(() => this.care.close())
     await step(() => this.cache.close())
@@ -626,11 +592,6 @@ export class Drive extends PathApi {
   }
 
   get rootIno(): number { return ROOT_INO }
-}
-
-function sliceOver(): () => boolean {
-  const end = performance.now() + SLICE_MS
-  return () => performance.now() > end
 }
 
 /** On a small disk segments are small too: compacting one needs room for what lives in it. */

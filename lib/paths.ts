@@ -4,13 +4,14 @@
  */
 import type { Conflict, DeviceChange, DeviceStatus, Dirent, DriveApi, DriveStatus, EvictReport, FileHandle, FileType, FsckReport, GcReport, Keep, Locality, MendReport, OnProgress, Path, PeerStatus, RestoreOptions, RestoreReport, ScrubReport, SettingStatus, Stats, SyncOptions, VersionLog } from './api.js'
 import type { AckWish } from './acknowledged.js'
-import { isVirtualXattr, type Cache } from './cache.js'
+import type { Cache } from './cache.js'
 import { fromMs, toMs, turn } from './clock.js'
 import { fail, isDfsError, type DfsErrorCode } from './errors.js'
 import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
 import type { ReadEngine } from './file/read.js'
 import { MAX_NAME_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from './limits.js'
+import { isVirtualXattr, localityOf } from './locality.js'
 import type { Posix, Result, Soon } from './posix.js'
 import { isReservedXattr } from './settings.js'
 import type { Unfinished } from './store/unfinished.js'
@@ -202,14 +203,14 @@ export abstract class PathApi implements DriveApi {
 
   async pin(path: Path): Promise<Locality> {
     const inode = this.#inode(path, true)
-    await this.cache.pin(inode)
-    return this.cache.locality(inode)
+    await this.cache.pins.pin(inode)
+    return this.#locality(inode)
   }
 
   async unpin(path: Path): Promise<void> {
     const inode = this.#inode(path, true)
-    if (await this.cache.unpin(inode)) return
-    const pinned = this.cache.pinOf(inode)
+    if (await this.cache.pins.unpin(inode)) return
+    const pinned = this.cache.pins.of(inode)
     throw fail('EINVAL', pinned === 'below' ? `${text(path)} is pinned by way of a directory above it` : `${text(path)} is not pinned`)
   }
 
@@ -218,8 +219,10 @@ export abstract class PathApi implements DriveApi {
   }
 
   async locality(path: Path): Promise<Locality> {
-    return this.cache.locality(this.#inode(path, true))
+    return this.#locality(this.#inode(path, true))
   }
+
+  #locality(inode: Inode): Promise<Locality> { return localityOf({ tree: this.tree, pins: this.cache.pins }, inode) }
 
   async listXattrs(path: Path): Promise<Buffer[]> {
     return this.tree.xattrNames(this.#inode(path, true)).filter((name) => !isReservedXattr(name))

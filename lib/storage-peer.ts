@@ -170,7 +170,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     arrivals.onFull = () => { this.#fullUntilMs = this.timers.nowMs() + FULL_MS }
     const isFull = () => this.timers.nowMs() < this.#fullUntilMs
     const keeps = () => this.keepsEverything
-    this.cache = { get keepsEverything() { return keeps() }, get isFull() { return isFull() }, missingPins: () => [], changed: () => {}, holders: null }
+    this.cache = { get keepsEverything() { return keeps() }, get isFull() { return isFull() }, holders: null }
     const touched = () => journal.touched('derived')
     this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks, timers: this.timers, touched })
     this.reports = new Reports({

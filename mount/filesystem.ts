@@ -10,7 +10,7 @@ import type { OpenFile } from '../lib/file/file.js'
 import { Reading } from '../lib/file/reading.js'
 import { isReservedXattr } from '../lib/settings.js'
 import { MAX_FILE_BYTES, READ_DEADLINE_MS } from '../lib/limits.js'
-import { LOCAL_XATTR, isVirtualXattr } from '../lib/cache.js'
+import { LOCAL_XATTR, isVirtualXattr, localXattr } from '../lib/locality.js'
 import { isXattrName } from '../lib/paths.js'
 import type { Result, Soon, Watcher } from '../lib/posix.js'
 import { Inode, ROOT_INO, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../lib/tree/inode.js'
@@ -230,7 +230,7 @@ export class Filesystem implements Operations {
   getxattr(ino: number, name: Buffer, _caller: Caller): Reply<Buffer> {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
-    if (isVirtualXattr(name)) return inode.isFile && name.equals(LOCAL_XATTR) ? this.#drive.cache.localXattr(inode) : E.ENODATA
+    if (isVirtualXattr(name)) return inode.isFile && name.equals(LOCAL_XATTR) ? localXattr(this.#drive.tree, inode) : E.ENODATA
     return isXattrName(name) ? this.#drive.tree.getXattr(inode, name) ?? E.ENODATA : unknownName(name)
   }
 

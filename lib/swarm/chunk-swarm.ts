@@ -1,7 +1,7 @@
 /**
- * Chunks between this device and others: the step machines of asking
- * (exchange.ts) and giving (serve.ts), joined to the chunk table, the segments
- * and the readers of the mount.
+ * Chunks between this device and others: the step machine of asking (exchange.ts),
+ * and what devices say of what they hold (custody.ts), joined to the chunk table and
+ * the readers of the mount. giving.ts is the other side.
  *
  * What comes is verified before anything is done with it; what is asked for in
  * the background is kept durably and only then said to be here.
@@ -11,33 +11,25 @@ import type { ChunkSource, Urgency as ReadUrgency } from '../file/fetch.js'
 import { fail } from '../errors.js'
 import type { Arrived } from '../order/causal/engine.js'
 import { chunkId, sealedLength } from '../seal/chunk.js'
-import { ELSEWHERE } from '../store/chunks.js'
 import type { Holders } from '../cache.js'
 import type { Mender } from '../mending.js'
 import { Confirmer, proofOf, type Audited } from './confirm.js'
 import { Custody, type CustodyEffect } from './custody.js'
 import { ChunkExchange, type ExchangeEffect, type WantedChunk } from './exchange.js'
+import { Giving, type GivingLinks } from './giving.js'
 import type { SwarmHost } from './host.js'
-import { keyOf, type Chunk, type ChunkMessage, type CustodyMessage, type Message, type Peer, type Status, type Urgency } from './messages.js'
-import { ChunkServer, type ServeEffect } from './serve.js'
-import { chunkHead } from './wire.js'
+import { KnownHolders } from './known-holders.js'
+import { keyOf, type Chunk, type ChunkMessage, type CustodyMessage, type Peer, type Status, type Urgency } from './messages.js'
+import { Missing } from './missing.js'
 
 const NO_PLAN = Buffer.alloc(32)
 /** How long is waited for peers to have our last entry. */
 const CAUGHT_UP_TIMES = 30
 const CAUGHT_UP_MS = 100
-/** Newest chunks of which it is remembered who has them: who made them, and who said so. */
-const MAX_KNOWN = 65_536
-const KNOWN_SLACK = 4096
-/** Devices that are remembered to have one chunk: more are not needed to get it. */
-const MAX_KNOWN_HOLDERS = 4
 /** Chunks that came and are told to others when they are durable here; what is more they find out when they ask. */
 const MAX_ANNOUNCED = 4096
 
-export interface ChunkLinks {
-  send(peer: Peer, m: Message, priority: 'now' | 'bulk'): void
-  sendFile(peer: Peer, head: Uint8Array, file: { path: string; offset: number; length: number }): void
-  queuedBytes(peer: Peer): number
+export interface ChunkLinks extends GivingLinks {
   lying(peer: Peer, why: string): void
   /** Peers that have our own log durably up to there. */
   haveOwn(seq: number): Peer[]
@@ -51,12 +43,12 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   readonly #drive: SwarmHost
   readonly #links: ChunkLinks
   readonly #exchange: ChunkExchange
-  readonly #server: ChunkServer
+  readonly #giving: Giving
+  readonly #missing: Missing
   readonly #waiters = new Map<string, Waiter[]>()
   readonly #custody = new Custody()
   readonly #confirmer: Confirmer
-  /** By chunk; the newest last. */
-  readonly #known = new Map<string, Peer[]>()
+  readonly #known = new KnownHolders()
   readonly #peers = new Set<Peer>()
   #kept: number[] = []
   #isAnnouncing = false
@@ -66,26 +58,22 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   /** What the exchange wants done, and whether it is being done. */
   readonly #effects: ExchangeEffect[] = []
   #isActing = false
-  /** Damaged ones that are to be named as missing next. */
-  #damaged: number[] = []
-  /** Of what is named as missing: damaged, pinned, the rest from `#cursor` on. */
-  #stage = 0
-  #cursor = 0
   #isClosed = false
 
   constructor(drive: SwarmHost, links: ChunkLinks) {
     this.#drive = drive
     this.#links = links
     this.#exchange = new ChunkExchange({
-      nextMissing: (limit) => this.#nextMissing(limit),
-      likelyHolders: (id) => [...this.#known.get(keyOf(id)) ?? [], ...drive.keeping?.plan?.holdersOf(id) ?? []].filter((peer) => this.#peers.has(peer)),
+      nextMissing: (limit) => this.#missing.next(limit),
+      likelyHolders: (id) => [...this.#known.of(id), ...drive.keeping?.plan?.holdersOf(id) ?? []].filter((peer) => this.#peers.has(peer)),
     })
-    this.#server = new ChunkServer({ queuedBytes: (peer) => links.queuedBytes(peer) })
+    this.#missing = new Missing(drive)
+    this.#giving = new Giving(drive, links, () => this.moreMissing())
     this.#confirmer = new Confirmer({
       nowMs: () => this.#now(),
       after: (ms, f) => drive.timers.after(ms, f),
       isMember: (peer) => drive.members.get(Buffer.from(peer, 'hex')) !== undefined,
-      read: (id) => this.#read(id),
+      read: (id) => this.#giving.read(id),
       challenge: (peer, id, nonce) => this.#ask(this.#custody.challenge(this.#now(), peer, id, nonce)),
       ask: (peer, ids) => this.#ask(this.#custody.ask(this.#now(), peer, ids)),
       plan: () => drive.keeping?.plan ?? null,
@@ -151,7 +139,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     this.#confirmer.peerUp(peer)
     this.#ask(this.#custody.peerUp(peer))
     this.#links.send(peer, this.#status(), 'now')
-    this.#give(this.#server.peerUp(peer))
+    this.#giving.peerUp(peer)
     this.#do(this.#exchange.peerUp(this.#now(), peer, false))
   }
 
@@ -159,13 +147,11 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     this.#peers.delete(peer)
     this.#confirmer.peerDown(peer)
     this.#ask(this.#custody.peerDown(peer))
-    this.#give(this.#server.peerDown(peer))
+    this.#giving.peerDown(peer)
     this.#do(this.#exchange.peerDown(this.#now(), peer))
   }
 
-  drained(peer: Peer): void {
-    this.#give(this.#server.drained(peer))
-  }
+  drained(peer: Peer): void { this.#giving.drained(peer) }
 
   tick(): void {
     this.#do(this.#exchange.tick(this.#now()))
@@ -182,18 +168,18 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
         if (op.type !== 'content') continue
         for (const c of op.chunks) {
           any = true
-          this.#holds(author, c.id)
+          this.#known.add(author, c.id)
         }
       }
     }
-    this.#drive.cache?.changed()
+    this.#drive.cache?.pins?.changed()
     if (any) this.#do(this.#exchange.moreMissing(this.#now()))
   }
 
   /** A device has named these in what cannot be read here: as `changed`. */
   named(device: Buffer, ids: Buffer[]): void {
     const author = device.toString('hex')
-    for (const id of ids) this.#holds(author, id)
+    for (const id of ids) this.#known.add(author, id)
     this.#do(this.#exchange.moreMissing(this.#now()))
   }
 
@@ -208,7 +194,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
 
   message(peer: Peer, m: ChunkMessage | CustodyMessage | Status): void | Promise<void> {
     switch (m.type) {
-      case 'wantChunks': case 'hurryChunks': case 'cancelChunks': this.#give(this.#server.message(peer, m)); return
+      case 'wantChunks': case 'hurryChunks': case 'cancelChunks': this.#giving.message(peer, m); return
       case 'chunk': this.#do(this.#exchange.message(this.#now(), peer, m)); return
       case 'noChunks':
         this.#do(this.#exchange.message(this.#now(), peer, m))
@@ -224,13 +210,12 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   }
 
   /** A chunk could not be sent from its segment: it has moved, or is damaged. */
-  fileError(peer: Peer, head: Buffer, _error: Error): void {
-    void this.#sendAgain(peer, head.subarray(1, 33))
-  }
+  fileError(peer: Peer, head: Buffer, _error: Error): void { this.#giving.again(peer, head.subarray(1, 33)) }
 
   close(): void {
     this.#isClosed = true
     this.#confirmer.close()
+    this.#giving.close()
     this.#drive.arrivals.onKept = () => {}
     if (this.#drive.keeping) this.#drive.keeping.onMore = () => {}
     if (this.#drive.cache?.holders === this) this.#drive.cache.holders = null
@@ -246,53 +231,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   }
 
   peerState(peer: Peer): Pick<PeerStatus, 'chunksAsked' | 'chunksWaiting'> {
-    return { chunksAsked: this.#exchange.peerState(peer)?.asks ?? 0, chunksWaiting: this.#server.state(peer).queued }
-  }
-
-  // --- asking -------------------------------------------------------------
-
-  /** Damaged ones, then what is pinned, then, where everything is kept, the rest; [] at the end of all. */
-  #nextMissing(limit: number): WantedChunk[] {
-    const damaged = this.#nextDamaged(limit)
-    if (damaged.length > 0) return damaged
-    for (; this.#stage < 3; this.#stage++) {
-      const found = this.#missing(limit)
-      if (found.length > 0) return found
-    }
-    this.#stage = 0
-    return []
-  }
-
-  /** Of those that something names: the rest goes with gc. */
-  #nextDamaged(limit: number): WantedChunk[] {
-    const { chunks } = this.#drive
-    const out: WantedChunk[] = []
-    while (this.#damaged.length > 0 && out.length < limit) {
-      const num = this.#damaged.pop()!
-      const known = chunks.bad.has(num) ? chunks.identity(num) : undefined
-      if (known && known.refs > 0) out.push(wanted(known))
-    }
-    return out
-  }
-
-  #missing(limit: number): WantedChunk[] {
-    const { chunks, cache } = this.#drive
-    if (this.#stage === 0) {
-      this.#stage = 1
-      this.#damaged = [...chunks.bad]
-      const damaged = this.#nextDamaged(limit)
-      if (damaged.length > 0) return damaged
-    }
-    if (this.#stage === 1) return (cache?.missingPins(limit) ?? []).map((c) => ({ ...wanted(c), isPinned: true }))
-    const { keeping } = this.#drive
-    if (keeping?.plan) return cache?.isFull ? [] : keeping.next(limit).map(wanted)
-    while (cache?.keepsEverything ?? true) {
-      const rows = chunks.elsewhere(this.#cursor, limit)
-      this.#cursor = rows.length > 0 ? rows[rows.length - 1]!.num : 0
-      const live = rows.filter((r) => r.refs > 0)
-      if (rows.length === 0 || live.length > 0) return live.map(wanted)
-    }
-    return []
+    return { chunksAsked: this.#exchange.peerState(peer)?.asks ?? 0, chunksWaiting: this.#giving.waiting(peer) }
   }
 
   // --- who has what ---------------------------------------------------------
@@ -333,33 +272,12 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   get peerCount(): number { return this.#peers.size }
 
   damaged(num: number): void {
-    this.#damaged.push(num)
+    this.#missing.damaged(num)
     this.moreMissing()
   }
 
   moreMissing(): void {
     if (!this.#isClosed) this.#do(this.#exchange.moreMissing(this.#now()))
-  }
-
-  #holds(peer: Peer, id: Buffer): void {
-    const key = keyOf(id)
-    const holders = this.#known.get(key) ?? []
-    if (holders.includes(peer)) return
-    this.#known.delete(key)
-    this.#known.set(key, [...holders.slice(1 - MAX_KNOWN_HOLDERS), peer])
-    // Many at a time: a Map walks over what was deleted at its front.
-    if (this.#known.size <= MAX_KNOWN + KNOWN_SLACK) return
-    for (const old of this.#known.keys()) {
-      if (this.#known.size <= MAX_KNOWN) break
-      this.#known.delete(old)
-    }
-  }
-
-  #lacks(peer: Peer, id: Buffer): void {
-    const key = keyOf(id)
-    const holders = this.#known.get(key)?.filter((p) => p !== peer)
-    if (holders?.length) this.#known.set(key, holders)
-    else this.#known.delete(key)
   }
 
   /** As Confirmer.keeps. */
@@ -379,7 +297,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
         const ids = this.#kept.flatMap((num) => this.#drive.chunks.identity(num)?.id ?? [])
         this.#kept = []
         if (!(await this.#durable())) return
-        this.#ask(this.#custody.announce(this.#peers, ids.filter((id) => this.#isHere(id))))
+        this.#ask(this.#custody.announce(this.#peers, ids.filter((id) => this.#giving.has(id))))
       }
     } finally {
       this.#isAnnouncing = false
@@ -388,12 +306,12 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
 
   /** Which of these are here, as the index says durably. */
   async #check(peer: Peer, ids: Buffer[]): Promise<void> {
-    const now = new Set(ids.filter((id) => this.#isHere(id)))
+    const now = new Set(ids.filter((id) => this.#giving.has(id)))
     const isSure = now.size === 0 || await this.#durable()
     if (this.#isClosed) return
-    const here = isSure ? [...now].filter((id) => this.#isHere(id)) : []
+    const here = isSure ? [...now].filter((id) => this.#giving.has(id)) : []
     const said = new Set(here)
-    for (const id of here) this.#counted(id)
+    for (const id of here) this.#giving.counted(id)
     this.#ask(this.#custody.checked(peer, here, ids.filter((id) => !said.has(id))))
   }
 
@@ -410,13 +328,13 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
         case 'check': void this.#check(e.peer, e.ids); break
         case 'prove': void this.#prove(e.peer, e.id, e.nonce); break
         case 'holds':
-          for (const id of e.ids) this.#holds(e.peer, id)
+          for (const id of e.ids) this.#known.add(e.peer, id)
           this.#confirmer.said(e.peer, e.ids, true)
           this.#drive.receipts?.chunks(e.peer, e.ids)
           this.#do(this.#exchange.peerHolds(this.#now(), e.peer, e.ids))
           break
         case 'lacks':
-          for (const id of e.ids) this.#lacks(e.peer, id)
+          for (const id of e.ids) this.#known.remove(e.peer, id)
           this.#confirmer.said(e.peer, e.ids, false)
           break
         case 'proof': this.#confirmer.answered(e.peer, e.id, e.mac); break
@@ -477,80 +395,9 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     for (const w of waiters) w.reject(fail('EIO', text))
   }
 
-  // --- giving -------------------------------------------------------------
-
-  #give(effects: ServeEffect[]): void {
-    for (const e of effects) {
-      if (e.type === 'send') this.#links.send(e.peer, e.message, e.priority)
-      else this.#serve(e.peer, Buffer.from(e.id), e.priority)
-    }
-  }
-
-  #serve(peer: Peer, id: Buffer, priority: 'now' | 'bulk'): void {
-    this.#counted(id)
-    const { chunks, store } = this.#drive
-    const num = chunks.findById(id)
-    const row = num > 0 && !chunks.bad.has(num) ? chunks.get(num) : undefined
-    if (!row || row.seg <= 0 || priority === 'now') {
-      void this.#serveBytes(peer, id, priority)
-      return
-    }
-    const length = sealedLength(row.len)
-    // Counted where it waits: in the link. It may be there before this turn is over, and be wanted again.
-    this.#links.sendFile(peer, chunkHead(id), { path: store.pathOf(row.seg), offset: row.off, length })
-    this.#server.sent(peer, id, length)
-    this.#drive.timers.soon(() => { if (!this.#isClosed) this.#give(this.#server.drained(peer)) })
-  }
-
-  async #serveBytes(peer: Peer, id: Buffer, priority: 'now' | 'bulk'): Promise<void> {
-    const sealed = await this.#read(id)
-    if (this.#isClosed) return
-    const isSent = sealed !== undefined && this.#server.isWanted(peer, id)
-    if (isSent) this.#links.send(peer, { type: 'chunk', id, sealed }, priority)
-    this.#give(this.#server.served(peer, id, sealed === undefined ? 0 : isSent ? sealed.length : -1))
-  }
-
-  /** The server has counted it as sent already: what becomes of it the peer hears in any case. */
-  async #sendAgain(peer: Peer, id: Buffer): Promise<void> {
-    const sealed = await this.#read(id)
-    if (this.#isClosed) return
-    if (sealed) this.#links.send(peer, { type: 'chunk', id, sealed }, 'bulk')
-    else this.#links.send(peer, { type: 'noChunks', ids: [id] }, 'now')
-  }
-
-  /** The sealed bytes, right to the bit; undefined: not here, or damaged. */
-  async #read(id: Buffer): Promise<Buffer | undefined> {
-    const { chunks, store } = this.#drive
-    const num = chunks.findById(id)
-    const row = num > 0 ? chunks.get(num) : undefined
-    if (!row || row.seg === ELSEWHERE) return undefined
-    let sealed: Buffer | undefined
-    try { sealed = row.seg === 0 ? chunks.inlineData(num) : await store.read(row.seg, row.off, sealedLength(row.len)) } catch { /* moved by compaction, or damaged */ }
-    if (sealed && chunkId(sealed).equals(id)) return sealed
-    const now = chunks.get(num)
-    if (!now) return undefined
-    if (now.seg !== row.seg || now.off !== row.off) return this.#read(id)
-    // Somebody else may have it, and mend this one.
-    chunks.bad.add(num)
-    this.moreMissing()
-    return undefined
-  }
-
-  #isHere(id: Buffer): boolean {
-    const { chunks, store } = this.#drive
-    const num = chunks.findById(id)
-    return num > 0 && chunks.isThere(num, store)
-  }
-
-  /** Somebody relies on it from here on. */
-  #counted(id: Buffer): void {
-    const { releases, chunks, journal } = this.#drive
-    if (releases && !journal.stopped) releases.counted(chunks.findById(id))
-  }
-
   async #prove(peer: Peer, id: Buffer, nonce: Buffer): Promise<void> {
-    const sealed = await this.#read(id)
-    if (sealed) this.#counted(id)
+    const sealed = await this.#giving.read(id)
+    if (sealed) this.#giving.counted(id)
     if (!this.#isClosed) this.#ask(this.#custody.proved(peer, id, sealed && proofOf(nonce, sealed)))
   }
 
@@ -562,9 +409,4 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
   }
 
   #now(): number { return this.#drive.timers.nowMs() }
-}
-
-
-function wanted({ id, len }: { id: Buffer; len: number }): WantedChunk {
-  return { id, sealedBytes: sealedLength(len) }
 }

@@ -27,7 +27,7 @@ export class SimPlacing {
   readonly keeping: Keeping
   readonly fleet: Fleet
   readonly reports: Reports
-  readonly cache: { readonly keepsEverything: boolean; isFull: boolean; missingPins: () => []; changed: () => void; holders: Holders | null }
+  readonly cache: { readonly keepsEverything: boolean; isFull: boolean; holders: Holders | null }
   readonly #p: Parts
   #sinceMs = 0
   #isWorking = false
@@ -55,7 +55,7 @@ export class SimPlacing {
       chunks, keepsEverything: () => true, isFull: () => false, usedBytes: () => 0, settle: () => journal.settle(), touched,
     })
     keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, keeping.plan!)
-    this.cache = { get keepsEverything() { return keeping.plan === null }, isFull: false, missingPins: () => [], changed: () => {}, holders: null }
+    this.cache = { get keepsEverything() { return keeping.plan === null }, isFull: false, holders: null }
   }
 
   /** When the metadata is there. */
