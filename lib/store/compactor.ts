@@ -28,8 +28,9 @@ const SEAL_BYTES = 64 << 10
 const IDLE_SEAL_BYTES = 4 << 20
 /** One that was closed off with it, though well filled, is copied on if it is smaller: small ones would add up. */
 const SMALL_SEGMENT_BYTES = 8 << 20
-/** ...and what a cache that has to become smaller pays for its room. */
+/** ...and what a cache that has to become smaller pays for its room, or somebody who asks for all that is dead. */
 const SHRINK_BELOW = 0.8
+const FULL_BELOW = 0.9
 
 export interface CompactorParts {
   db: Database
@@ -49,6 +50,7 @@ export interface CompactorParts {
 
 /** 'shrink': chunks went that are elsewhere now. */
 export type Round = 'idle' | 'full' | 'shrink'
+const BELOW: Record<Round, number> = { idle: COMPACT_BELOW, full: FULL_BELOW, shrink: SHRINK_BELOW }
 
 export class Compactor {
   readonly #p: CompactorParts
@@ -81,7 +83,7 @@ export class Compactor {
     for (const [n, size] of sizes) {
       const alive = live.get(n) ?? 0
       if (alive === 0) empty.push(n)
-      else if (alive < (size - HEADER_BYTES) * (why === 'shrink' ? SHRINK_BELOW : COMPACT_BELOW) || (sealed.has(n) && size < SMALL_SEGMENT_BYTES)) thin.push(n)
+      else if (alive < (size - HEADER_BYTES) * BELOW[why] || (sealed.has(n) && size < SMALL_SEGMENT_BYTES)) thin.push(n)
     }
     const inSegments = db.sql.prepare('SELECT num, off, len, id FROM chunk WHERE seg = ? AND num > ? ORDER BY num LIMIT 512')
     await this.#removeSegments(empty, report)
@@ -144,7 +146,7 @@ export class Compactor {
     const live = await this.#live()
     const isThin = [...store.usage()].some(([n, size]) => {
       const dead = size - HEADER_BYTES - (live?.get(n) ?? 0)
-      return store.isHead(n) && dead >= (full ? SEAL_BYTES : IDLE_SEAL_BYTES) && dead > (size - HEADER_BYTES) * (1 - COMPACT_BELOW)
+      return store.isHead(n) && dead >= (full ? SEAL_BYTES : IDLE_SEAL_BYTES) && dead > (size - HEADER_BYTES) * (1 - BELOW[why])
     })
     if (!live || !isThin) return new Set()
     const sealed = await store.sealHeads()

@@ -2,6 +2,7 @@
  * A device of a drive as a user has it: a store, a daemon and a mount of its own, run through the command line, on a host
  * of a Lan or on a port of this machine. Whatever a test leaves is ended by process id and removed by `closeMembers`.
  */
+import { spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
@@ -61,6 +62,21 @@ export class Member {
   async mount(...args: string[]): Promise<void> {
     await this.dfs('mount', ...this.#mountArgs, ...args, this.dir)
     this.pid = (await this.status()).pid
+  }
+
+  /** The daemon alone, without a mount, as a service manager runs it. */
+  async serve(...args: string[]): Promise<void> {
+    const [command, ...rest] = [...this.#prefix, process.execPath, DFS, '--store', this.store, 'serve', '--no-fork', ...args]
+    const child = spawn(command!, rest, { env: this.#env, cwd: '/', stdio: 'ignore' })
+    let failure = ''
+    child.once('exit', (code) => { failure = `dfs serve ended with ${code}` })
+    await until(`${this.name} is served`, async () => {
+      if (failure) throw new Error(`${this.name}: ${failure}`)
+      const client = await Client.connect(this.store).catch(() => undefined)
+      await client?.close()
+      return client !== undefined
+    })
+    this.pid = child.pid!
   }
 
   async join(key: string, ...args: string[]): Promise<void> {

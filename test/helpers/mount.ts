@@ -67,10 +67,17 @@ export async function makeMount(options: MountOptions = {}): Promise<TestMount> 
 
 /** Mounts to be closed should the test be interrupted. */
 const live = new Set<DfsMount>()
-for (const signal of ['SIGINT', 'SIGTERM'] as const) {
-  process.once(signal, () => {
-    void Promise.allSettled([...live].map((mount) => mount.close())).then(() => process.exit(1))
-  })
+let isWatching = false
+
+/** Not before there is one: a program without them may have more to do then than to end. */
+function closeWhenInterrupted(): void {
+  if (isWatching) return
+  isWatching = true
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+    process.once(signal, () => {
+      void Promise.allSettled([...live].map((mount) => mount.close())).then(() => process.exit(1))
+    })
+  }
 }
 
 class DfsMount implements TestMount {
@@ -87,6 +94,7 @@ class DfsMount implements TestMount {
     this.store = join(this.scratch, 'store')
     mkdirSync(this.dir)
     live.add(this)
+    closeWhenInterrupted()
   }
 
   dfs(...args: string[]): Promise<Ran> {

@@ -5,6 +5,7 @@ import { Client } from '../../lib/client.js'
 import { freePort } from '../bench/sync-pairs.js'
 import { bytesOf, copiesOf, holdingsOf } from '../helpers/copies.js'
 import { closeMembers, Member, removeAll, until } from '../helpers/member.js'
+import { closeNetworks, type Lan } from '../helpers/namespaces.js'
 import { sleep } from '../helpers/run.js'
 
 /** On a machine with other work a repair of gigabytes takes its time. */
@@ -19,6 +20,8 @@ export interface FleetOptions {
   /** What each device offers; as `dfs devices set --capacity`. */
   capacity(n: number): string
   env?: NodeJS.ProcessEnv
+  /** Each is a host of it; else a port of this machine. */
+  lan?: Lan
   log(text: string): void
 }
 
@@ -45,7 +48,9 @@ export class SoakFleet {
   }
 
   async #member(): Promise<Member> {
-    return new Member(`d${++this.#made}`, this.#p.parent, { port: await freePort() }, { env: { ...ENV, ...this.#p.env } })
+    const { parent, lan, env } = this.#p
+    const name = `d${++this.#made}`
+    return new Member(name, parent, lan ? { lan, address: await lan.host(name) } : { port: await freePort() }, { env: { ...ENV, ...env } })
   }
 
   async #joined(member: Member): Promise<void> {
@@ -68,6 +73,22 @@ export class SoakFleet {
       for (const m of this.members) if (!((await this.device(member, m)).placement?.share ?? 0)) return false
       return true
     }, 120_000, 200)
+    return member
+  }
+
+  /** A device that only stores joins, and is served; it is none of `members`. */
+  async storing(): Promise<Member> {
+    const [first] = this.members as [Member]
+    const member = await this.#member()
+    const key = (await first.dfs('key', '--storage')).trim().split('\n').find((line) => line.includes('dfs1-'))!.trim()
+    await member.join(key, '--peer', first.address)
+    await member.serve(...this.members.flatMap((m) => ['--peer', m.address]))
+    const { device } = await member.status()
+    this.#ids.set(member, device)
+    await until(`${member.name} is linked with all`, async () => (await member.status()).peers.length === this.members.length, 120_000, 200)
+    await first.dfs('devices', 'add', device, '--role', 'storage', '--name', member.name)
+    await first.dfs('devices', 'set', device, '--capacity', this.#p.capacity(this.#made - 1))
+    await until(`${member.name} takes part`, async () => ((await this.device(member)).placement?.share ?? 0) > 0, 120_000, 200)
     return member
   }
 
@@ -178,17 +199,22 @@ export class SoakFleet {
   }
 }
 
-/** Runs `main` in a folder of its own, and ends the process; daemons and folder go, also when it fails or is interrupted. */
-export function runAlone(prefix: string, main: (parent: string) => Promise<void>): void {
+/** Runs `main` in a folder of its own, and ends the process; daemons, networks and folder go, also when it fails or is interrupted. */
+export function runAlone(prefix: string, main: (parent: string) => Promise<void>, keepsFailed = false): void {
   const parent = mkdtempSync(prefix)
-  const end = async (code: number) => {
+  let isEnding = false
+  const end = async (code: number, keeps = false) => {
+    if (isEnding) return
+    isEnding = true
     await closeMembers()
-    await removeAll(parent)
+    await closeNetworks()
+    if (keeps) console.error(`stores in ${parent}`)
+    else await removeAll(parent)
     process.exit(code)
   }
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void end(130))
   main(parent).then(() => end(0), (e: Error) => {
-    console.error(e.stack)
-    return end(1)
+    if (!isEnding) console.error(e.stack)
+    return end(1, keepsFailed)
   })
 }

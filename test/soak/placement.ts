@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bytesOf, holdingsOf } from '../helpers/copies.js'
 import { closeMembers, removeAll, until, type Member } from '../helpers/member.js'
+import { random } from '../helpers/tree.js'
 import { must, sleep } from '../helpers/run.js'
 import { SoakFiles, type SoakWriter } from './files.js'
 import { SoakFleet } from './fleet.js'
@@ -43,17 +44,6 @@ const bytes = Number(values.gib) * 2 ** 30
 const capacity = values.capacity ?? `${Math.max(2, Math.ceil(Number(values.gib) * 1.5))}G`
 const startMs = performance.now()
 const log = (text: string) => console.log(`${((performance.now() - startMs) / 1000).toFixed(1).padStart(7)} s  ${text}`)
-
-/** mulberry32. */
-function randomOf(from: number): () => number {
-  let a = from >>> 0
-  return () => {
-    a = (a + 0x6d2b79f5) >>> 0
-    let t = Math.imul(a ^ (a >>> 15), 1 | a)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 class Soak {
   readonly #writers = new Map<Member, SoakWriter>()
@@ -243,8 +233,7 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
 }
 try {
   log(`seed ${seed}, ${values.gib} GiB, ${capacity} for each device`)
-  const random = randomOf(seed)
-  const soak = new Soak(await SoakFleet.make(Number(values.devices), { parent, copies: COPIES, capacity: () => capacity, log }), random)
+  const soak = new Soak(await SoakFleet.make(Number(values.devices), { parent, copies: COPIES, capacity: () => capacity, log }), random(seed))
   await soak.begin()
   for (let round = 1; round <= Number(values.rounds); round++) {
     log(`round ${round}`)
