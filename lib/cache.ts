@@ -11,7 +11,7 @@
  * as long as this device's entries, which they have, may be taken back.
  */
 import type { EvictReport, OnProgress } from './api.js'
-import { systemTimers, type Timers } from './clock.js'
+import { SystemClock, systemTimers, type Clock, type Timers } from './clock.js'
 import { fail } from './errors.js'
 import type { FlushEngine } from './file/flush.js'
 import type { ReadEngine } from './file/read.js'
@@ -93,6 +93,7 @@ export interface CacheParts {
   collector: Collector
   space: Space
   timers?: Timers
+  clock?: Pick<Clock, 'nowMs'>
   share?: Share
   /** Default GRACE_MS. */
   graceMs?: number
@@ -101,6 +102,7 @@ export interface CacheParts {
 export class Cache {
   readonly #p: CacheParts
   readonly #timers: Timers
+  readonly #clock: Pick<Clock, 'nowMs'>
   readonly residents: Residents
   readonly pins: Pins
   /** Set by whoever connects this device to others. */
@@ -122,6 +124,7 @@ export class Cache {
   constructor(parts: CacheParts) {
     this.#p = parts
     this.#timers = parts.timers ?? systemTimers
+    this.#clock = parts.clock ?? new SystemClock()
     this.residents = new Residents(parts.db)
     this.residents.onChange = () => parts.journal.touched('derived')
     this.pins = new Pins({ tree: parts.tree, journal: parts.journal, residents: this.residents, timers: this.#timers, moreMissing: () => this.holders?.moreMissing() })
@@ -152,7 +155,7 @@ export class Cache {
   planChanged(isOther: boolean): void {
     if (isOther) {
       // Others may have counted on this device a moment ago.
-      this.#sinceMs = Date.now()
+      this.#sinceMs = Math.floor(this.#clock.nowMs())
       this.#p.db.setMeta('cache_since', this.#sinceMs)
       this.#p.journal.touched('derived')
     }
@@ -186,7 +189,7 @@ export class Cache {
   async setLimit(bytes: number | null): Promise<void> {
     if (bytes !== null) checkCacheBytes(bytes)
     const { db, journal } = this.#p
-    if (this.#limit === null && bytes !== null) this.#sinceMs = Date.now()
+    if (this.#limit === null && bytes !== null) this.#sinceMs = Math.floor(this.#clock.nowMs())
     this.#own = bytes
     db.setMeta('cache_bytes', bytes ?? 0)
     db.setMeta('cache_since', this.#sinceMs)
@@ -238,7 +241,7 @@ export class Cache {
   /** Takes the content of a file, or of all below a directory, off this device, as far as others have it. USAGE if this device keeps everything. */
   async evict(inode: Inode, onProgress?: OnProgress): Promise<EvictReport> {
     if (this.#limit === null) throw fail('USAGE', 'this device keeps everything; give it a cache first: dfs mount --cache SIZE, or dfs serve')
-    const waitMs = this.#sinceMs + this.#graceMs - Date.now()
+    const waitMs = this.#sinceMs + this.#graceMs - this.#clock.nowMs()
     if (waitMs > 0) throw fail('EBUSY', `this device kept everything until a moment ago, and others may count on it; try again in ${Math.ceil(waitMs / 1000)} s`)
     const { tree } = this.#p
     const report: EvictReport = { bytesEvicted: 0, bytesPinned: 0, bytesUnconfirmed: 0 }
@@ -349,7 +352,7 @@ export class Cache {
     const gone = new Set<number>()
     const may = (num: number) => !flusher.pinned.has(num) && !this.residents.isPinned(num) && (chunks.get(num)?.seg ?? 0) > 0 && !this.#isMine(num)
     const asked = list.filter((c) => may(c.num))
-    if (asked.length === 0 || !this.holders || Date.now() < this.#sinceMs + this.#graceMs) return gone
+    if (asked.length === 0 || !this.holders || this.#clock.nowMs() < this.#sinceMs + this.#graceMs) return gone
     // What is named again meanwhile others may have dropped, for they do not know of that.
     const watch = chunks.watch()
     const confirmed = await this.holders.confirm(asked, EVICT_COPIES).finally(() => watch.stop())

@@ -308,7 +308,7 @@ export class Drive extends PathApi {
     p.store.onStop = (e) => this.journal.stop(e)
     this.#checkpointer = new Checkpointer(p.db, this.journal)
 
-    this.files = new Files({ clock: p.clock, space: this.space })
+    this.files = new Files({ clock: p.clock, space: this.space, timers: this.timers })
     this.receipts = new Receipts({ timers: this.timers, members: this.members, chunks: this.chunks, ownLog: () => this.journal.incarnation })
     const acknowledged = new Acknowledged({ tree: this.tree, chunks: this.chunks, log: this.log, journal: this.journal, source: this.receipts })
     const host = { rows, chunks: this.chunks, store: p.store, pool: this.pool, sealer }
@@ -333,7 +333,7 @@ export class Drive extends PathApi {
     })
     this.collector = new Collector({
       db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
-      files: this.files, pool: this.pool, posix: this.posix, isShared: () => this.engine.revises, isKept: () => this.metadata.history.isOn(),
+      files: this.files, pool: this.pool, posix: this.posix, timers: this.timers, isShared: () => this.engine.revises, isKept: () => this.metadata.history.isOn(),
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))
     this.inbox = new Inbox({
@@ -343,7 +343,7 @@ export class Drive extends PathApi {
     })
     this.cache = new Cache({
       db: p.db, chunks: this.chunks, tree: this.tree, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
-      collector: this.collector, space: this.space, timers: this.timers, ...(options.graceMs !== undefined && { graceMs: options.graceMs }),
+      collector: this.collector, space: this.space, timers: this.timers, clock: p.clock, ...(options.graceMs !== undefined && { graceMs: options.graceMs }),
       share: { keeping: this.keeping, budget: () => this.fleet.budgetBytes, isLeaving: () => this.fleet.isLeaving },
     })
     this.arrivals.onFull = () => this.cache.full()

@@ -11,6 +11,7 @@
  */
 import { turn } from './clock.js'
 import type { GcReport, OnProgress } from './api.js'
+import { systemTimers, type Timers } from './clock.js'
 import type { FlushEngine } from './file/flush.js'
 import type { Files } from './file/files.js'
 import type { ReadEngine } from './file/read.js'
@@ -45,6 +46,7 @@ export interface CollectorParts {
   files: Files
   pool: SealPool
   posix: Posix
+  timers?: Timers
   /** Other devices take part. */
   isShared(): boolean
   /** What was is kept: of a file that is cut anew its former chunks would stay, too. */
@@ -53,7 +55,8 @@ export interface CollectorParts {
 
 export class Collector {
   readonly #p: CollectorParts
-  #timer: NodeJS.Timeout | null = null
+  readonly #timers: Timers
+  #stopLooking: () => void = () => {}
   #running: Promise<GcReport> | null = null
   readonly #compactor: Compactor
   #stopped = false
@@ -63,22 +66,21 @@ export class Collector {
 
   constructor(parts: CollectorParts) {
     this.#p = parts
+    this.#timers = parts.timers ?? systemTimers
     const { db, chunks, store, journal, flusher, pool } = parts
     this.#compactor = new Compactor({ db, chunks, store, journal, writing: flusher, removed: (path) => pool.forget(path) })
   }
 
   start(): void {
     this.#seenOp = this.#roundAt = this.#p.journal.nextOpCounter
-    this.#quietSince = performance.now()
-    this.#timer = setInterval(() => this.#look(), IDLE_MS)
-    this.#timer.unref()
+    this.#quietSince = this.#timers.nowMs()
+    this.#stopLooking = this.#timers.every(IDLE_MS, () => this.#look())
   }
 
   async stop(): Promise<void> {
     this.#stopped = true
     this.#compactor.stop()
-    if (this.#timer) clearInterval(this.#timer)
-    this.#timer = null
+    this.#stopLooking()
     await this.#running?.catch(() => {})
   }
 
@@ -118,7 +120,7 @@ export class Collector {
 
   #look(): void {
     const { journal, files } = this.#p
-    const now = performance.now()
+    const now = this.#timers.nowMs()
     const op = journal.nextOpCounter
     if (op !== this.#seenOp || files.dirtyBytes > 0) {
       this.#seenOp = op

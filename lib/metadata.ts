@@ -63,6 +63,8 @@ export interface MetadataParts {
   gone(ino: number): void
   /** When a silent device is set aside; default ASIDE_AFTER_MS, ASIDE_UP_MS. */
   aside?: { afterMs: number; upMs: number }
+  /** How often it is looked what has become final, and how long a device that writes nothing keeps to itself what it has; default SETTLE_MS, STATE_AFTER_MS. */
+  stating?: { settleMs: number; afterMs: number }
   /** Sealed bytes of each log that are kept when nobody needs them any more; default KEEP_LOG_BYTES. */
   keepLogBytes?: number
 }
@@ -187,7 +189,7 @@ export class Metadata {
     if (keys.canWrite && !this.members.get(device.publicKey)) {
       this.members.add(certify(keys, { device: device.publicKey, role: keys.kind, name: this.deviceName }))
     }
-    this.#settling ??= timers.every(SETTLE_MS, () => this.#settle())
+    this.#settling ??= timers.every(this.#p.stating?.settleMs ?? SETTLE_MS, () => this.#settle())
   }
 
   /** Says what we have where others wait to hear it, and drops what can not be taken back any more. */
@@ -202,7 +204,7 @@ export class Metadata {
         this.#setAside()
         this.#endRefused()
       }
-      if (this.#p.keys.canWrite && !this.own.isHeld && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - STATE_AFTER_MS)) journal.state()
+      if (this.#p.keys.canWrite && !this.own.isHeld && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - (this.#p.stating?.afterMs ?? STATE_AFTER_MS))) journal.state()
       if (engine.settle(this.awaited()) === 0) return
       for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()

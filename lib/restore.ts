@@ -6,7 +6,7 @@
  * before anything has changed.
  */
 import type { OnProgress, RestoreOptions, RestoreReport } from './api.js'
-import { turn, type Clock } from './clock.js'
+import { turn, type Clock, type Timers } from './clock.js'
 import { fail } from './errors.js'
 import type { LocalChunk } from './file/flush.js'
 import type { Files } from './file/files.js'
@@ -26,6 +26,7 @@ export interface RestoreParts {
   files: Files
   chunks: ChunkTable
   clock: Clock
+  timers: Pick<Timers, 'nowMs'>
   history: History
   past: Past
   canWrite: boolean
@@ -92,9 +93,9 @@ class Restore {
 
   /** Takes in what is not final, in slices. EINVAL if nothing is kept, or not of that time. */
   async #look(): Promise<void> {
-    const { history, past, clock } = this.#p
-    for (let end = performance.now() + SLICE_MS; !past.sync(() => performance.now() > end); end = performance.now() + SLICE_MS) await turn()
-    this.#sliceEnd = performance.now() + SLICE_MS
+    const { history, past, clock, timers } = this.#p
+    for (let end = timers.nowMs() + SLICE_MS; !past.sync(() => timers.nowMs() > end); end = timers.nowMs() + SLICE_MS) await turn()
+    this.#sliceEnd = timers.nowMs() + SLICE_MS
     if (!history.isOn()) throw fail('EINVAL', 'nothing is kept of what was, for the drive has no retention; dfs config set retention 30d keeps it from then on')
     if (this.#atMs > clock.nowMs()) throw fail('EINVAL', `${when(this.#atMs)} is still to come`)
     if (this.#atMs < history.fromMs) throw fail('ENOENT', `what was at ${when(this.#atMs)} is not known any more; it is from ${when(history.fromMs)} on`)
@@ -102,10 +103,10 @@ class Restore {
 
   /** Others get their turn now and then; what came meanwhile is taken in. */
   async #breathe(): Promise<void> {
-    if (performance.now() < this.#sliceEnd) return
+    if (this.#p.timers.nowMs() < this.#sliceEnd) return
     await turn()
     this.#p.past.sync()
-    this.#sliceEnd = performance.now() + SLICE_MS
+    this.#sliceEnd = this.#p.timers.nowMs() + SLICE_MS
   }
 
   /** What the names of a path stood for then, from the root on. */

@@ -52,20 +52,20 @@ export class Retention {
     // What programs have written so far has happened.
     if (canWrite) await posix.sync()
     const past = this.#past()
-    while (!past.sync(sliceOver())) await turn()
+    while (!past.sync(this.#sliceOver())) await turn()
     history.isOn()
     return listVersions({ tree, log, device, history, past }, path, limit)
   }
 
   /** As DriveApi.restore. */
   restore(path: Buffer, options: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> {
-    const { api, metadata: { tree, history }, posix, files, chunks, clock, canWrite } = this.#p
-    return restore(api, { tree, posix, files, chunks, clock, history, past: this.#past(), canWrite }, path, options, onProgress)
+    const { api, metadata: { tree, history }, posix, files, chunks, clock, timers, canWrite } = this.#p
+    return restore(api, { tree, posix, files, chunks, clock, timers, history, past: this.#past(), canWrite }, path, options, onProgress)
   }
 
   /** What is past the retention goes, all of it. */
   async sweep(): Promise<void> {
-    while (this.#p.metadata.history.sweep(sliceOver())) await turn()
+    while (this.#p.metadata.history.sweep(this.#sliceOver())) await turn()
   }
 
   /** The same, a slice at a time. */
@@ -74,7 +74,7 @@ export class Retention {
     if (journal.stopped || this.#isClosed) return
     try {
       const before = history.dropped
-      if (history.sweep(sliceOver())) timers.after(SWEEP_SLICE_EVERY_MS, () => this.#slice())
+      if (history.sweep(this.#sliceOver())) timers.after(SWEEP_SLICE_EVERY_MS, () => this.#slice())
       if (history.dropped !== before) collector.rouse()
     } catch (e) {
       journal.stop(e as Error)
@@ -87,13 +87,14 @@ export class Retention {
     return new Past({ tree, engine, history, nowMs: () => clock.nowMs(), commit: () => journal.commit() })
   }
 
+  #sliceOver(): () => boolean {
+    const { timers } = this.#p
+    const end = timers.nowMs() + SLICE_MS
+    return () => timers.nowMs() > end
+  }
+
   close(): void {
     this.#isClosed = true
     this.#stop()
   }
-}
-
-function sliceOver(): () => boolean {
-  const end = performance.now() + SLICE_MS
-  return () => performance.now() > end
 }

@@ -6,7 +6,7 @@
  * into sealed chunks and one content op a file.
  */
 import { DfsError, fail, isDfsError } from '../errors.js'
-import type { Clock } from '../clock.js'
+import { systemTimers, type Clock, type Timers } from '../clock.js'
 import { MAX_FILE_BYTES } from '../limits.js'
 import { Pace } from '../pace.js'
 import type { Inode } from '../tree/inode.js'
@@ -48,6 +48,7 @@ export class Files {
   readonly pool = new SlabPool()
   readonly #clock: Clock
   readonly #space: Space
+  readonly #timers: Timers
   #flusher!: Flusher
   readonly #open = new Map<number, OpenFile>()
   readonly #fresh = new Set<OpenFile>()
@@ -57,10 +58,11 @@ export class Files {
   readonly #limit: number
   #dirtyBytes = 0
   #waiters: { go: () => void; fail: (e: Error) => void }[] = []
-  #ticker: NodeJS.Timeout | null = null
+  /** What ends it. */
+  #ticker: (() => void) | null = null
   readonly #closedPace = new Pace(CLOSED_MS, CLOSED_LONGEST_MS)
   /** Closed files wait to be flushed... */
-  #closedTimer: NodeJS.Timeout | null = null
+  #closedTimer: (() => void) | null = null
   /** ...or are. */
   #isFlushingClosed = false
   /** The disk is full. Undefined: nothing can be done; false: nothing could be done. */
@@ -69,8 +71,9 @@ export class Files {
   isLive = false
   #isClosed = false
 
-  constructor(o: { clock: Clock; space: Space }) {
+  constructor(o: { clock: Clock; space: Space; timers?: Timers }) {
     this.#clock = o.clock
+    this.#timers = o.timers ?? systemTimers
     this.#space = o.space
     this.#limit = o.space.dirtyLimit
     this.#slab = this.pool.take()
@@ -210,7 +213,7 @@ export class Files {
     if (!file.isFresh) return
     file.lastWrite = 0
     if (!this.isLive || this.#closedTimer !== null || this.#isFlushingClosed) return
-    this.#closedTimer = setTimeout(() => this.#flushClosed(), this.#closedPace.next(performance.now()))
+    this.#closedTimer = this.#timers.after(this.#closedPace.next(this.#timers.nowMs()), () => this.#flushClosed())
   }
 
   /** What was closed goes to others at once: a few small ones the short way, more in one flush, and that after the one under way. */
@@ -280,13 +283,13 @@ export class Files {
   /** Writers that wait are refused: nothing is flushed any more. */
   close(): void {
     this.#isClosed = true
-    if (this.#closedTimer) clearTimeout(this.#closedTimer)
+    this.#closedTimer?.()
     this.#rest()
     for (const w of this.#waiters.splice(0)) w.fail(fail('EIO', 'the store was closed before the data could be kept'))
   }
 
   #rest(): void {
-    if (this.#ticker) clearInterval(this.#ticker)
+    this.#ticker?.()
     this.#ticker = null
   }
 
@@ -315,11 +318,11 @@ export class Files {
   }
 
   #markFresh(file: OpenFile): void {
-    const now = performance.now()
+    const now = this.#timers.nowMs()
     if (!this.#fresh.has(file)) {
       this.#fresh.add(file)
       file.dirtySince = now
-      if (this.#ticker === null && !this.#isClosed) this.#ticker = setInterval(() => this.#tick(), TICK_MS)
+      if (this.#ticker === null && !this.#isClosed) this.#ticker = this.#timers.after(TICK_MS, () => this.#tick())
     }
     file.lastWrite = now
   }
@@ -341,11 +344,10 @@ export class Files {
   }
 
   #tick(): void {
-    if (this.#fresh.size === 0) {
-      this.#rest()
-      return
-    }
-    const now = performance.now()
+    this.#ticker = null
+    if (this.#fresh.size === 0 || this.#isClosed) return
+    this.#ticker = this.#timers.after(TICK_MS, () => this.#tick())
+    const now = this.#timers.nowMs()
     const due: OpenFile[] = []
     for (const f of this.#fresh) {
       if (f.error && now - f.lastWrite < AGE_MS) continue

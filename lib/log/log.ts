@@ -28,6 +28,7 @@ export class Log {
   readonly #sealer: EntrySealer
   readonly #insert: Statement
   readonly #setHead: Statement
+  readonly #hashAt: Statement
   readonly #heads = new Map<number, Head>()
   readonly #incarnations: Buffer[] = []
   readonly #devices: Buffer[] = []
@@ -36,6 +37,7 @@ export class Log {
     this.#db = db
     this.#sealer = sealer
     this.#insert = db.sql.prepare('INSERT INTO log VALUES (?,?,?,?,?)') as unknown as Statement
+    this.#hashAt = db.sql.prepare('SELECT hash FROM log WHERE inc = ? AND seq = ?').raw(true) as unknown as Statement
     this.#setHead = db.sql.prepare('INSERT OR REPLACE INTO log_head VALUES (?,?,?,?,?)') as unknown as Statement
     this.reload()
   }
@@ -144,7 +146,7 @@ export class Log {
 
   /** The hash of an entry that is held; undefined if it is not. */
   hashAt(inc: number, seq: number): Buffer | undefined {
-    return (this.#db.sql.prepare('SELECT hash FROM log WHERE inc = ? AND seq = ?').get(inc, seq) as { hash: Buffer } | undefined)?.hash
+    return (this.#hashAt.get(inc, seq) as [Buffer] | undefined)?.[0]
   }
 
   /** The ops of an entry that is held and was verified when it came. */

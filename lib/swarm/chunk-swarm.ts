@@ -78,6 +78,7 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
       ask: (peer, ids) => this.#ask(this.#custody.ask(this.#now(), peer, ids)),
       plan: () => drive.keeping?.plan ?? null,
       caughtUp: () => this.#caughtUp(),
+      ...(drive.freshMs !== undefined && { freshMs: drive.freshMs }),
     })
     drive.arrivals.onKept = (nums) => {
       if (this.#peers.size === 0 || this.#kept.length >= MAX_ANNOUNCED) return

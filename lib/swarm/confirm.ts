@@ -34,6 +34,8 @@ export interface ConfirmHost {
   /** The answers come to `said`. */
   ask(peer: Peer, ids: Buffer[]): void
   plan(): Plan | null
+  /** A proof counts so long; absent: FRESH_MS. */
+  freshMs?: number
   /** Makes known what this device has written so far, and waits a while for those who have all of it. */
   caughtUp(): Promise<(peer: Peer) => boolean>
 }
@@ -206,7 +208,7 @@ export class Confirmer {
   }
 
   #freshOf(id: Buffer): Peer[] {
-    const sinceMs = this.#host.nowMs() - FRESH_MS
+    const sinceMs = this.#host.nowMs() - (this.#host.freshMs ?? FRESH_MS)
     return [...this.#fresh.get(keyOf(id)) ?? []].filter(([peer, atMs]) => atMs >= sinceMs && this.keeps(peer, id)).map(([peer]) => peer)
   }
 

@@ -72,6 +72,8 @@ export interface SwarmHost {
   readonly keepsEverything?: boolean
   /** Of a device that keeps snapshots without reading them. */
   readonly kept?: SnapshotHolder
+  /** A proof of having a chunk counts so long: less than what waits for that (GRACE_MS in lib/cache.ts, RELEASE_AFTER_MS in lib/releases.ts). Absent: FRESH_MS of confirm.ts. */
+  readonly freshMs?: number
   /** Chance, where it need not be secret; absent: Math.random. */
   readonly random?: () => number
   /** This device must take all metadata anew, from one of `links`. Once in a session, which ends with it. Absent: one that takes no snapshots. */

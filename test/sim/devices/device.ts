@@ -26,7 +26,9 @@ import { Peers } from '../../../lib/swarm/peers.js'
 import type { Outcome } from '../../../lib/tree/tree.js'
 import blake from '@napi-rs/blake-hash'
 import { SimDatabase, SimDisk, SimStore } from './disk.js'
-import { SimPlacing } from './placing.js'
+import { SimPlacing, type Placed } from './placing.js'
+import { SimSegments } from './segments.js'
+import { SimDrive } from './whole.js'
 import type { World } from './world.js'
 
 /** Sealed bytes of each log that are kept: little, so that logs are truncated. */
@@ -47,7 +49,7 @@ export interface SimNode {
   readonly links: Map<string, SimLink>
   /** It can be asked for the drive's metadata. */
   readonly isMember: boolean
-  readonly live: { store: SimStore; timers: Timers } | undefined
+  readonly live: { store: Pick<SimStore, 'at'>; timers: Timers } | undefined
   hello(): Buffer
 }
 
@@ -55,13 +57,15 @@ export interface SimNode {
 interface Session {
   timers: Timers & { stop(): void }
   db: SimDatabase
-  store: SimStore
+  store: SimStore | SimSegments
   chunks: ChunkTable
   metadata: Metadata
   inbox: Inbox
   peers: Peers
   /** With a plan: what real devices have for it. */
-  placing: SimPlacing | undefined
+  placing: Placed | undefined
+  /** In a race: the rest of what a real device has. */
+  drive: SimDrive | undefined
 }
 
 interface Joining { timers: Timers & { stop(): void }; db: SimDatabase; linked: Linked & { links: SimLink[] } }
@@ -157,15 +161,19 @@ export class SimDevice {
     const timers = world.timers()
     const db = new SimDatabase(this.disk, timers)
     const chunks = new ChunkTable(db)
-    const store = new SimStore(this.disk, timers)
+    const segments = world.graces && new SimSegments(this.disk, timers)
+    const simple = new SimStore(this.disk, timers)
+    const store = segments ?? simple
     const metadata: Metadata = new Metadata({
       db, keys: this.keys, device: this.device, clock: this.clock, timers, chunks, sealer: treeSealer(this.keys), makeEngine: (host) => new CausalEngine(host), store,
       gone: (ino) => this.#gone(ino), keepLogBytes: KEEP_LOG_BYTES, aside: { afterMs: ASIDE_AFTER_MS, upMs: UP_MS },
+      ...(world.graces && { stating: world.graces.stating }),
     })
     const { log, tree, journal, engine, members, history } = metadata
-    history.retentionMs = () => world.retentionMs
-    if (world.retentionMs > 0) timers.every(SWEEP_MS, () => { while (history.sweep(() => false)) { /* it goes on */ } })
+    if (!segments) history.retentionMs = () => world.retentionMs
+    if (!segments && world.retentionMs > 0) timers.every(SWEEP_MS, () => { while (history.sweep(() => false)) { /* it goes on */ } })
     journal.onStop = (e) => world.broken(this, e)
+    const drive = segments && SimDrive.make({ device: this, db, timers, chunks, segments, metadata, graces: world.graces! })
     const submitNow = engine.submitNow.bind(engine)
     engine.submitNow = (op) => (op.type === 'author' ? submitNow(op) : world.submitted(this, op, () => submitNow(op)))
     const onEntry = journal.onEntry
@@ -173,17 +181,19 @@ export class SimDevice {
       onEntry(e)
       world.entryMade(this, e)
     }
-    const files = { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
+    const files = drive?.files ?? { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
     const inbox = new Inbox({
-      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: { tellChanges: () => {} }, timers,
+      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: drive?.posix ?? { tellChanges: () => {} }, timers,
       isForked: (inc) => metadata.isForked(inc), takes: (inc, device, context) => metadata.takes(inc, device, context), named: (inc) => metadata.newcomers.name(inc),
       mayWrite: (device) => members.get(device)?.role === 'full', asides: metadata.asides,
     })
-    const arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
-    const placing = world.isPlaced ? new SimPlacing({ device: this, db, timers, chunks, store, metadata }) : undefined
+    const arrivals = drive?.arrivals ?? new Arrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
+    const stand = world.isPlaced ? new SimPlacing({ device: this, db, timers, chunks, store: simple, metadata }) : undefined
+    const placing: Placed | undefined = stand ?? (drive && { ...drive.placing, cache: drive.cache })
     const host: SwarmHost = {
       ...(placing && { keeping: placing.keeping, reports: placing.reports, fleet: placing.fleet, cache: placing.cache, random: () => world.random() }),
-      keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null }, files,
+      keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: drive?.source ?? { provider: null }, files,
+      ...(drive && { receipts: drive.receipts, freshMs: world.graces!.freshMs, deadChunks: (ids) => drive.deadChunks(ids) }),
       space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: (withChunks) => metadata.snapshot(withChunks), metadata,
       get mayBeginAnew() { return mayBeginAnew(db, clock.nowMs()) },
       beginAnew: (links) => {
@@ -196,7 +206,7 @@ export class SimDevice {
       this.notices.push(text)
       world.noticed(this, text)
     }
-    this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers, placing } }
+    this.state = { is: 'on', at: { timers, db, store, chunks, metadata, inbox, peers, placing, drive } }
     world.trace(`${this.name} boots: next op ${journal.nextOpCounter}, entry ${log.head(journal.incarnation).seq}`)
     for (const [inc, seq] of log.heads()) {
       const placed = engine.timeline.tail.filter((e) => e.inc === inc)
@@ -206,12 +216,14 @@ export class SimDevice {
     world.onBoot(this)
     metadata.start()
     this.#rescue()
-    placing?.start()
+    stand?.start()
+    drive?.start()
     for (const ino of tree.rows.orphans()) this.#gone(ino)
   }
 
   #gone(ino: number): void {
-    const { tree, engine, journal } = this.s.metadata
+    const { drive, metadata: { tree, engine, journal } } = this.s
+    if (drive) return drive.posix.forget(ino)
     if (!engine.mayReap(ino)) return
     tree.reap(ino)
     journal.touched('derived')
@@ -308,6 +320,7 @@ export class SimDevice {
   crash(keep: number): void {
     const { state } = this
     if (state.is === 'off') return
+    if (state.is === 'on') state.at.drive?.halt()
     this.#down()
     this.disk.cut(keep)
     state.at.db.close()

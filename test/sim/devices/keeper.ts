@@ -1,23 +1,28 @@
 /** A storage-only device of the simulation: the real inbox, log and snapshots of one over a fake disk, clock and network. */
 import blake from '@napi-rs/blake-hash'
+import type { GcReport } from '../../../lib/api.js'
 import type { Timers } from '../../../lib/clock.js'
 import { prepareStorage } from '../../../lib/join.js'
 import { deviceFromSeed, newIncarnation, type Device } from '../../../lib/keys/device.js'
 import { DriveKeys } from '../../../lib/keys/derive.js'
+import { Releases } from '../../../lib/releases.js'
 import { Sealed } from '../../../lib/sealed.js'
 import { SealedArrivals } from '../../../lib/storage-peer.js'
 import { ChunkTable } from '../../../lib/store/chunks.js'
+import { Compactor } from '../../../lib/store/compactor.js'
+import { InUse } from '../../../lib/store/in-use.js'
 import { writeHello } from '../../../lib/swarm/hello.js'
 import type { SwarmHost } from '../../../lib/swarm/host.js'
 import { Peers } from '../../../lib/swarm/peers.js'
 import { KEEP_LOG_BYTES, SimLink, type SimNode } from './device.js'
 import { SimDatabase, SimDisk, SimStore } from './disk.js'
+import { SimSegments } from './segments.js'
 import type { World } from './world.js'
 
 /** Little, so that snapshots are renewed. */
 const RENEW_BYTES = 4096
 
-interface Session { timers: Timers & { stop(): void }; db: SimDatabase; store: SimStore; sealed: Sealed; peers: Peers }
+interface Session { timers: Timers & { stop(): void }; db: SimDatabase; store: SimStore | SimSegments; chunks: ChunkTable; sealed: Sealed; peers: Peers; releases: Releases | undefined }
 
 export class SimKeeper implements SimNode {
   readonly name: string
@@ -53,21 +58,29 @@ export class SimKeeper implements SimNode {
       db.syncWalNow()
     }
     const chunks = new ChunkTable(db)
-    const store = new SimStore(this.disk, timers)
+    const segments = world.graces && new SimSegments(this.disk, timers)
+    const store = segments ?? new SimStore(this.disk, timers)
     const clock = { nowMs: () => world.wallMs, now: () => ({ sec: Math.floor(world.wallMs / 1000), nsec: 0 }) }
     const sealed = new Sealed({ db, driveId: this.keys.driveId, clock, timers, chunks, take: () => {}, keepLogBytes: KEEP_LOG_BYTES, renewBytes: RENEW_BYTES })
     const { log, journal, members, inbox, forks } = sealed
     journal.onStop = (e) => world.broken(this, e)
-    const arrivals = new SealedArrivals({ chunks, store, journal, timers, guard: () => () => {}, take: () => {} })
+    const writing = segments && new InUse(segments.asStore)
+    const arrivals = new SealedArrivals({ chunks, store, journal, timers, guard: () => writing?.begin() ?? (() => {}), take: () => {} })
+    const compactor = writing && new Compactor({ db, chunks, store: segments.asStore, journal, writing })
+    const releases = compactor && new Releases({
+      chunks, log, journal, timers, head: () => sealed.head, knowsAllChunks: () => sealed.knowsAllChunks, afterMs: world.graces!.graceMs,
+      compact: (isAsked, report) => compactor.run(isAsked ? 'full' : 'idle', report),
+    })
     arrivals.learn = (num, bytes) => sealed.learn(num, bytes)
     const host: SwarmHost = {
       keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: { provider: null },
       files: { dirtyBytes: 0, isLive: false }, space: { freeBytes: () => 1e9 }, share: () => {}, snapshot: () => sealed.snapshot(), metadata: { forks }, kept: sealed,
       get keepsEverything() { return sealed.knowsAllChunks },
+      ...(releases && { releases, freshMs: world.graces!.freshMs }),
     }
     const peers = new Peers(host)
     peers.onNotice = (text) => world.noticed(this, text)
-    this.live = { timers, db, store, sealed, peers }
+    this.live = { timers, db, store, chunks, sealed, peers, releases }
     world.onKeeperBoot(this)
     sealed.start()
     world.trace(`${this.name} boots`)
@@ -77,6 +90,13 @@ export class SimKeeper implements SimNode {
       onMessage: (peer, bytes) => void this.links.get(peer)?.onMessage(bytes),
       onDrain: (peer) => this.links.get(peer)?.onDrain(),
     })
+  }
+
+  /** As `dfs gc` there: what nobody needs any more goes, after asking twice. */
+  async gc(): Promise<GcReport> {
+    const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
+    await this.live?.releases?.run(report)
+    return report
   }
 
   #linkUp(peer: string): void {
@@ -95,6 +115,7 @@ export class SimKeeper implements SimNode {
   crash(keep: number): void {
     const { live } = this
     if (!live) return
+    live.releases?.close().catch(() => {})
     live.timers.stop()
     this.live = undefined
     this.links.clear()

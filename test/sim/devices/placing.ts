@@ -13,6 +13,7 @@ import { Settings } from '../../../lib/settings.js'
 import { ELSEWHERE, type ChunkTable } from '../../../lib/store/chunks.js'
 import { Lacking } from '../../../lib/store/lacking.js'
 import { ReportTable } from '../../../lib/store/report-table.js'
+import type { SwarmHost } from '../../../lib/swarm/host.js'
 import type { SimDatabase, SimStore } from './disk.js'
 import type { SimDevice } from './device.js'
 
@@ -21,6 +22,15 @@ interface Parts { device: SimDevice; db: SimDatabase; timers: Timers; chunks: Ch
 const TICK_MS = 2000
 /** Chunks that are let go of at a time. */
 const BATCH = 16
+
+/** What devices say, and know of each other. */
+export interface Placed {
+  readonly settings: Settings
+  readonly keeping: Keeping
+  readonly fleet: Fleet
+  readonly reports: Reports
+  readonly cache: NonNullable<SwarmHost['cache']>
+}
 
 export class SimPlacing {
   readonly settings: Settings

@@ -241,7 +241,7 @@ function jump(world: World): number {
 }
 
 /** `but`: logs that were ended, of which one that cannot read may have more. */
-function heads(d: SimDevice | SimKeeper, but: readonly string[] = []): string {
+export function heads(d: SimDevice | SimKeeper, but: readonly string[] = []): string {
   const { log } = d instanceof SimKeeper ? d.live!.sealed : d.s.metadata
   return [...log.heads()].filter(([inc]) => !but.includes(log.incarnationId(inc).toString('hex'))).map(([inc, seq]) => `${log.incarnationId(inc).toString('hex').slice(0, 8)}:${seq}`).filter((h) => !h.endsWith(':0')).sort().join(' ')
 }
@@ -348,7 +348,7 @@ async function restore(world: World, keeper: SimKeeper): Promise<void> {
   if (!await world.run(world.net.nowMs + 60_000, () => heads(keeper, endedOn(d)) === heads(d, endedOn(d)))) world.violated(`${keeper.name} has not taken what ${d.name} wrote: ${heads(keeper)}, ${heads(d)}`)
 }
 
-function compare(world: World, a: SimDevice, b: SimDevice): void {
+export function compare(world: World, a: SimDevice, b: SimDevice): void {
   const [one, two] = [dump(a), dump(b)]
   const [here, there] = [one.filter((l) => !two.includes(l)), two.filter((l) => !one.includes(l))]
   if (here.length + there.length > 0) world.violated(`${a.name} and ${b.name} have different trees\n  ${a.name}: ${here.slice(0, 4).join('\n        ')}\n  ${b.name}: ${there.slice(0, 4).join('\n        ')}`)

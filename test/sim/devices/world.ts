@@ -12,9 +12,11 @@ import type { Outcome } from '../../../lib/tree/tree.js'
 import type { Message } from '../../../lib/swarm/messages.js'
 import { decode } from '../../../lib/swarm/wire.js'
 import { SimNetwork, seeded } from '../network.js'
+import './plans.js'
 import { SimDevice, type SimNode } from './device.js'
 import type { SimKeeper } from './keeper.js'
 import type { Liar } from './liar.js'
+import type { Graces } from './whole.js'
 
 const DAY_MS = 86_400_000
 /** When the world begins. */
@@ -50,9 +52,13 @@ export class World {
   isPlaced = false
   /** What was is kept for so long. */
   retentionMs = 0
+  /** Set: devices are whole drives (whole.ts), for which this is short. */
+  graces: Graces | undefined
   /** Called when a device is up and holds the drive. */
   onBoot: (d: SimDevice) => void = () => {}
   onKeeperBoot: (k: SimKeeper) => void = () => {}
+  /** Called after each event. */
+  onEvent: () => void = () => {}
   events = 0
   counts: Record<string, number> = {}
   #warpMs = 0
@@ -108,6 +114,7 @@ export class World {
   async run(untilMs: number, isDone: () => boolean = () => false): Promise<boolean> {
     while (this.net.step(untilMs)) {
       await new Promise((resolve) => setImmediate(resolve))
+      this.onEvent()
       if (this.#failure) throw this.#failure
       if (++this.events > MAX_EVENTS) this.violated(`there is no end to it: ${this.events} events`)
       if (isDone()) return true
@@ -146,7 +153,7 @@ export class World {
   }
 
   /** The same, from where nobody would catch it: ends the run. */
-  #fail(what: string): void {
+  fail(what: string): void {
     this.#failure ??= new Violation(`seed ${this.seed}, ${Math.round(this.net.nowMs)} ms: ${what}`)
   }
 
@@ -163,7 +170,7 @@ export class World {
     }
     if ([...this.liars.keys()].some((o) => text.includes(`the peer ${o.name} `))) this.count('liar caught')
     const isOfHonest = [...this.honest, ...this.keepers].some((o) => text.includes(`the peer ${o.name} `)) && !this.isLiar(d)
-    if (isOfHonest) this.#fail(`${d.name} takes an honest device for a liar: ${text}`)
+    if (isOfHonest) this.fail(`${d.name} takes an honest device for a liar: ${text}`)
   }
 
   isLiar(d: SimNode): boolean { return this.liars.has(d as SimDevice) }
@@ -183,7 +190,7 @@ export class World {
   #checkSent(from: SimNode, m: Message): void {
     const check = (incarnation: Buffer, seq: number) => {
       const durable = from.disk.image?.heads.get(incarnation.toString('hex').toUpperCase()) ?? 0
-      if (seq > durable) this.#fail(`${from.name} says that it has entry ${seq} of a log of which ${durable} are durable`)
+      if (seq > durable) this.fail(`${from.name} says that it has entry ${seq} of a log of which ${durable} are durable`)
     }
     if (m.type === 'have') for (const log of m.logs) check(log.incarnation, log.seq)
     if (m.type === 'entries') check(m.incarnation, m.from + m.entries.length - 1)
@@ -235,7 +242,7 @@ export class World {
   /** A device let go of a chunk: others have as many copies as there are to be, durably. */
   letGo(d: SimDevice, id: Buffer, copies: number): void {
     const others = this.honest.filter((o) => o !== d && o.live && this.#has(o, id)).length
-    if (others < copies) this.#fail(`${d.name} lets go of a chunk of which ${others} others have a copy, and ${copies} are wanted`)
+    if (others < copies) this.fail(`${d.name} lets go of a chunk of which ${others} others have a copy, and ${copies} are wanted`)
   }
 
   #has(d: SimDevice, id: Buffer): boolean {
@@ -255,7 +262,7 @@ export class World {
   rebooted(d: SimDevice, next: number): void {
     const isLost = (x: { device: SimDevice; op: number }) => x.device === d && Math.floor(x.op / INO_HIGH) === Math.floor(next / INO_HIGH) && x.op >= next
     const lost = d.isRestored ? undefined : this.#written.find((w) => isLost(w) && w.isSynced)
-    if (lost) this.#fail(`${d.name} has lost a write in a crash that it had acknowledged to be durable`)
+    if (lost) this.fail(`${d.name} has lost a write in a crash that it had acknowledged to be durable`)
     // Of a backup, what others have comes back; what only it had does not.
     if (d.isRestored) for (const w of this.#written) if (isLost(w)) this.#excused.add(w.h)
     this.#written = this.#written.filter((w) => !isLost(w))
@@ -263,8 +270,14 @@ export class World {
   }
 
   close(): void {
-    for (const d of this.devices) if (d.state.is !== 'off') d.state.at.db.close()
-    for (const k of this.keepers) k.live?.db.close()
+    for (const d of this.devices) {
+      d.live?.drive?.halt()
+      if (d.state.is !== 'off') d.state.at.db.close()
+    }
+    for (const k of this.keepers) {
+      k.live?.releases?.close().catch(() => {})
+      k.live?.db.close()
+    }
   }
 
   // --- what must be true at the end ---------------------------------------
