@@ -6,7 +6,8 @@
  *   npm test                    everything
  *   npm test -- posix fsck      the files whose path holds one of these words
  *
- * Files of posix run alone; of network, which mostly wait for each other, three at a time; of the rest two.
+ * Several run at once, as many as the processors are likely to be busy with: files of unit, properties and sim compute, those of
+ * network wait for each other much of the time. The longest are begun first, so that none of them is left over at the end.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -19,13 +20,23 @@ const BUILT = dirname(fileURLToPath(import.meta.url))
 const SOURCES = join(BUILT, '../../test')
 
 const MINUTE_MS = 60_000
+/** `load`: of a processor, about. */
 const SUITES = [
-  { name: 'unit', atOnce: 2, limitMs: 5 * MINUTE_MS },
-  { name: 'properties', atOnce: 2, limitMs: 5 * MINUTE_MS },
-  { name: 'sim', atOnce: 2, limitMs: 10 * MINUTE_MS },
-  { name: 'posix', atOnce: 1, limitMs: 8 * MINUTE_MS },
-  { name: 'crash', atOnce: 2, limitMs: 8 * MINUTE_MS },
-  { name: 'network', atOnce: 3, limitMs: 8 * MINUTE_MS },
+  { name: 'unit', load: 1, limitMs: 5 * MINUTE_MS },
+  { name: 'properties', load: 1, limitMs: 5 * MINUTE_MS },
+  { name: 'sim', load: 1, limitMs: 10 * MINUTE_MS },
+  { name: 'posix', load: 0.75, limitMs: 8 * MINUTE_MS },
+  { name: 'crash', load: 0.75, limitMs: 8 * MINUTE_MS },
+  { name: 'network', load: 0.5, limitMs: 8 * MINUTE_MS },
+]
+/** On two processors: four of network; two that compute; one that does, one with a mount, one of network. */
+const MAX_LOAD = availableParallelism() + 0.25
+/** However many processors there are: a file of network has up to six daemons. */
+const MAX_FILES = 8
+/** Those that take longest, which the first come first of. */
+const LONGEST = [
+  'sim/devices', 'network/placement', 'network/hostile-peer', 'network/daemons', 'network/service', 'network/storage-peer', 'unit/cli', 'crash/bad-input-store', 'posix/cli-mount',
+  'network/storage-hostile', 'network/scrub', 'network/staying', 'network/acks', 'network/releases', 'network/namespaces', 'network/storage-restore', 'crash/bad-input-calls', 'crash/power-cut', 'posix/drivers',
 ]
 /** Of a file's output, its end: where a failure is explained. */
 const KEPT_OUTPUT_CHARS = 200_000
@@ -51,15 +62,27 @@ async function main(): Promise<void> {
 
   const words = process.argv.slice(2)
   const started = performance.now()
-  let files = 0
-  for (const suite of SUITES) {
-    const queue = testFiles(suite.name).filter((file) => words.length === 0 || words.some((word) => file.includes(word)))
-    files += queue.length
-    const worker = async () => {
-      for (let file = queue.shift(); file !== undefined && !isInterrupted; file = queue.shift()) show(file, await runFile(file, suite.limitMs))
+  const queue = SUITES.flatMap((suite) => testFiles(suite.name).map((file) => ({ file, ...suite }))).filter(({ file }) => words.length === 0 || words.some((word) => file.includes(word)))
+  queue.sort((a, b) => rank(a.file) - rank(b.file))
+  const files = queue.length
+  let load = 0
+  const under = new Set<Promise<void>>()
+  while (!isInterrupted && queue.length + under.size > 0) {
+    const next = under.size < MAX_FILES ? queue.findIndex((one) => load === 0 || load + one.load <= MAX_LOAD) : -1
+    if (next < 0) {
+      await Promise.race(under)
+      continue
     }
-    await Promise.all(Array.from({ length: Math.min(suite.atOnce, availableParallelism() + 1) }, worker))
+    const [one] = queue.splice(next, 1)
+    load += one!.load
+    const run = runFile(one!.file, one!.limitMs).then((outcome) => {
+      show(one!.file, outcome)
+      load -= one!.load
+      under.delete(run)
+    })
+    under.add(run)
   }
+  await Promise.all(under)
   if (files === 0) console.log(words.length ? `no test file has ${words.join(' or ')} in its path` : 'there are no test files: run npm run build')
   console.log(`\n${files} files, ${((performance.now() - started) / 1000).toFixed(0)} s${totals.skipped ? `, ${totals.skipped} tests skipped` : ''}${isInterrupted ? ', interrupted' : ''}`)
   process.exitCode = isInterrupted ? 130 : totals.failed > 0 || totals.passed === 0 ? 1 : 0
@@ -74,6 +97,12 @@ function testFiles(suite: string): string[] {
     .filter((name) => name.endsWith('.test.js') && existsSync(join(SOURCES, suite, name.replace(/\.js$/, '.ts'))))
     .map((name) => relative(BUILT, join(root, name)))
     .sort()
+}
+
+/** What is not named comes after, in the order of the suites. */
+function rank(file: string): number {
+  const place = LONGEST.indexOf(file.replace(/\.test\.js$/, ''))
+  return place < 0 ? LONGEST.length : place
 }
 
 function runFile(file: string, limitMs: number): Promise<Outcome> {

@@ -2,10 +2,11 @@
 import test, { type Assert } from 'brittle'
 import Sqlite from 'better-sqlite3'
 import { randomBytes } from 'node:crypto'
-import { closeSync, cpSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, cpSync, existsSync, fstatSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { open, readdir, stat, unlink, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
-import { isAlive, isMounted, kill, withMount, type TestMount } from '../helpers/mount.js'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import { isAlive, isMounted, kill, makeMount, withMount, withStore, type TestMount } from '../helpers/mount.js'
 import { errnoOf, refused } from '../helpers/refused.js'
 import { sleep } from '../helpers/run.js'
 
@@ -35,9 +36,28 @@ function flip(path: string, at: number): void {
   closeSync(fd)
 }
 
-/** A mount with two files, each in a folder, and the store at rest. */
-async function twoFiles(t: Assert) {
-  const m = await withMount(t)
+interface TwoFiles { store: string; contents: Record<'first' | 'second', Buffer>; inos: Record<'first' | 'second', number> }
+let made: TwoFiles | undefined
+const kept = mkdtempSync(join(tmpdir(), 'dfs-two-files-'))
+process.on('exit', () => rmSync(kept, { recursive: true, force: true }))
+
+/** A drive with two files, and its store at rest: a copy, for each test, of one that was written through a mount. */
+async function twoFiles(t: Assert): Promise<{ m: TestMount } & Omit<TwoFiles, 'store'>> {
+  made ??= await writeTwoFiles()
+  const { store, contents, inos } = made
+  return { m: withStore(t, store), contents, inos }
+}
+
+async function writeTwoFiles(): Promise<TwoFiles> {
+  const m = await makeMount()
+  try {
+    return await fillTwoFiles(m)
+  } finally {
+    await m.close()
+  }
+}
+
+async function fillTwoFiles(m: TestMount): Promise<TwoFiles> {
   const contents = { first: randomBytes(FILE_BYTES), second: randomBytes(FILE_BYTES) }
   for (const [name, content] of Object.entries(contents)) {
     await writeFile(join(m.dir, name), content)
@@ -47,7 +67,10 @@ async function twoFiles(t: Assert) {
   }
   const inos = { first: (await stat(join(m.dir, 'first'))).ino, second: (await stat(join(m.dir, 'second'))).ino }
   await m.unmount()
-  return { m, contents, inos }
+  const store = join(kept, 'store')
+  // Without the blocks that are kept back, which opening makes anew.
+  cpSync(m.store!, store, { recursive: true, filter: (path) => basename(path) !== 'reserve' })
+  return { store, contents, inos }
 }
 
 /** Reads to the end or the error; fs.promises.readFile takes a read that ends before a damaged page for the end. */

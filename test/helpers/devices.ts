@@ -9,7 +9,8 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Assert } from 'brittle'
-import type { DriveStatus } from '../../lib/api.js'
+import type { DeviceStatus, DriveStatus } from '../../lib/api.js'
+import { Client } from '../../lib/client.js'
 import { DFS, dfs, isAlive, isMounted, kill, processesOf } from './mount.js'
 import { must, run, sleep, type Ran, type RunOptions } from './run.js'
 
@@ -74,7 +75,27 @@ export class TestDevice {
     return JSON.parse(await this.ok(...args, '--json')) as T
   }
 
-  status(): Promise<DriveStatus & { daemon: boolean }> { return this.json('status') }
+  /** As `dfs status --json` has it; from a daemon that runs without a process of its own, for it is asked often. */
+  async status(): Promise<DriveStatus & { daemon: boolean }> {
+    const client = await Client.connect(this.store)
+    if (!client) return this.json('status')
+    try {
+      return { ...await client.status(), daemon: true }
+    } finally {
+      await client.close()
+    }
+  }
+
+  /** As `dfs devices --json` has it, of a daemon that runs. */
+  async devices(): Promise<DeviceStatus[]> {
+    const client = await Client.connect(this.store)
+    if (!client) throw new Error(`${this.name}: no daemon`)
+    try {
+      return await client.devices()
+    } finally {
+      await client.close()
+    }
+  }
 
   async mount(...args: string[]): Promise<void> { await this.ok('mount', ...args, this.dir) }
 

@@ -6,7 +6,7 @@
  * With DFS_TEST_DIR=DIR the same tests run in a fresh folder of DIR instead:
  * on ext4 to check the tests, on another file system to compare it.
  */
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, readlinkSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Assert } from 'brittle'
@@ -51,7 +51,15 @@ export async function withMount(t: Pick<Assert, 'teardown'>, options: MountOptio
   return made
 }
 
-/** The same for programs that are no brittle test: the caller closes it. */
+/** The same with a copy of a store that is at rest, and not mounted yet. */
+export function withStore(t: Pick<Assert, 'teardown'>, store: string): TestMount {
+  const mount = new DfsMount({})
+  t.teardown(() => mount.close(), { order: Infinity, force: true })
+  cpSync(store, mount.store, { recursive: true })
+  return mount
+}
+
+/** As withMount, for programs that are no brittle test: the caller closes it. */
 export async function makeMount(options: MountOptions = {}): Promise<TestMount> {
   const standIn = process.env.DFS_TEST_DIR
   if (standIn) return new StandIn(standIn)

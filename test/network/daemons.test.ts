@@ -222,7 +222,7 @@ test('joined under a passphrase: the first mount asks once, and standard input c
   t.is((await b.dfs(['mount', b.dir])).code, 6)
   const { code, stderr } = await b.dfs(['--passphrase-file', '-', 'mount', b.dir], { input: 'of bert\n' })
   t.is(code, 0, stderr)
-  t.alike((await b.status()).peers.map((p) => p.name), ['anna'])
+  await until('it is connected', async () => (await b.status()).peers[0]?.name === 'anna')
 })
 
 test('both are restarted, in any order: they find each other where they were', LONG, async (t) => {

@@ -43,8 +43,8 @@ let said = 0
 async function works(t: Assert, a: Member, b: Member, pid: number, after: string): Promise<void> {
   const text = `said ${said++}`
   writeFileSync(b.at('by-b'), text)
-  await until(`what b writes is on a, after ${after}`, () => { try { return readFileSync(a.at('by-b'), 'utf8') === text } catch { return false } })
   writeFileSync(a.at('by-a'), text)
+  await until(`what b writes is on a, after ${after}`, () => { try { return readFileSync(a.at('by-b'), 'utf8') === text } catch { return false } })
   await until(`what a writes is on b, after ${after}`, () => { try { return readFileSync(b.at('by-a'), 'utf8') === text } catch { return false } })
   const { rss } = memoryOf(pid)
   t.ok(isAlive(pid) && rss < MEMORY_BYTES, `${after}: works on, ${(rss / 2 ** 20).toFixed(0)} MB`)

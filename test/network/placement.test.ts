@@ -3,7 +3,7 @@ import test, { type Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
 import { promises as fs, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import type { DeviceStatus, DriveStatus } from '../../lib/api.js'
+import type { DriveStatus } from '../../lib/api.js'
 import { joinDrive, sameTree, TestDevice, until } from '../helpers/devices.js'
 import { must, sleep } from '../helpers/run.js'
 
@@ -28,7 +28,7 @@ async function fleet(t: Assert, names: string[], replication: string): Promise<T
 }
 
 const placement = async (d: TestDevice) => (await d.status()).placement!
-const devices = async (d: TestDevice) => (await d.json<{ devices: DeviceStatus[] }>('devices')).devices
+const devices = (d: TestDevice) => d.devices()
 const idOf = async (d: TestDevice) => (await d.status()).device
 /** Content in segments and index. */
 const hereBytes = async (d: TestDevice) => (await d.status()).chunks.hereBytes

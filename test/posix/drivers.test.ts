@@ -300,7 +300,7 @@ function scratch(t: Assert): { store: string; dir: string } {
 const message = (e: unknown): string => (e instanceof Error ? e.message : String(e))
 
 function suite(driver: DriverName): void {
-  test(`${driver}: a mount does what programs expect`, { timeout: 50_000 }, async t => {
+  test(`${driver}: a mount does what programs expect`, { timeout: 100_000 }, async t => {
     const probe = compile('test/posix/probe.c')
     const { store, dir } = scratch(t)
     let mount = await ServedMount.start(t, { store, dir, driver })

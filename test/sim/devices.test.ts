@@ -7,8 +7,8 @@ import { run } from './devices/scenario.js'
 import type { SimDevice } from './devices/device.js'
 import type { SimKeeper } from './devices/keeper.js'
 
-const SEEDS = 200
-const TESTS = 4
+const SEEDS = 120
+const TESTS = 2
 const CROWDED = 50
 
 for (let part = 0; part < TESTS; part++) {

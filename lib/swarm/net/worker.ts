@@ -12,7 +12,7 @@ import { MESSAGE_COST_BYTES } from '../../limits.js'
 import { AddressBook } from './address-book.js'
 import { formatAddress, isLocal, mayDial, networkState, ownAddresses, parseAddress, type Address } from './address.js'
 import { Conn, type ConnOrigin, type ConnOwner, type EncryptedStream } from './conn.js'
-import { Dht } from './dht.js'
+import type { Dht } from './dht.js'
 import { Dialer, type Entry } from './dialer.js'
 import { FileRanges } from './files.js'
 import type { FrameGuard } from './guard.js'
@@ -24,6 +24,9 @@ import { Outbox, TRANSFER_BYTES, type FromWorker, type NetSetup, type ToWorker }
 import { Switchboard } from './switchboard.js'
 import { Tcp } from './tcp.js'
 import type { UdxStream } from './udx-stream.js'
+
+/** What the DHT needs takes longer to load than all the rest: only where it is used. */
+const dhtModule = (workerData as NetSetup | null)?.dht ? await import('./dht.js') : undefined
 
 const TICK_MS = 1000
 /** A tick that comes later than this: the thread, or the machine, was asleep. */
@@ -100,11 +103,11 @@ class Network implements ConnOwner {
   }
 
   async start(): Promise<void> {
-    const { port, host, peers, kept, tcp, dht, mdns } = this.#setup
+    const { port, host, peers, kept, tcp, mdns } = this.#setup
     const addresses = peers.map(parseAddress)
     if (tcp) await this.#tcp.listen(port, host)
     this.#timer = setInterval(() => this.#tick(), TICK_MS)
-    if (dht) this.#startDht()
+    if (dhtModule) this.#startDht(dhtModule)
     if (tcp && mdns) {
       this.#mdns = new Mdns({
         proofKey: this.member.proofKey,
@@ -297,7 +300,7 @@ class Network implements ConnOwner {
     this.#book.renew()
   }
 
-  #startDht(): void {
+  #startDht({ Dht }: NonNullable<typeof dhtModule>): void {
     const { topic, bootstrap, host } = this.#setup
     this.#dht = new Dht({
       device: this.#device,
