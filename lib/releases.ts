@@ -7,6 +7,8 @@
  *   release   what is still marked is asked about again; what is dead still goes
  *   compact   segments that are mostly dead are copied together
  *
+ * What is lacked here for a while, and nobody gives, may be dead everywhere: it is asked about before that.
+ *
  * The mark is taken back when an entry names the chunk, or somebody was told that it is here,
  * or was given it. An answer counts only if all entries that it rests on are here, with
  * what the snapshot rests on that is here, and no entry behind them names the chunk:
@@ -33,6 +35,8 @@ const IDLE_ROUND_MS = 6 * 3_600_000
 /** Nobody answered: tried again after this. */
 const RETRY_MS = 60_000
 const TICK_MS = 3000
+/** Nothing of what is lacked has come for so long: it is asked about; and if it is needed, again after twice as long. */
+const STUCK_MS = 10_000
 /** By itself it asks at most a fifth of the time. */
 const REST_TIMES = 4
 /** Headers of entries that are looked through for one answer; with more behind it the answer is of no use. */
@@ -50,6 +54,10 @@ export interface ReleaseParts {
   head(): VerifiedHead | undefined
   /** Every chunk of the drive is known, as of what was heard. */
   knowsAllChunks(): boolean
+  /** Chunks that are to be here, are not, and are not marked. */
+  lacked(limit: number): { num: number; id: Buffer }[]
+  /** Some of them are, now. */
+  marked(): void
   compact(isAsked: boolean, report: GcReport, onProgress?: OnProgress): Promise<void>
   /** Default RELEASE_AFTER_MS. */
   afterMs?: number
@@ -68,6 +76,8 @@ export class Releases {
   #roundMs: number
   #retryMs = 0
   #seen = ''
+  /** The first that is lacked, and how many, since when; asked about after so long. */
+  #stuck = { at: '', sinceMs: 0, afterMs: STUCK_MS }
   #wake: () => void = () => {}
   readonly #stopTicking: () => void
 
@@ -104,7 +114,7 @@ export class Releases {
     if (nowMs < this.#retryMs) return
     const state = [...log.heads()].join(' ')
     const sinceMs = nowMs - this.#roundMs
-    if (sinceMs < (state === this.#seen ? IDLE_ROUND_MS : ROUND_MS)) return
+    if (sinceMs < (state === this.#seen ? IDLE_ROUND_MS : ROUND_MS)) return this.#lookForStuck(nowMs)
     const report: GcReport = { chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 }
     this.#running = this.#round(false, report).then((isDone) => {
       if (!isDone) {
@@ -119,9 +129,36 @@ export class Releases {
     }).finally(() => { this.#running = null })
   }
 
+  #lookForStuck(nowMs: number): void {
+    const { lacked, journal } = this.#p
+    const rows = lacked(MAX_IDS)
+    const at = rows.length === 0 ? '' : `${rows.length} ${rows[0]!.num}`
+    if (at !== this.#stuck.at) this.#stuck = { at, sinceMs: nowMs, afterMs: STUCK_MS }
+    if (at === '' || nowMs - this.#stuck.sinceMs < this.#stuck.afterMs) return
+    this.#stuck = { at, sinceMs: nowMs, afterMs: Math.min(this.#stuck.afterMs * 2, ROUND_MS) }
+    this.#running = this.#markDead(rows, false).catch((e: Error) => {
+      if (!this.#isClosed && !journal.stopped) process.emitWarning(`asking who needs what is lacked: ${e.message}`)
+    }).finally(() => { this.#running = null })
+  }
+
+  /** Asks about these. False: nobody answered. */
+  async #markDead(rows: { num: number; id: Buffer }[], isAsked: boolean): Promise<boolean> {
+    const { chunks, journal, timers, marked } = this.#p
+    const dead = await this.#dead(rows.map((r) => r.id), isAsked)
+    if (!dead) return false
+    let isAny = false
+    for (const r of rows) if (dead.has(keyOf(r.id)) && chunks.mark(r.num, true)) isAny = true
+    if (isAny) {
+      this.#markedMs = timers.nowMs()
+      journal.touched('derived')
+      marked()
+    }
+    return true
+  }
+
   /** False: nobody answered all of it, or it was broken off. */
   async #round(isAsked: boolean, report: GcReport, onProgress?: OnProgress): Promise<boolean> {
-    const { chunks, journal } = this.#p
+    const { chunks } = this.#p
     if (!this.#p.knowsAllChunks()) return false
     const { last } = chunks
     let done = 0
@@ -131,10 +168,7 @@ export class Releases {
       from = rows[rows.length - 1]!.num
       const live = rows.filter((r) => r.refs > 0)
       if (live.length === 0) continue
-      const dead = await this.#dead(live.map((r) => r.id), isAsked)
-      if (!dead) return false
-      for (const r of live) if (dead.has(keyOf(r.id)) && chunks.mark(r.num, true)) this.#markedMs = this.#p.timers.nowMs()
-      journal.touched('derived')
+      if (!await this.#markDead(live, isAsked)) return false
       onProgress?.({ phase: 'asking', done: done += live.length, total: 0, unit: 'chunks' })
     }
     if (chunks.dead(0, 1).length > 0 && !await this.#release(isAsked, report, onProgress)) return false

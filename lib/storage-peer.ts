@@ -192,6 +192,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     })
     this.releases = new Releases({
       chunks, log: this.log, journal, timers: this.timers, head: () => sealed.head, knowsAllChunks: () => sealed.knowsAllChunks,
+      lacked: (limit) => this.keeping.lacked(limit) ?? chunks.lacking(limit).map(({ id }) => ({ num: chunks.findById(id), id })), marked: () => this.reports.changed(),
       compact: (isAsked, report, onProgress) => this.#compact(isAsked ? 'full' : 'idle', report, onProgress), ...(p.graceMs !== undefined && { afterMs: p.graceMs }),
     })
     this.#surplus = new Surplus({

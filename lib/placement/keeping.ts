@@ -159,6 +159,9 @@ export class Keeping {
   /** What is lacked, by group; dead chunks left out. */
   missing(): Map<number, { chunks: number; bytes: number }> { return this.#p.lacking.sums() }
 
+  /** Some of it; undefined without a plan. */
+  lacked(limit: number): LackedChunk[] | undefined { return this.#plan ? this.#p.lacking.some(limit) : undefined }
+
   #inOrder(): number[] {
     const groups = this.#p.lacking.groups()
     return groups.map((group) => [group, this.copiesElsewhere(group)] as const).sort((a, b) => b[1] - a[1]).map(([group]) => group)

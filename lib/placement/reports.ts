@@ -133,6 +133,9 @@ export class Reports {
     }, () => { /* stopped; every caller learns from check() */ })
   }
 
+  /** It would say something else now, whatever `#stateNow` says. */
+  changed(): void { this.#state = '' }
+
   /** What a report would say, as far as it is cheap to know. */
   #stateNow(): string {
     const { keeping, chunks, keepsEverything } = this.#p

@@ -53,6 +53,12 @@ export class Lacking {
     return (this.#inGroup.all(group, num, limit) as Row[]).map(chunkOf)
   }
 
+  /** Live ones, whichever. */
+  some(limit: number): LackedChunk[] {
+    if (this.#size === 0) return []
+    return (this.#db.sql.prepare('SELECT c.num, c.id, c.len FROM lacking l JOIN chunk c ON c.num = l.num WHERE c.refs > 0 LIMIT ?').raw(true).all(limit) as Row[]).map(chunkOf)
+  }
+
   groups(): number[] {
     return this.#size === 0 ? [] : this.#db.sql.prepare('SELECT DISTINCT grp FROM lacking').pluck().all() as number[]
   }

@@ -2,6 +2,7 @@
 import test from 'brittle'
 import type { Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
+import { systemTimers, type Timers } from '../../lib/clock.js'
 import type { DeadChunks } from '../../lib/dead-chunks.js'
 import { isDfsError } from '../../lib/errors.js'
 import { prepareJoin } from '../../lib/join.js'
@@ -21,7 +22,7 @@ import { scratchDir } from '../helpers/scratch.js'
 const report = () => ({ chunksDropped: 0, bytesFreed: 0, segmentsDropped: 0, segmentsRewritten: 0 })
 
 /** A storage peer with a log of one device, whose entries name chunks. */
-async function sealed(t: Assert) {
+async function sealed(t: Assert, timers?: Timers) {
   const keys = DriveKeys.create()
   const dir = scratchDir(t)
   await prepareJoin(dir, keys.capability('storage'))
@@ -32,13 +33,15 @@ async function sealed(t: Assert) {
   let seq = 0
   const name = { incarnation: device.incarnation, device: device.publicKey }
   const head: { value: VerifiedHead | undefined } = { value: undefined }
-  const releases = new Releases({ chunks: s.chunks, log: s.log, journal: s.journal, timers: s.timers, head: () => head.value, knowsAllChunks: () => true, compact: async () => {}, afterMs: 1 })
+  const told = { marks: 0 }
+  const releases = new Releases({ chunks: s.chunks, log: s.log, journal: s.journal, timers: timers ?? s.timers, head: () => head.value, knowsAllChunks: () => true, compact: async () => {}, afterMs: 1,
+    lacked: (limit) => s.chunks.lacking(limit).map(({ id }) => ({ num: s.chunks.findById(id), id })), marked: () => { told.marks++ } })
   t.teardown(async () => {
     await releases.close()
     await s.close()
   }, { force: true })
   return {
-    s, releases, name, head,
+    s, releases, name, head, told,
     /** An entry that names these. */
     async entry(chunks: Buffer[]): Promise<void> {
       const ops = randomBytes(100)
@@ -136,6 +139,40 @@ test('who was told that a chunk is here may rely on it: the mark is taken back',
   await releases.run(report())
   t.ok(knows(ids[0]))
   t.is(s.chunks.deadCount, 0)
+})
+
+test('what is lacked for a while is asked about before its turn: nobody waits for what nobody needs', async (t) => {
+  let nowMs = 0
+  let tick = () => {}
+  const timers: Timers = { ...systemTimers, nowMs: () => nowMs, every: (_ms, f) => {
+    tick = f
+    return () => {}
+  } }
+  const { s, releases, name, entry, told } = await sealed(t, timers)
+  const [dead, needed] = [randomBytes(32), randomBytes(32)]
+  await entry([dead, needed])
+  let questions = 0
+  releases.ask = async () => {
+    questions++
+    return { logs: [{ ...name, seq: 1 }], ids: [dead] }
+  }
+  const after = async (seconds: number) => {
+    nowMs += seconds * 1000
+    tick()
+    await new Promise((go) => setTimeout(go, 20))
+  }
+  for (const seconds of [0, 5, 4]) await after(seconds)
+  t.is(questions, 0)
+  await after(3)
+  t.is(questions, 1)
+  t.alike(s.chunks.lacking(10).map((c) => c.id), [needed])
+  t.is(told.marks, 1)
+  // What is needed is asked about less and less often.
+  for (let i = 0; i < 60; i++) await after(3)
+  t.ok(questions > 2 && questions < 8, `${questions} questions in three minutes`)
+  t.is(told.marks, 1)
+  await entry([dead])
+  t.is(s.chunks.lacking(10).length, 2, 'and what is named again is lacked again')
 })
 
 test('only devices with the full key are asked, each in turn; what others say, and what was not asked about, counts for nothing', async (t) => {
