@@ -302,6 +302,7 @@ export class Drive extends PathApi {
     this.placing = new Placing({
       db: p.db, keys, device: p.device, clock: p.clock, timers: this.timers, chunks: this.chunks, metadata: this.metadata, cache: () => this.cache,
       diskBytes: () => this.cache.usedBytes + this.space.freeBytes(this.files.dirtyBytes), isClosing: () => this.#closing !== null, onNotice: (text) => this.onNotice(text), sync: () => this.sync(),
+      changed: (ino) => this.posix.tell(null, (w) => w.inodeChanged(ino, -1, 0)),
     })
     this.journal.beforeCommit = () => this.space.beforeCommit()
     this.journal.onStop = (e) => this.onStop(e)

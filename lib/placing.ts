@@ -40,6 +40,8 @@ export interface PlacingParts {
   /** What a disk has for the drive: what that takes, and what is free. */
   diskBytes(): number
   isClosing(): boolean
+  /** Attributes of an inode, by an op that no mount has asked for. */
+  changed(ino: number): void
   onNotice(text: string): void
   sync(): Promise<void>
 }
@@ -59,7 +61,10 @@ export class Placing {
     const { tree, log, journal, engine, members } = metadata
     const self = device.publicKey
     const touched = () => journal.touched('derived')
-    const settings = this.settings = new Settings({ tree, clock, timers, submit: (op) => engine.submit(op) })
+    const settings = this.settings = new Settings({ tree, clock, timers, submit: (op) => {
+      engine.submit(op)
+      if ('ino' in op) p.changed(op.ino)
+    } })
     metadata.history.retentionMs = () => settings.retentionMs
     const keeping = this.keeping = new Keeping({ lacking: new Lacking(db), chunks, timers, touched })
     this.fleet = new Fleet({

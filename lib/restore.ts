@@ -228,6 +228,7 @@ class Restore {
     if (there === undefined && linked !== undefined) {
       this.#known(await this.#p.posix.link(linked, goal.parent, goal.name), goal.path)
       this.#named(goal)
+      this.#p.posix.tell(null, (w) => w.inodeChanged(linked, -1, 0))
       this.#report.files++
       return
     }

@@ -316,9 +316,9 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     const { events, ...rest } = await drive.versions(unpackPath(args.path), args.limit === undefined ? {} : { limit: count(args, 'limit') })
     return { json: { ...rest, events: events.map((e) => ({ ...e, path: e.path.toString('latin1'), from: e.from?.toString('latin1') ?? null })) } }
   },
-  async restore({ drive }, args, { onProgress }) {
+  async restore({ drive }, args, context) {
     const to = args.to === undefined ? {} : { to: unpackPath(args.to) }
-    return { value: await drive.restore(unpackPath(args.path), { atMs: number(args, 'atMs'), force: flag(args, 'force'), ...to }, onProgress) }
+    return { value: await drive.restore(unpackPath(args.path), { atMs: number(args, 'atMs'), force: flag(args, 'force'), ...to }, cancellable(context, 'the restore')) }
   },
   async addPeers({ drive }, args) {
     await drive.addPeers(texts(args, 'addresses', MAX_ADDRESS_CHARS))

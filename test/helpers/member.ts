@@ -127,9 +127,9 @@ export class Member {
   }
 
   /** Names, types, modes, owners, sizes, times, link counts, targets; sorted by name. */
-  async listing(): Promise<string> {
+  async listing(dir = this.dir): Promise<string> {
     // A directory's link count and size are what find(1) may use; that of the mount itself counts as well.
-    const found = await must('find', ['.', '-printf', '%p|%y|%m|%U:%G|%s|%T@|%C@|%n|%l\\n'], { cwd: this.dir, timeoutMs: COMMAND_TIMEOUT_MS })
+    const found = await must('find', ['.', '-printf', '%p|%y|%m|%U:%G|%s|%T@|%C@|%n|%l\\n'], { cwd: dir, timeoutMs: COMMAND_TIMEOUT_MS })
     return found.split('\n').sort().join('\n')
   }
 

@@ -188,7 +188,7 @@ class GcSoak {
     await until(`${when}: all mounts list the same`, async () => {
       listings = await Promise.all(members.map((m) => m.listing()))
       return listings.every((l) => l === listings[0])
-    }, 120_000, 500)
+    }, 120_000, 500).catch(async (e: Error) => { throw new Error(`${e.message}\n${await this.#differ(listings)}`) })
     const names = listings[0]!.split('\n').filter((line) => line.split('|')[1] === 'f').map((line) => line.split('|')[0]!.slice(2))
     const surplus = names.filter((n) => !there.has(n))
     const missing = [...there.keys()].filter((n) => !names.includes(n))
@@ -206,6 +206,20 @@ class GcSoak {
       if (code !== 0) throw new Error(`${when}: ${m.name}: dfs fsck --data: ${code}\n${stdout}${stderr}`)
     }
     log(`${when}: ${there.size} files are the same on all, fsck is clean. ${this.#said()}`)
+  }
+
+  /** What the mounts list otherwise than the first; and what each lists otherwise than a mount of its own that has cached nothing. */
+  async #differ(listings: string[]): Promise<string> {
+    const out: string[] = []
+    for (const [i, m] of this.fleet.members.entries()) {
+      out.push(`${m.name} and ${this.fleet.members[0]!.name}: ${difference(listings[0]!, listings[i]!)}`)
+      const fresh = `${m.dir}-fresh`
+      await fs.mkdir(fresh, { recursive: true })
+      await m.dfs('mount', fresh)
+      out.push(`${m.name} without what its kernel has cached: ${difference(await m.listing(fresh), await m.listing())}`)
+      await m.dfs('unmount', fresh)
+    }
+    return out.join('\n')
   }
 
   /** Half of everything goes, and with it, after the retention, what it took. */
@@ -263,6 +277,11 @@ class GcSoak {
     await Promise.all([...this.#programs, ...this.#readers].map((w) => w.end()))
     log(`passed: ${this.#said()}`)
   }
+}
+
+function difference(one: string, other: string): string {
+  const [a, b] = [new Set(one.split('\n')), new Set(other.split('\n'))]
+  return ['', ...[...a].filter((l) => !b.has(l)).map((l) => `< ${l}`), ...[...b].filter((l) => !a.has(l)).map((l) => `> ${l}`)].slice(0, 20).join('\n')
 }
 
 /** Chunks by id (latin1): plaintext bytes. */
