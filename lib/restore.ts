@@ -3,7 +3,7 @@
  * had, so that nothing is copied, and chunks that are elsewhere stay there.
  *
  * Looks first and writes then: what stands in the way, or is not known, is told
- * before anything has changed.
+ * before anything has changed. `onProgress` may throw, to end it: never within a file.
  */
 import type { OnProgress, RestoreOptions, RestoreReport } from './api.js'
 import { turn, type Clock, type Timers } from './clock.js'

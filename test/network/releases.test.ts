@@ -187,6 +187,45 @@ test('content that was removed, and is written again while what nobody needs goe
   t.alike((await s.drive.fsck({ data: true })).problems, [])
 })
 
+test('what the history of the others needs stays, until that has passed', LONG, async (t) => {
+  const [a, b, s] = await three(t)
+  await a.drive.setConfig('retention', '1d')
+  const content = randomBytes(600_000)
+  await write(a.drive, '/kept', randomBytes(200_000))
+  await write(a.drive, '/file', content)
+  await sees(b, '/file', 600_000)
+  await until('B has it', async () => (await b.drive.status()).chunks.owed === 0)
+  await keepsAll(s, a)
+  const all = knownTo(s)
+  const atMs = Date.now()
+  await new Promise((go) => setTimeout(go, 20))
+  await b.drive.rm('/file')
+  await until('A has heard', async () => (await names(a)).length === 1)
+  const isHistory = ({ drive }: Device) => one(drive, 'SELECT count(*) FROM history WHERE was > 0 AND gone = 1') === 1
+  await until('it is final, and kept', async () => {
+    for (const { drive } of [a, b]) {
+      drive.journal.commit()
+      if (drive.engine.owesStatement(1, 0)) drive.journal.state()
+      await drive.gc()
+    }
+    return isHistory(a) && isHistory(b)
+  })
+  await heard(s, [a, b])
+  t.is((await s.drive.gc()).chunksDropped, 0)
+  t.is(knownTo(s), all)
+  await a.drive.restore('/file', { atMs })
+  await sees(b, '/file', 600_000)
+  t.ok((await read(b.drive, '/file')).equals(content), 'it is back')
+  await b.drive.rm('/file')
+  await until('A has heard', async () => (await names(a)).length === 1)
+  await a.drive.setConfig('retention', '0')
+  await final([a, b], await chunksOf(a))
+  await heard(s, [a, b])
+  await s.drive.gc()
+  t.is(knownTo(s), live(a.drive).chunks, 'past the retention it goes')
+  t.ok(knownTo(s) < all)
+})
+
 test('nobody who could say: nothing goes, and it says why', LONG, async (t) => {
   const a = await first(t)
   const s = await storing(t, await a.drive.key('storage'), [a.address], SOON)
