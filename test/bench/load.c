@@ -206,6 +206,21 @@ static void create_files(void) {
   print_rate(count / (now() - start));
 }
 
+/* Of files that are there. */
+static void overwrite_files(void) {
+  char path[PATH_MAX], *data = random_bytes(count * PAGE);
+  double start = now();
+  for (long i = 0; i < count; i++) {
+    file_path(path, "file-", i);
+    int fd = open(path, O_WRONLY | O_TRUNC);
+    if (fd < 0) die(path);
+    write_all(fd, data + i * PAGE, PAGE);
+    if (close(fd)) die("close");
+  }
+  settle();
+  print_rate(count / (now() - start));
+}
+
 /* For the cost of metadata alone. */
 static void create_empty(void) {
   char path[PATH_MAX];
@@ -289,7 +304,7 @@ static void unlink_files(void) {
 
 static const struct { const char *name; void (*run)(void); } phases[] = {
   {"big-write", big_write}, {"big-read", big_read}, {"random-read", random_read}, {"random-overwrite", random_overwrite},
-  {"append-fsync", append_fsync}, {"fsync-latency", fsync_latency}, {"create", create_files}, {"create-empty", create_empty}, {"scan-stat", scan_stat},
+  {"append-fsync", append_fsync}, {"fsync-latency", fsync_latency}, {"create", create_files}, {"overwrite", overwrite_files}, {"create-empty", create_empty}, {"scan-stat", scan_stat},
   {"stat-warm", stat_warm}, {"open-read", open_read}, {"rename", rename_files}, {"unlink", unlink_files}, {"settle", settle},
 };
 

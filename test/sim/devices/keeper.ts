@@ -69,6 +69,7 @@ export class SimKeeper implements SimNode {
     const compactor = writing && new Compactor({ db, chunks, store: segments.asStore, journal, writing })
     const releases = compactor && new Releases({
       chunks, log, journal, timers, head: () => sealed.head, knowsAllChunks: () => sealed.knowsAllChunks, afterMs: world.graces!.graceMs,
+      lacked: (limit) => chunks.lacking(limit).map(({ id }) => ({ num: chunks.findById(id), id })), marked: () => {},
       compact: (isAsked, report) => compactor.run(isAsked ? 'full' : 'idle', report),
     })
     arrivals.learn = (num, bytes) => sealed.learn(num, bytes)

@@ -71,7 +71,7 @@ export abstract class SimDrive extends PathApi {
     const sealer = this.sealer = new ChunkSealer(keys.contentKey(), keys.contentHashKey(), keys.driveId, keys.epoch)
     const pool = new SimPool(sealer, timers, () => world.below(graces.jobMs)).asPool
     this.placing = new Placing({
-      db, keys, device: device.device, clock, timers, chunks, metadata, cache: () => this.cache, diskBytes: () => device.diskBytes, isClosing: () => this.#isOver, sync: () => this.posix.sync(),
+      db, keys, device: device.device, clock, timers, chunks, metadata, cache: () => this.cache, diskBytes: () => device.diskBytes, isClosing: () => this.#isOver, sync: () => this.posix.sync(), changed: () => {},
       onNotice: (text) => {
         world.trace(`${device.name} notices: ${text}`)
         if (text.includes('does not have')) world.broken(device, new Error(text))
