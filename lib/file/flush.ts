@@ -85,6 +85,11 @@ export class FlushEngine implements Flusher {
   readonly #underway = new Map<string, Promise<LocalChunk>>()
   /** Numbers of chunks that a flush is about to name: gc leaves them alone. */
   readonly pinned = new Map<number, number>()
+  /**
+   * Chunks that flushes are about to name, by how many; a flush may name what another has sealed, and that one may have ended,
+   * and its file be gone. Invariant: one with a number is pinned as often.
+   */
+  readonly #held = new Map<LocalChunk, { flushes: number; num: number }>()
   /** Files that a flush left in many small extents: for idle compaction. */
   readonly scattered = new Set<number>()
   readonly #gate = new Gate(SEALING_JOBS)
@@ -155,8 +160,11 @@ export class FlushEngine implements Flusher {
     const job = this.#begin()
     try {
       const out = (await this.#write([flush], keys)).get(flush)!
-      if (unchanged()) await this.#apply(flush, out)
-      for (const c of out.chunks) this.#unpin(c.num)
+      try {
+        if (unchanged()) await this.#apply(flush, out)
+      } finally {
+        for (const c of out.chunks) this.#letGo(c)
+      }
     } finally {
       this.#end(job)
       for (const k of keys) this.#underway.delete(k)
@@ -210,11 +218,12 @@ export class FlushEngine implements Flusher {
       const failed = await before
       if (failed) throw failed
       const outcome = await this.#apply(flush, out)
+      for (const c of out.chunks) this.#numbered(c)
       if (outcome !== '' && outcome !== 'ENOENT') throw fail(outcome, 'the content was refused')
     } catch (e) {
       error = asError(e)
     }
-    outs.then((m) => { for (const c of m.get(flush)!.chunks) this.#unpin(c.num) }, () => {})
+    outs.then((m) => { for (const c of m.get(flush)!.chunks) this.#letGo(c) }, () => {})
     this.#files.ended(flush, error)
     return error
   }
@@ -265,13 +274,36 @@ export class FlushEngine implements Flusher {
       else groups.set(key, [run])
     }
     // All of them end before a failure is told: a second attempt must not meet the first.
-    for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, keys)))) if (r.status === 'rejected') throw r.reason
-    await this.#host.store.sync()
+    try {
+      for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, keys)))) if (r.status === 'rejected') throw r.reason
+      await this.#host.store.sync()
+    } catch (e) {
+      for (const { chunks } of outs.values()) for (const c of chunks) this.#letGo(c)
+      throw e
+    }
     return outs
   }
 
   /** Runs of one slab that are cut alike. */
   async #group(runs: Run[], outs: Map<FileFlush, Out>, keys: string[]): Promise<void> {
+    // Until those in `outs` are.
+    const held: LocalChunk[] = []
+    let isOver = false
+    const hold = (c: LocalChunk) => {
+      if (isOver) return
+      this.#hold(c)
+      held.push(c)
+    }
+    try {
+      await this.#chunks(runs, outs, keys, hold)
+    } finally {
+      isOver = true
+      for (const c of held) this.#letGo(c)
+    }
+  }
+
+  /** `hold`: what is found, or sealed, stays until the group is over. */
+  async #chunks(runs: Run[], outs: Map<FileFlush, Out>, keys: string[], hold: (c: LocalChunk) => void): Promise<void> {
     const arena = runs[0]!.slab.memory
     const { chunks: table, pool, store } = this.#host
     const cuts = await pool.cut({ arena, runs: runs.map((r) => ({ start: r.pos, length: r.len })), average: runs[0]!.cut })
@@ -280,9 +312,10 @@ export class FlushEngine implements Flusher {
     for (const c of cuts) {
       const num = table.findByHash(c.h)
       if (num > 0 && table.isThere(num, store)) {
-        this.#pin(num)
         const known = table.identity(num)!
-        found.push({ id: known.id, h: known.h, len: known.len, num, seg: 0, off: 0 })
+        const chunk: LocalChunk = { id: known.id, h: known.h, len: known.len, num, seg: 0, off: 0 }
+        hold(chunk)
+        found.push(chunk)
         continue
       }
       const key = c.h.toString('latin1')
@@ -293,6 +326,8 @@ export class FlushEngine implements Flusher {
         this.#underway.set(key, chunk)
         keys.push(key)
       }
+      // Whoever seals it may be done with it before we are.
+      chunk.then(hold, () => {})
       found.push(chunk)
     }
     if (fresh.length) {
@@ -332,7 +367,10 @@ export class FlushEngine implements Flusher {
           const out = outs.get(flush)!
           const chunk = done[i]!
           let index = out.chunks.length - 1
-          if (index < 0 || out.chunks[index] !== chunk) index = out.chunks.push(chunk) - 1
+          if (index < 0 || out.chunks[index] !== chunk) {
+            index = out.chunks.push(chunk) - 1
+            this.#hold(chunk)
+          }
           out.pieces.push({ off: off + (from - pos), len: to - from, chunk: index, coff: from - at })
         }
         at += length
@@ -350,15 +388,39 @@ export class FlushEngine implements Flusher {
     return { id: chunkId(data), h, len: plain.length, num: 0, seg: 0, off: 0, data }
   }
 
-  #pin(num: number): void {
-    this.pinned.set(num, (this.pinned.get(num) ?? 0) + 1)
+  /** One more flush is about to name it. */
+  #hold(chunk: LocalChunk): void {
+    const held = this.#held.get(chunk)
+    if (!held) {
+      this.#held.set(chunk, { flushes: 1, num: chunk.num })
+      if (chunk.num > 0) this.#pin(chunk.num, 1)
+      return
+    }
+    this.#numbered(chunk)
+    held.flushes++
+    if (held.num > 0) this.#pin(held.num, 1)
   }
 
-  #unpin(num: number): void {
-    const n = this.pinned.get(num)
-    if (n === undefined) return
-    if (n === 1) this.pinned.delete(num)
-    else this.pinned.set(num, n - 1)
+  /** An op has named it: it has a number now. */
+  #numbered(chunk: LocalChunk): void {
+    const held = this.#held.get(chunk)
+    if (!held || held.num > 0 || chunk.num === 0) return
+    held.num = chunk.num
+    this.#pin(held.num, held.flushes)
+  }
+
+  /** One of them has named it, or will not. */
+  #letGo(chunk: LocalChunk): void {
+    const held = this.#held.get(chunk)
+    if (!held) return
+    if (held.num > 0) this.#pin(held.num, -1)
+    if (--held.flushes === 0) this.#held.delete(chunk)
+  }
+
+  #pin(num: number, n: number): void {
+    const pins = (this.pinned.get(num) ?? 0) + n
+    if (pins === 0) this.pinned.delete(num)
+    else this.pinned.set(num, pins)
   }
 }
 

@@ -24,6 +24,19 @@ test('a seed replays exactly', async (t) => {
   for (const seed of [4, 9]) t.is((await runRace(seed)).digest, (await runRace(seed)).digest)
 })
 
+/** Seeds that have failed once, and why. What a seed draws changes when the scenario does. */
+const FAILED: [seed: number, why: string][] = [
+  [37, 'a flush named what another had sealed, after that one had ended, its file was gone and gc had dropped the chunk'],
+]
+
+for (const [seed, why] of FAILED) {
+  test(`seed ${seed}: ${why}`, async (t) => {
+    t.timeout(60_000)
+    await runRace(seed)
+    t.pass()
+  })
+}
+
 const LOST = /last copy|is on no disk|where it is not|in which its index|not what it should be|reads|lacks|not sound/
 
 /** `from`: the first seed of those that are run. */

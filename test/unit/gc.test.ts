@@ -227,3 +227,51 @@ test('equal content is stored once', async (t) => {
   t.ok(disk.segments < 9 * MIB, `${logicalBytes} bytes take ${disk.segments}`)
   await clean(t, drive)
 })
+
+test('what a flush has found being sealed by another stays until it is named, though the other has ended and its file is gone', async (t) => {
+  const drive = await openDrive(t)
+  const same = Buffer.alloc(20_000, 'same')
+  const { pool } = drive
+  const gate = () => {
+    let open!: () => void
+    return { passed: new Promise<void>((resolve) => { open = resolve }), open }
+  }
+  const [bothCut, dropped] = [gate(), gate()]
+  const [cut, seal] = [pool.cut.bind(pool), pool.seal.bind(pool)]
+  let cuts = 0
+  let seals = 0
+  pool.cut = async (request) => {
+    const found = await cut(request)
+    if (++cuts === 2) setImmediate(bothCut.open)
+    return found
+  }
+  pool.seal = async (request) => {
+    await (++seals === 1 ? bothCut : dropped).passed
+    return seal(request)
+  }
+  const write = async (path: string, content: Buffer) => {
+    const f = await drive.open(path, 'w')
+    t.teardown(() => f.close(), { order: -1 })
+    await f.write(0, content)
+    return f
+  }
+  const first = await write('/first', same)
+  const flushed = first.sync()
+  await write('/second', same)
+  await write('/other', Buffer.alloc(20_000, 'other'))
+  const all = drive.sync()
+  await flushed
+  await first.close()
+  await drive.rm('/first')
+  await drive.collector.shrink()
+  t.is(drive.chunks.last, 1, 'the chunk was named once')
+  t.ok(drive.chunks.identity(1), 'and is there')
+  dropped.open()
+  await all
+  t.is(seals, 2)
+  const second = await drive.open('/second')
+  t.ok((await second.read(0, same.length)).equals(same))
+  await second.close()
+  t.is(drive.flusher.pinned.size, 0, 'nothing stays pinned')
+  await clean(t, drive)
+})

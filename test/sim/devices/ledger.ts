@@ -73,13 +73,16 @@ export class Ledger {
     const gone = this.#gone
     this.#gone = new Map()
     for (const { id, by } of gone.values()) {
-      if (this.#nodes.some((n) => this.#has(n, id))) continue
+      if (this.isSomewhere(id)) continue
       for (const d of this.#world.honest) {
-        const why = this.#needs(d, id)
+        const why = this.needs(d, id)
         if (why) return this.#world.fail(`${by} lets go of the last copy of chunk ${id.toString('hex', 0, 4)}, which ${d.name} needs: ${why}`)
       }
     }
   }
+
+  /** Whether anybody has it. */
+  isSomewhere(id: Buffer): boolean { return this.#nodes.some((n) => this.#has(n, id)) }
 
   #has(node: Node, id: Buffer): boolean {
     const { live, disk } = node
@@ -90,7 +93,7 @@ export class Ledger {
   }
 
   /** What for; '': it does not. */
-  #needs(d: SimDevice, id: Buffer): string {
+  needs(d: SimDevice, id: Buffer): string {
     const { live, disk } = d
     if (!live) return this.#isKept(disk.image?.chunks?.needed.get(id.toString('latin1'))) ? 'on its disk' : ''
     const num = live.chunks.findById(id)

@@ -399,6 +399,13 @@ class Race {
         from = num
         const row = chunks.get(num)
         if (!row || (chunks.identity(num)?.refs ?? 0) === 0) continue
+        if (!this.#ledger.isSomewhere(id)) {
+          // What is past the retention here goes at the next sweep.
+          const why = this.#ledger.needs(d, id)
+          if (why) this.#world.violated(`nobody has chunk ${id.toString('hex', 0, 4)}, which ${d.name} needs: ${why}`)
+          this.#world.count('refers to what is past')
+          continue
+        }
         const sealed = row.seg === 0 ? chunks.inlineData(num) : row.seg > 0 ? store.at(row.seg, row.off) : await drive!.source.fetch(id, { urgency: 'reader', signal: NEVER })
         if (!sealed || !chunkId(sealed).equals(id)) this.#world.fail(`${d.name} has chunk ${id.toString('hex', 0, 4)}, and it is not what it should be`)
       }
