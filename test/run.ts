@@ -36,7 +36,7 @@ const MAX_FILES = 8
 /** Those that take longest, which the first come first of. */
 const LONGEST = [
   'sim/devices', 'network/placement', 'network/hostile-peer', 'network/daemons', 'network/service', 'network/storage-peer', 'unit/cli', 'crash/bad-input-store', 'posix/cli-mount',
-  'network/storage-hostile', 'network/scrub', 'network/staying', 'network/acks', 'network/releases', 'network/namespaces', 'network/storage-restore', 'crash/bad-input-calls', 'crash/power-cut', 'posix/drivers',
+  'network/storage-hostile', 'network/scrub', 'network/staying', 'network/acks', 'network/releases', 'network/history', 'network/namespaces', 'network/storage-restore', 'crash/bad-input-calls', 'crash/power-cut', 'posix/drivers',
 ]
 /** Of a file's output, its end: where a failure is explained. */
 const KEPT_OUTPUT_CHARS = 200_000

@@ -18,8 +18,9 @@ import { random } from '../helpers/tree.js'
 import { Blocks, shaOfBytes } from './blocks.js'
 import { Expected } from './expected.js'
 import { runAlone, SoakFleet } from './fleet.js'
-import { Program, readDirect, Reader, type ProgramParts } from './programs.js'
+import { Program } from './programs.js'
 import { Trouble } from './trouble.js'
+import { readDirect, Reader, type ProgramParts } from './workers.js'
 
 const HELP = `npm run soak:gc -- [OPTION...]
   --minutes N    of programs at work (60)

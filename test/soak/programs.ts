@@ -1,25 +1,12 @@
-/** Programs on the mounts of a soak: those that change what is theirs and check it, and those that read what is others'. */
+/** A program on a mount of a soak: it changes what is its own, in all the ways there are, brings back what was, and checks all of it. */
 import { constants, promises as fs } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { FileHandle } from 'node:fs/promises'
 import type { RestoreOptions } from '../../lib/api.js'
-import type { Member } from '../helpers/member.js'
-import { sleep } from '../helpers/run.js'
-import { isBetween, shaOfBytes, type Blocks, type Content } from './blocks.js'
-import type { Expected, Version } from './expected.js'
-import type { SoakFleet } from './fleet.js'
-import { Wrong, type Trouble } from './trouble.js'
-
-export interface ProgramParts {
-  member: Member
-  fleet: SoakFleet
-  blocks: Blocks
-  expected: Expected
-  trouble: Trouble
-  counts: { written: number; changed: number; removed: number; restored: number; held: number; reads: number; excused: number }
-  random(): number
-  failed(e: Error): void
-}
+import { isBetween, shaOfBytes, type Content } from './blocks.js'
+import type { Version } from './expected.js'
+import { Wrong } from './trouble.js'
+import { readAll, readDirect, Worker, type ProgramParts } from './workers.js'
 
 const NAMES = ['f0', 'f1', 'f2', 'f3', 'f4', 'f5', 'd/f0', 'd/f1', 'd/f2']
 /** From others' files, by restoring. */
@@ -29,86 +16,6 @@ const CALM_MS = 1200
 /** Far enough from the end of the retention. */
 const MOST_AGO_MS = 40_000
 const MOST_HELD = 3
-/** Others may show what was for so long; and fail to show anything. */
-const LATE_MS = 30_000
-const DEADLINE_MS = 150_000
-
-/** Past the page cache; null: nothing is there. */
-export async function readDirect(path: string): Promise<Buffer | null> {
-  const file = await fs.open(path, constants.O_RDONLY | constants.O_DIRECT).catch((e: NodeJS.ErrnoException) => {
-    if (e.code !== 'ENOENT') throw e
-    return null
-  })
-  if (!file) return null
-  try { return await readAll(file) } finally { await file.close() }
-}
-
-async function readAll(file: FileHandle): Promise<Buffer> {
-  const bytes = Buffer.alloc((await file.stat()).size + 1)
-  let got = 0
-  for (let n = 0; got < bytes.length && (n = (await file.read(bytes, got, bytes.length - got, got)).bytesRead) > 0;) got += n
-  return bytes.subarray(0, got)
-}
-
-/** Of which many run at once: each does one thing after the other, and stands still when it is told to, or its device is down. */
-abstract class Worker {
-  #state: 'running' | 'paused' | 'ended' = 'running'
-  #isBusy = false
-
-  constructor(readonly p: ProgramParts, readonly paceMs: number) {
-    void this.#run()
-  }
-
-  async #run(): Promise<void> {
-    // What it is made of is not there before its constructor is over.
-    await sleep(1)
-    while (this.#state !== 'ended') {
-      if (this.#state === 'paused' || this.p.trouble.isDown(this.p.member)) {
-        await this.idle()
-        this.#isBusy = false
-        await sleep(20)
-        continue
-      }
-      this.#isBusy = true
-      const startMs = Date.now()
-      try {
-        await this.step()
-      } catch (e) {
-        if (!this.p.trouble.excuses(e, startMs)) {
-          this.#state = 'ended'
-          this.p.failed(e as Error)
-        }
-        this.p.counts.excused++
-        await sleep(500)
-      }
-      this.#isBusy = false
-      await sleep(this.paceMs * 2 * this.p.random())
-    }
-    await this.idle()
-  }
-
-  abstract step(): Promise<void>
-  /** Nothing of its device is in use. */
-  async idle(): Promise<void> {}
-
-  async pause(): Promise<void> {
-    if (this.#state === 'running') this.#state = 'paused'
-    await this.left()
-  }
-
-  async left(): Promise<void> { while (this.#isBusy) await sleep(10) }
-
-  resume(): void { if (this.#state === 'paused') this.#state = 'running' }
-
-  async end(): Promise<void> {
-    this.#state = 'ended'
-    await this.left()
-  }
-
-  pick<T>(all: readonly T[]): T { return all[Math.floor(this.p.random() * all.length)]! }
-
-  at(path: string): string { return this.p.member.at(path) }
-}
 
 type Change = Map<string, Content | null>
 
@@ -369,32 +276,4 @@ function differs(found: Buffer, content: Content): string {
   let at = 0
   while (at < found.length && at < bytes.length && found[at] === bytes[at]) at++
   return `${found.length} bytes for ${bytes.length}, first at ${at}${at < found.length && found.subarray(at, at + 64).every((b) => b === 0) ? ', zeros' : ''}`
-}
-
-/** Reads what others write. */
-export class Reader extends Worker {
-  async step(): Promise<void> {
-    const { expected, trouble, member, counts } = this.p
-    const paths = expected.paths
-    if (paths.length === 0) return
-    const path = this.pick(paths)
-    const startMs = Date.now()
-    let seen = ''
-    for (;;) {
-      const fromMs = Date.now()
-      try {
-        const found = await readDirect(this.at(path))
-        const sha = found && shaOfBytes(found)
-        // Those that were apart see what was then.
-        if (expected.since(path, trouble.wasOn(fromMs - LATE_MS) ? 0 : fromMs - LATE_MS).some((v) => (v.content?.sha ?? null) === sha)) break
-        seen = found ? `${found.length} bytes, ${sha!.slice(0, 12)}` : 'nothing'
-      } catch (e) {
-        seen = (e as Error).message
-      }
-      if (trouble.isDown(member)) return
-      if (Date.now() - Math.max(startMs, trouble.calmMs) > DEADLINE_MS) throw new Wrong(`${member.name} reads of ${path}: ${seen}; ${expected.describe(path)}`)
-      await sleep(200)
-    }
-    counts.reads++
-  }
 }
