@@ -6,7 +6,6 @@
  * gone from everywhere at any moment (ledger.ts), and in the end everybody reads everything.
  */
 import { setMaxListeners } from 'node:events'
-import type { FileHandle } from '../../../lib/api.js'
 import { isDfsError } from '../../../lib/errors.js'
 import { certify } from '../../../lib/keys/certificate.js'
 import { chunkId } from '../../../lib/seal/chunk.js'
@@ -16,22 +15,15 @@ import { findings } from './dump.js'
 import { SimKeeper } from './keeper.js'
 import { keptFindings } from './kept.js'
 import { Ledger } from './ledger.js'
+import { RacePrograms } from './race-programs.js'
 import { compare, heads, type Options, type Result } from './scenario.js'
 import { World } from './world.js'
-import type { SimDrive } from './whole.js'
 
 const NAMES = ['ada', 'bob', 'cyd', 'dan']
-const PATHS = ['/a', '/b', '/c', '/d/e']
-/** Small ones go into the index when their file is closed, others into segments. */
-const BODIES = ([[700, 'x'], [1500, 'y'], [9000, 'z'], [9500, 'w'], [12_000, 'v'], [20_000, 'u']] as const).map(([length, fill]) => Buffer.alloc(length, fill))
-/** Files that are kept open on one device. */
-const MAX_OPEN = 3
 /** Healed, all is everywhere after so long. */
 const HEAL_MS = 300_000
 /** For all to be stated, and final. */
 const STATE_MS = 6000
-/** What a program may be told. */
-const USUAL = ['ENOENT', 'EEXIST', 'EISDIR', 'ENOTDIR', 'EBUSY'] as const
 
 export async function runRace(seed: number, options: Options = {}): Promise<Result> {
   const world = new World(seed)
@@ -48,22 +40,14 @@ class Race {
   readonly #world: World
   readonly #options: Options
   readonly #ledger: Ledger
-  readonly #open = new Map<SimDrive, FileHandle[]>()
-  readonly #collecting = new Set<SimDrive>()
+  readonly #programs: RacePrograms
   #releasing: SimKeeper['live']
-  /** What is open there cannot be read to the end (decision 27). */
-  readonly #lost = new Set<SimDrive>()
-  #isHealing = false
-  #unique = 0
 
   constructor(world: World, options: Options) {
     this.#world = world
     this.#options = options
     this.#ledger = new Ledger(world)
-    this.#ledger.openLost = (d) => {
-      world.count('open file lost')
-      this.#lost.add(d.s.drive!)
-    }
+    this.#programs = new RacePrograms(world, this.#ledger)
   }
 
   async run(): Promise<Result> {
@@ -135,14 +119,14 @@ class Race {
     const crashes = world.chance(0.5) ? world.between(20, 150) : Infinity
     const cuts = world.chance(0.6) ? world.between(10, 60) : Infinity
     const act = () => {
-      if (this.#isHealing) return
+      if (this.#programs.isHealing) return
       world.net.after(world.between(1, Math.ceil(everyMs)), act)
       const d = world.pick(world.devices)
       if (!d.isOn) return world.chance(0.1) ? d.boot() : undefined
       if (world.below(crashes) === 0) return d.crash(world.random())
       if (world.below(cuts) === 0) return this.#cut(d)
       for (const k of world.keepers) this.#actKeeper(k)
-      if (d.live) this.#step(d)
+      if (d.live) this.#programs.step(d)
     }
     act()
   }
@@ -163,174 +147,11 @@ class Race {
     k.gc().catch((e: Error) => { if (k.live === at && !isDfsError(e, 'EBUSY')) world.broken(k, e) }).finally(() => { if (this.#releasing === at) this.#releasing = undefined })
   }
 
-  /** Something that a person, a program or the device itself does; what it comes to is told later. */
-  #step(d: SimDevice): void {
-    const drive = d.s.drive!
-    const world = this.#world
-    this.#do(d, drive).catch((e: Error) => {
-      if (d.live?.drive !== drive) return
-      if (USUAL.some((code) => isDfsError(e, code))) return world.count(`told ${(e as { code?: string }).code}`)
-      world.broken(d, e)
-    })
-  }
-
-  async #do(d: SimDevice, drive: SimDrive): Promise<void> {
-    const world = this.#world
-    const path = world.pick(PATHS)
-    const kind = world.random()
-    const told = (what: string) => {
-      world.count(what)
-      if (world.isVerbose) world.trace(`${d.name} ${what} ${path}`)
-    }
-    if (kind < 0.3) {
-      told('write')
-      return this.#write(drive, path)
-    }
-    if (kind < 0.46) {
-      told('remove')
-      return drive.rm(path, { recursive: true })
-    }
-    if (kind < 0.53) {
-      told('rename')
-      return drive.rename(path, world.pick(PATHS))
-    }
-    if (kind < 0.55) {
-      told('link')
-      return drive.link(path, world.pick(PATHS))
-    }
-    if (kind < 0.61) return this.#copy(drive, path, world.pick(PATHS))
-    if (kind < 0.64) {
-      const h = await drive.open(path, 'r+')
-      told('cut')
-      await h.truncate(world.below(3) * 400)
-      return h.close()
-    }
-    if (kind < 0.7) return this.#hold(drive, path)
-    if (kind < 0.76) {
-      told('read')
-      return this.#read(drive, path)
-    }
-    if (kind < 0.82) {
-      if (this.#ledger.retentionMs === 0) return
-      told('restore')
-      return this.#restore(d, drive, path)
-    }
-    if (kind < 0.86) return drive.sync()
-    if (kind < 0.92) return this.#collect(drive)
-    if (kind < 0.99) return drive.cache.keepsEverything ? this.#collect(drive) : void await drive.cache.makeRoom(1)
-    this.#change(d)
-  }
-
-  async #write(drive: SimDrive, path: string): Promise<void> {
-    const world = this.#world
-    if (path.startsWith('/d/')) await drive.mkdir('/d', { recursive: true })
-    const isAdded = world.chance(0.2)
-    const h = await drive.open(path, isAdded ? 'a' : 'w')
-    const { size } = await h.stat()
-    await h.write(isAdded && size < 60_000 ? size : 0, this.#body(drive))
-    if (world.chance(0.1)) await h.sync()
-    await h.close()
-  }
-
-  /** Mostly what is on its way out. */
-  #body(drive: SimDrive): Buffer {
-    const world = this.#world
-    if (world.chance(0.05)) return Buffer.alloc(1000, `unique ${++this.#unique} `)
-    const dying = BODIES.filter((body) => drive.isDying(body))
-    if (dying.length === 0 || world.chance(0.3)) return world.pick(BODIES)
-    world.count('dying content written')
-    if (world.chance(0.4)) world.net.after(world.between(1, world.graces!.jobMs + 100), () => { if (!this.#isHealing) this.#collectSoon(world.pick(world.devices)) })
-    return world.pick(dying)
-  }
-
-  #collectSoon(d: SimDevice): void {
-    const drive = d.live?.drive
-    if (drive) this.#collect(drive).catch((e: Error) => { if (d.live?.drive === drive) this.#world.broken(d, e) })
-  }
-
-  /** As copy_file_range: chunks are named once more. */
-  async #copy(drive: SimDrive, from: string, to: string): Promise<void> {
-    if (from === to) return
-    const source = drive.tree.get((await drive.stat(from)).ino)!
-    if (!source.isFile) return
-    const h = await drive.open(to, 'w')
-    const target = drive.tree.get((await h.stat()).ino)!
-    if (source !== target) await drive.posix.copy(source, 0, target, 0, source.size)
-    this.#world.count('copy')
-    await h.close()
-  }
-
-  /** Opens a file, or closes one that is open: it may have been removed meanwhile. */
-  async #hold(drive: SimDrive, path: string): Promise<void> {
-    const open = this.#open.get(drive) ?? []
-    this.#open.set(drive, open)
-    if (open.length >= MAX_OPEN) {
-      const h = open.shift()!
-      if (!this.#lost.has(drive)) await this.#all(h)
-      return h.close()
-    }
-    open.push(await drive.open(path, 'r'))
-    this.#world.count('open')
-  }
-
-  async #read(drive: SimDrive, path: string): Promise<void> {
-    const h = await drive.open(path, 'r')
-    try {
-      await this.#all(h)
-    } finally {
-      await h.close()
-    }
-  }
-
-  /** While devices are apart, what is elsewhere may not be had. */
-  async #all(h: FileHandle): Promise<void> {
-    try {
-      const { size } = await h.stat()
-      for (let at = 0; at < size; at += 4096) await h.read(at, 4096)
-    } catch (e) {
-      if (this.#isHealing || !isDfsError(e, 'EIO') || this.#world.devices.every((d) => d.live)) throw e
-    }
-  }
-
-  async #restore(d: SimDevice, drive: SimDrive, path: string): Promise<void> {
-    const { history } = d.s.metadata
-    const now = d.clock.nowMs()
-    // The last moments of the retention, too.
-    const atMs = this.#world.chance(0.4) ? Math.max(history.fromMs, now - this.#ledger.retentionMs) : now - this.#world.below(this.#ledger.retentionMs)
-    if (!history.isOn() || atMs > now) return
-    await drive.restore(path, { atMs, force: true })
-    this.#world.count('restored')
-  }
-
-  async #collect(drive: SimDrive): Promise<void> {
-    if (this.#collecting.has(drive)) return
-    this.#collecting.add(drive)
-    try {
-      await drive.collect(this.#world.chance(0.5))
-      this.#world.count('collected')
-    } finally {
-      this.#collecting.delete(drive)
-    }
-  }
-
-  /** Somebody has another mind about who is to hold what. */
-  #change(d: SimDevice): void {
-    const world = this.#world
-    const { settings, keeping } = d.s.placing!
-    if (!keeping.plan) return
-    world.count('setting')
-    const of = world.pick(world.devices).publicKey
-    if (world.chance(0.4)) settings.set('replication', String(world.between(1, 3)))
-    else if (world.chance(0.5)) settings.setOfDevice(of, 'capacity', String(world.between(1, 9) * 1e11))
-    else settings.setOfDevice(of, 'drained', world.chance(0.4) ? 'yes' : null)
-    d.s.drive!.placing.fleet.replan()
-  }
-
   // --- and in the end -----------------------------------------------------------
 
   async #heal(): Promise<void> {
     const world = this.#world
-    this.#isHealing = true
+    this.#programs.isHealing = true
     world.net.heal()
     for (const d of world.devices) if (!d.isOn) d.boot()
     for (const k of world.keepers) if (!k.live) k.boot()
@@ -339,8 +160,8 @@ class Race {
     await world.run(world.net.nowMs + STATE_MS)
     for (const d of world.devices) {
       const drive = d.s.drive!
-      for (const h of this.#open.get(drive)?.splice(0) ?? []) await this.#wait(d, 'reads what it has open', (this.#lost.has(drive) ? Promise.resolve() : this.#all(h)).then(() => h.close()))
-      await this.#wait(d, 'collects', this.#collect(drive))
+      for (const h of this.#programs.open.get(drive)?.splice(0) ?? []) await this.#wait(d, 'reads what it has open', (this.#programs.lost.has(drive) ? Promise.resolve() : this.#programs.all(h)).then(() => h.close()))
+      await this.#wait(d, 'collects', this.#programs.collect(drive))
       if (!drive.cache.keepsEverything) await this.#wait(d, 'makes room', drive.cache.makeRoom(1))
     }
     await this.#settle()
@@ -385,7 +206,7 @@ class Race {
   async #readAll(): Promise<void> {
     for (const d of this.#world.honest) {
       const drive = d.s.drive!
-      for (const path of filesBelow(d, ROOT_INO, '')) await this.#wait(d, `reads ${path}`, this.#read(drive, path))
+      for (const path of filesBelow(d, ROOT_INO, '')) await this.#wait(d, `reads ${path}`, this.#programs.read(drive, path))
       await this.#wait(d, 'reads what it keeps', this.#readChunks(d))
     }
   }
