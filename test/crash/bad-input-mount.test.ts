@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, 
 import { chown, mkdir, readdir, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Drive } from '../../lib/drive.js'
-import { DFS, dfs, isMounted, kill, makeMount, processesOf, withMount, type TestMount } from '../helpers/mount.js'
+import { DFS, dfs, isMounted, kill, LET_GO, makeMount, processesOf, withMount, type TestMount } from '../helpers/mount.js'
 import { clearAway, clearedDir } from '../helpers/cleared.js'
 import { asNobody, ended } from '../helpers/memmount.js'
 import { refused } from '../helpers/refused.js'
@@ -43,7 +43,7 @@ test('no /dev/fuse', LONG, async (t) => {
   const dev = join(scratch, 'dev')
   mkdirSync(dev)
   await shell(`for d in null zero random urandom; do cp -a /dev/$d ${dev}/; done`)
-  const hidden = ['--mount', 'sh', '-c', 'mount --bind "$1" /dev; shift; exec "$@"', 'sh', dev]
+  const hidden = ['--mount', 'sh', '-c', `${LET_GO}; mount --bind "$1" /dev; shift; exec "$@"`, 'sh', dev]
   const [code, message] = refused(await run('unshare', [...hidden, process.execPath, DFS, '--store', store, 'mount', dir], { cwd: scratch }))
   t.is(code, 1)
   t.is(message, 'cannot open /dev/fuse; load the kernel module with "modprobe fuse"')

@@ -16,6 +16,7 @@ import { mountKernel, type KernelMount } from '../../mount/kernel/mount.js'
 import type { SessionOptions } from '../../mount/kernel/session.js'
 import type { MountOptions } from '../../mount/options.js'
 import { MemFs } from './memfs.js'
+import { LET_GO } from './mount.js'
 
 export interface MemMount {
   dir: string
@@ -74,7 +75,7 @@ export async function asNobody(t: Pick<Assert, 'teardown'>): Promise<string[]> {
 export async function inUserland(t: Pick<Assert, 'teardown'>): Promise<{ root: string[]; as(id: number, groups?: readonly number[]): string[] }> {
   const scratch = await fs.mkdtemp(join(tmpdir(), 'dfs-nobody-'))
   await shell('mknod -m 666 "$1/fuse" c 10 229; echo user_allow_other > "$1/fuse.conf"; { cat /etc/passwd; echo "dfs-a:x:1000:1000::/:/bin/sh"; echo "dfs-b:x:1001:1001::/:/bin/sh"; } > "$1/passwd"; chmod 644 "$1/fuse.conf" "$1/passwd"', scratch)
-  const script = 'mount --bind "$1/fuse" /dev/fuse; if [ -e /etc/fuse.conf ]; then mount --bind "$1/fuse.conf" /etc/fuse.conf; fi; mount --bind "$1/passwd" /etc/passwd; echo ready; exec sleep 300'
+  const script = `${LET_GO}; ` + 'mount --bind "$1/fuse" /dev/fuse; if [ -e /etc/fuse.conf ]; then mount --bind "$1/fuse.conf" /etc/fuse.conf; fi; mount --bind "$1/passwd" /etc/passwd; echo ready; exec sleep 300'
   const holder = spawn('unshare', ['--mount', 'sh', '-ec', script, 'sh', scratch], { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(async () => {
     await ended(holder, 'SIGKILL')

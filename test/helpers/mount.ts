@@ -187,6 +187,12 @@ export function dfs(args: string[], options: RunOptions = {}): Promise<Ran> {
   return run(process.execPath, [DFS, ...args], { timeoutMs: COMMAND_TIMEOUT_MS, ...options, env: { ...env, DFS_DISCOVERY: 'none', ...options.env } })
 }
 
+/**
+ * For a shell that begins a mount namespace (unshare --mount): it lets go of what is mounted elsewhere. A mount that another
+ * namespace holds too does not end when it is unmounted, and whoever unmounts it waits.
+ */
+export const LET_GO = `grep ' - fuse' /proc/self/mountinfo | cut -d ' ' -f 5 | while read -r m; do umount -l "$(printf %b "$m")" || true; done`
+
 /** Reads the kernel's list, so that a dead mount counts and is not touched. */
 export function isMounted(dir: string): boolean {
   return readFileSync('/proc/self/mountinfo', 'utf8').split('\n').some((line) => line.split(' ')[4] === dir)

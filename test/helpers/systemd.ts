@@ -9,6 +9,7 @@ import { spawn, type ChildProcess } from 'node:child_process'
 import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Assert } from 'brittle'
+import { LET_GO } from './mount.js'
 import { need, run, sleep, type Ran, type RunOptions } from './run.js'
 import { scratchDir } from './scratch.js'
 
@@ -149,8 +150,7 @@ const INIT = existsSync('/usr/lib/systemd/systemd') ? '/usr/lib/systemd/systemd'
 /** In mounts of its own: a cgroup, then the namespaces of the machine. $1 its folder, $2 the group. */
 const BOOT = `
 set -e
-# Other tests' mounts must not be held by us.
-grep ' - fuse' /proc/self/mountinfo | cut -d ' ' -f 5 | while read -r m; do umount -l "$(printf %b "$m")" || true; done
+${LET_GO}
 mount -t cgroup2 none /sys/fs/cgroup
 own=$(sed -n 's/^0:://p' /proc/self/cgroup)
 mkdir -p "/sys/fs/cgroup$own/$2"

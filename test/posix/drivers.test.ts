@@ -8,7 +8,7 @@ import { chmodSync, chownSync, closeSync, existsSync, linkSync, lstatSync, mkdir
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { isMounted } from '../helpers/mount.js'
+import { isMounted, LET_GO } from '../helpers/mount.js'
 import { compile, run, shell } from '../helpers/run.js'
 import { ServedMount, type DriverName } from '../helpers/served-mount.js'
 
@@ -414,7 +414,7 @@ test('fuse-native: options that it lacks are refused', async t => {
 test('fuse-native: what is missing is named', { skip: !isRoot }, async t => {
   const { store, dir } = scratch(t)
   const child = fileURLToPath(new URL('../helpers/mount-child.js', import.meta.url))
-  const without = (missing: string) => run('unshare', ['--mount', 'sh', '-ec', 'mount --bind /dev/null "$1"; shift; exec "$@" </dev/null', 'sh', missing, process.execPath, child, store, dir, 'fuse-native'], { timeoutMs: 20_000 })
+  const without = (missing: string) => run('unshare', ['--mount', 'sh', '-ec', `${LET_GO}; mount --bind /dev/null "$1"; shift; exec "$@" </dev/null`, 'sh', missing, process.execPath, child, store, dir, 'fuse-native'], { timeoutMs: 20_000 })
   const library = (await shell("readlink -f \"$(ldconfig -p | sed -n 's/.*libfuse\\.so\\.2 .*=> //p' | head -n 1)\"")).trim()
   const said = (await without(library)).stdout
   t.ok(said.startsWith('FUSE_MISSING') && said.includes('libfuse2') && said.trim().split('\n').length === 1, said.trim())
