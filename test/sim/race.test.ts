@@ -53,7 +53,6 @@ const SABOTAGE: [what: string, how: { sabotage?: (d: SimDevice) => void; sabotag
     },
   }, 15],
   ['a device for which others always have a chunk', { sabotage: (d) => { d.s.drive!.cache.holders!.confirm = (chunks) => Promise.resolve(chunks.map(() => true)) } }, 9],
-  ['a compactor that does not wait for what is being written', { sabotage: (d) => { d.s.drive!.flusher.firstSegment = () => Infinity } }, 24],
   ['a storage peer that releases without asking', {
     sabotageKeeper: ({ live }) => {
       const { log } = live!.sealed

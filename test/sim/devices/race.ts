@@ -206,7 +206,9 @@ class Race {
   async #readAll(): Promise<void> {
     for (const d of this.#world.honest) {
       const drive = d.s.drive!
-      for (const path of filesBelow(d, ROOT_INO, '')) await this.#wait(d, `reads ${path}`, this.#programs.read(drive, path))
+      // Merging may still put a copy away.
+      const isThere = (path: string) => filesBelow(d, ROOT_INO, '').includes(path)
+      for (const path of filesBelow(d, ROOT_INO, '')) if (isThere(path)) await this.#wait(d, `reads ${path}`, this.#programs.read(drive, path))
       await this.#wait(d, 'reads what it keeps', this.#readChunks(d))
     }
   }
