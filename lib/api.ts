@@ -150,10 +150,11 @@ export interface DeviceStatus {
 }
 
 /** A setting of the drive; `value` null: nobody has set it. */
-export interface SettingStatus { name: string; value: string | null; default: string; about: string }
+/** Of the drive; or of the directory `path` and all below it. */
+export interface SettingStatus { name: string; path?: string; value: string | null; default: string; about: string }
 
-/** What is not given stays. `capacity`: a size such as '500G', null: what its disk offers. `zone` '': none. `isTrusted`: it is counted on again, after it could not show what it holds. */
-export interface DeviceChange { capacity?: string | null; zone?: string; isDrained?: boolean; isTrusted?: true }
+/** What is not given stays. `isAside`: it is gone, or away for long, and is waited for no more. `capacity`: a size such as '500G', null: what its disk offers. `zone` '': none. `isTrusted`: it is counted on again, after it could not show what it holds. */
+export interface DeviceChange { capacity?: string | null; zone?: string; isDrained?: boolean; isTrusted?: true; isAside?: true }
 
 export interface ConflictSide {
   path: Buffer
@@ -328,10 +329,10 @@ export interface DriveApi {
   devices(): Promise<DeviceStatus[]>
   /** Says what a device offers, where it stands, whether it leaves. EROFS, ENOENT, EINVAL, USAGE. */
   setDevice(device: string, change: DeviceChange): Promise<void>
-  /** Settings that all devices agree on. */
+  /** Settings that all devices agree on; those of directories last. */
   config(): Promise<SettingStatus[]>
-  /** null: as if it had never been set. USAGE for what there is not, EROFS. */
-  setConfig(name: string, value: string | null): Promise<void>
+  /** null: as if it had never been set. `dir`: of this directory and all below it. USAGE for what there is not, EROFS, ENOENT, ENOTDIR. */
+  setConfig(name: string, value: string | null, dir?: Path): Promise<void>
   /** As `sync`, and everything so far is on all devices that are to hold it. May take for ever: `onProgress` ends it by a throw. */
   waitPlaced(onProgress?: OnProgress): Promise<void>
   /** Enrols a device that holds a weaker key. KEY_KIND without the full key; EEXIST if it is enrolled; EINVAL for what is no device or name. */

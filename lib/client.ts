@@ -177,8 +177,8 @@ export class Client implements DriveApi {
     return (await this.#value('config')) as SettingStatus[]
   }
 
-  async setConfig(name: string, value: string | null): Promise<void> {
-    await this.#value('setConfig', { name, value })
+  async setConfig(name: string, value: string | null, dir?: Path): Promise<void> {
+    await this.#value('setConfig', { name, value, ...(dir !== undefined && { dir: packPath(dir) }) })
   }
 
   async waitPlaced(onProgress?: OnProgress): Promise<void> {

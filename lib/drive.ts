@@ -68,7 +68,7 @@ import { Unfinished } from './store/unfinished.js'
 import { forgetPeer, knownPeers, rememberPeers } from './swarm/known-peers.js'
 import { parseAddress } from './swarm/net/address.js'
 import { Receipts } from './swarm/receipts.js'
-import { ROOT_INO } from './tree/inode.js'
+import { ROOT_INO, type Inode } from './tree/inode.js'
 import type { Tree, Outcome, TreeSealer } from './tree/tree.js'
 import { StorageOnly } from './unreadable.js'
 
@@ -392,6 +392,7 @@ export class Drive extends PathApi {
   get keeping() { return this.placing.keeping }
   get fleet() { return this.placing.fleet }
   get reports() { return this.placing.reports }
+  get factors() { return this.placing.factors }
 
   /** Whether others take part. */
   get isShared(): boolean { return this.metadata.isShared }
@@ -505,7 +506,7 @@ export class Drive extends PathApi {
 
   async config(): Promise<SettingStatus[]> { return this.placing.config() }
 
-  setConfig(name: string, value: string | null): Promise<void> { return this.placing.setConfig(name, value) }
+  setConfigAt(name: string, value: string | null, dir: Inode | undefined): Promise<void> { return this.placing.setConfig(name, value, dir) }
 
   setDevice(device: string, change: DeviceChange): Promise<void> { return this.placing.setDevice(device, change) }
 
@@ -563,7 +564,7 @@ export class Drive extends PathApi {
     const step = async (f: () => unknown) => { try { await f() } catch (e) { error ??= e } }
     this.retention.close()
     await this.#clearing?.catch(() => {})
-    this.placing.close()
+    await this.placing.close()
     if (!this.journal.stopped) await step(() => this.metadata.own.end(this.files.dirtyBytes > 0))
     await this.#anew?.end()
     // It must not be numbered as what others have already.

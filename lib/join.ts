@@ -27,6 +27,7 @@ import { readHead } from './log/snapshot-head.js'
 import { SnapshotSealer } from './seal/snapshot.js'
 import { readMeta, SnapshotReader, type SnapshotMeta } from './snapshot.js'
 import { clearUnfinished } from './drive.js'
+import { DEVICE_FIELDS, ownMeta, type DeviceField } from './settings.js'
 import { Database } from './store/database.js'
 import { StoreLock } from './store/lock.js'
 import { SnapshotSink } from './store/snapshot.js'
@@ -53,6 +54,15 @@ export interface JoinOptions {
   peers?: string[]
   /** A cache of this size; null or absent: everything is kept. */
   cacheBytes?: number | null
+  /** What it offers, and where it stands: as `dfs devices set` takes them. */
+  capacity?: string
+  zone?: string
+}
+
+/** USAGE for what a setting does not take. */
+function ownFields({ capacity, zone }: JoinOptions): [DeviceField, string][] {
+  const given: [DeviceField, string | undefined][] = [['capacity', capacity], ['zone', zone]]
+  return given.flatMap(([field, text]) => (text === undefined ? [] : [[field, DEVICE_FIELDS[field](text)]]))
 }
 
 /** Makes a store for the drive that `key` belongs to. STORE_EXISTS, STORE_LOCKED, KEY_INVALID. */
@@ -60,6 +70,8 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
   const keys = DriveKeys.fromCapability(key)
   if (keys.kind === 'storage' && typeof options.cacheBytes === 'number') throw fail('USAGE', 'a device with a storage key keeps everything it can: it has no cache')
   if (typeof options.cacheBytes === 'number') checkCacheBytes(options.cacheBytes)
+  if (!keys.canWrite && (options.capacity ?? options.zone) !== undefined) throw fail('USAGE', 'a device that does not write the drive does not say what it offers: a device with the full key does, with dfs devices set')
+  const own = ownFields(options)
   const dir = resolve(storeDir)
   if (existsSync(join(dir, 'keys'))) throw fail('STORE_EXISTS', `there is already a drive in ${dir}; use another --store`)
   mkdirSync(dir, { recursive: true, mode: 0o700 })
@@ -72,6 +84,7 @@ export async function prepareJoin(storeDir: string, key: string, options: JoinOp
     if (keys.canRead) db.setMeta('joining', 1)
     else prepareStorage(db, device)
     if (options.cacheBytes) db.setMeta('cache_bytes', options.cacheBytes)
+    for (const [field, value] of own) db.setMeta(ownMeta(field), value)
     db.setMeta('device_name', options.deviceName ?? process.env['NODE_ID'] ?? hostname())
     rememberPeers(db, options.peers ?? [])
     await db.syncWal()

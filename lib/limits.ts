@@ -103,12 +103,18 @@ export const MAX_WORKER_CRASHES = 5
 export const PLACEMENT_GROUPS = 65_536
 /** Format. Copies of a chunk: more than any drive needs, and each group's holders fit into 32 bytes. */
 export const MAX_COPIES = 16
+/** Format. Different numbers of copies in one drive: the drive's, and those that directories want. */
+export const MAX_FACTORS = 4
 /** Format. Devices that chunks are placed on: an index of 16 bits, one value of which is kept. */
 export const MAX_PLACED_DEVICES = 65_535
 /** Format. Value of a setting of the drive. */
 export const MAX_SETTING_BYTES = 256
-/** Protocol. What a device says of its groups: all of them lacked, and as many logs as a peer has. */
-export const MAX_REPORT_BYTES = 1_200_000
+/** Protocol. Chunks of a bucket of those for which directories want other factors: with 256 buckets, eight million chunks. */
+export const MAX_BUCKET_CHUNKS = 32_768
+/** Protocol. Groups that a device says it lacks: of the rest it says that they are not whole. */
+export const MAX_LACKS = 131_072
+/** Protocol. What a device says of its groups: as many of them lacked as it says, and as many logs as a peer has. */
+export const MAX_REPORT_BYTES = 1_800_000
 /** Protocol. A plan for who cannot read the drive: some ten thousand devices. */
 export const MAX_PLAN_BYTES = 1 << 20
 /** Format. Name of a zone. */

@@ -47,6 +47,8 @@ const SETTLE_MS = 5000
 /** A device that wrote nothing says what it has after so many entries of others, or this long after one. */
 const STATE_AFTER_ENTRIES = 200
 const STATE_AFTER_MS = 60_000
+/** Who was heard of within this is there: connected devices are heard of every few seconds. */
+const PRESENT_MS = 5000
 
 export interface MetadataParts {
   db: Database
@@ -285,6 +287,20 @@ export class Metadata {
     const silent = others.filter((c) => now - silence.heardMs(c.device) >= afterMs)
     if (silent.length === 0 || !silence.isSure(upMs) || this.engine.unsettledMs < afterMs) return
     for (const { device } of silent) this.#end(device, false, silent.map((c) => c.device))
+    this.journal.commit()
+  }
+
+  /**
+   * A person says that a device is gone, or away for long: nobody waits for it any more. If it comes it begins anew.
+   * EINVAL: nobody waits for it. EBUSY: it was heard of a moment ago. EROFS.
+   */
+  setAside(device: Buffer): void {
+    if (!this.#p.keys.canWrite || this.isEnded || this.own.isHeld) throw fail('EROFS', 'this device says nothing in the drive now')
+    if (device.equals(this.#p.device.publicKey)) throw fail('EINVAL', 'this device cannot set itself aside')
+    if (this.members.get(device)?.role !== 'full') throw fail('EINVAL', 'nobody waits for a device that does not write the drive')
+    if (this.asides.isAway(device)) return
+    if (this.#p.clock.nowMs() - this.silence.heardMs(device) < PRESENT_MS) throw fail('EBUSY', 'it was heard of a moment ago: end its dfs first, and wait for some seconds')
+    this.#end(device, false, [device])
     this.journal.commit()
   }
 

@@ -59,7 +59,8 @@ export abstract class PathApi implements DriveApi {
   abstract devices(): Promise<DeviceStatus[]>
   abstract setDevice(device: string, change: DeviceChange): Promise<void>
   abstract config(): Promise<SettingStatus[]>
-  abstract setConfig(name: string, value: string | null): Promise<void>
+  /** As setConfig. */
+  abstract setConfigAt(name: string, value: string | null, dir: Inode | undefined): Promise<void>
   abstract waitPlaced(onProgress?: OnProgress): Promise<void>
   abstract addDevice(device: string, role: 'read-only' | 'storage', name: string): Promise<void>
   abstract conflicts(): Promise<Conflict[]>
@@ -199,6 +200,10 @@ export abstract class PathApi implements DriveApi {
 
   async utimes(path: Path, atimeMs: number, mtimeMs: number): Promise<void> {
     this.changed(await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path))
+  }
+
+  async setConfig(name: string, value: string | null, dir?: Path): Promise<void> {
+    await this.setConfigAt(name, value, dir === undefined ? undefined : this.#inode(dir, true))
   }
 
   async pin(path: Path): Promise<Locality> {

@@ -15,15 +15,20 @@ import { Fleet } from './placement/fleet.js'
 import { Keeping } from './placement/keeping.js'
 import { Repair } from './placement/repair.js'
 import { Reports } from './placement/reports.js'
-import { isSetting, SETTINGS, Settings, type SettingName } from './settings.js'
+import { MAX_FACTORS } from './limits.js'
+import { isSetting, ownMeta, SETTINGS, Settings, type DeviceField, type SettingName } from './settings.js'
 import type { ChunkTable } from './store/chunks.js'
 import type { Database } from './store/database.js'
+import { FactorTable } from './store/factor-table.js'
 import { Lacking } from './store/lacking.js'
 import { ReportTable } from './store/report-table.js'
+import { TreeFactors } from './tree/factors.js'
+import { ROOT_INO, type Inode } from './tree/inode.js'
 
 /** How often it is looked who is lost, and what this device offers. */
 const FLEET_MS = 2000
 /** How often it is looked whether all is placed, while somebody waits; and how much is owed, which takes longer. */
+const OWN_FIELDS: DeviceField[] = ['capacity', 'zone']
 const WAIT_MS = 200
 const OWED_EVERY = 5
 
@@ -52,6 +57,9 @@ export class Placing {
   readonly fleet: Fleet
   readonly reports: Reports
   readonly repair: Repair
+  /** What directories want of chunks; and what follows them. */
+  readonly factors: FactorTable
+  readonly dirs: TreeFactors
   readonly #p: PlacingParts
   #stop: () => void = () => {}
 
@@ -67,15 +75,24 @@ export class Placing {
     } })
     metadata.history.retentionMs = () => settings.retentionMs
     const keeping = this.keeping = new Keeping({ lacking: new Lacking(db), chunks, timers, touched })
+    this.factors = new FactorTable(db)
+    this.factors.onChange = (id) => keeping.refactored(id)
+    this.dirs = new TreeFactors({
+      db, tree, chunks, table: this.factors, timers, heads: () => log.headsById(), touched, isStopped: () => journal.stopped !== null,
+      wantedBy: (ino) => {
+        const inode = tree.get(ino)
+        return inode && settings.replicationBelow(inode)
+      },
+    })
     this.fleet = new Fleet({
-      settings, members, keeping, self, nowMs: () => clock.nowMs(),
+      settings, members, keeping, self, factors: this.factors, others: () => this.dirs.factors, nowMs: () => clock.nowMs(),
       canSpeak: () => keys.canWrite && !journal.stopped && !p.isClosing() && !metadata.own.isHeld && !metadata.isEnded && metadata.mustBeginAnew === undefined,
       diskBytes: () => (cache().givenBytes === null ? p.diskBytes() : undefined),
       heardMs: (key) => metadata.silence.heardMs(key), isSure: (upMs) => metadata.silence.isSure(upMs),
       onPlan: (isOther) => cache().planChanged(isOther), onNotice: p.onNotice,
     })
     this.reports = new Reports({
-      table: new ReportTable(db), driveId: keys.driveId, device, clock, timers, keeping, isMember: (key) => members.get(key) !== undefined, logs: () => log.headsById(),
+      table: new ReportTable(db), driveId: keys.driveId, device, clock, timers, keeping, isMember: (key) => members.get(key) !== undefined, logs: () => this.dirs.heads ?? log.headsById(),
       chunks, keepsEverything: () => cache().keepsEverything, isFull: () => cache().isFull, usedBytes: () => cache().usedBytes, settle: () => journal.settle(), touched,
     })
     this.repair = new Repair({
@@ -95,8 +112,25 @@ export class Placing {
       onNew(certificate)
       this.settings.onChange()
     }
+    this.dirs.onChange = this.settings.onChange
     this.fleet.replan()
-    this.#stop = timers.every(FLEET_MS, () => this.fleet.tick())
+    this.#stop = timers.every(FLEET_MS, () => {
+      this.#sayOwn()
+      this.fleet.tick()
+    })
+  }
+
+  /** What was said of this device when it joined: before it offers what its disk has. */
+  #sayOwn(): void {
+    const { db, device, metadata } = this.#p
+    if (!this.fleet.canSpeak) return
+    for (const field of OWN_FIELDS) {
+      const value = db.getMeta(ownMeta(field))
+      if (typeof value !== 'string' || value === '') continue
+      this.settings.setOfDevice(device.publicKey, field, value)
+      db.setMeta(ownMeta(field), '')
+      metadata.journal.touched()
+    }
   }
 
   #changed(): void {
@@ -104,38 +138,59 @@ export class Placing {
     this.fleet.replan()
   }
 
-  close(): void {
+  async close(): Promise<void> {
     this.#stop()
+    const closed = this.dirs.close()
     if (!this.#p.metadata.journal.stopped) this.reports.flush()
     this.keeping.close()
+    await closed
   }
 
   // --- what people say ------------------------------------------------------
 
   config(): SettingStatus[] {
-    return Object.entries(SETTINGS).map(([name, rule]) => ({ name, value: this.settings.get(name as SettingName) ?? null, default: rule.default, about: rule.about }))
+    const ofDrive = Object.entries(SETTINGS).map(([name, rule]) => ({ name, value: this.settings.get(name as SettingName) ?? null, default: rule.default, about: rule.about }))
+    const { tree } = this.#p.metadata
+    const below = [...this.dirs.dirs].map(([ino, copies]) => ({ path: tree.dirPath(tree.get(ino)!), copies })).sort((a, b) => (a.path < b.path ? -1 : 1))
+    return [...ofDrive, ...below.map(({ path, copies }) => ({ name: 'replication', path, value: String(copies), default: 'as above it', about: 'copies of each chunk of what is below this directory' }))]
   }
 
   /** As DriveApi.setConfig. */
-  async setConfig(name: string, value: string | null): Promise<void> {
+  async setConfig(name: string, value: string | null, dir?: Inode): Promise<void> {
     if (!isSetting(name)) throw fail('USAGE', `there is no setting "${name}"; there is: ${Object.keys(SETTINGS).join(', ')}`)
     this.#check()
-    this.settings.set(name, value)
+    if (dir && dir.ino !== ROOT_INO) {
+      if (name !== 'replication') throw fail('USAGE', `${name} is of the whole drive; of a directory there is replication`)
+      if (!dir.isDir) throw fail('ENOTDIR', 'replication is of the drive, or of a directory and all below it')
+      this.#checkFactors(dir, value)
+      this.settings.setBelow(dir, value)
+      await this.dirs.scan()
+    } else {
+      this.settings.set(name, value)
+    }
     this.#changed()
     await this.#p.sync()
   }
 
   /** As DriveApi.setDevice. */
-  async setDevice(device: string, { capacity, zone, isDrained, isTrusted }: DeviceChange): Promise<void> {
+  async setDevice(device: string, { capacity, zone, isDrained, isTrusted, isAside }: DeviceChange): Promise<void> {
     const key = deviceKey(device)
     if (!key.equals(this.#p.device.publicKey) && !this.#p.metadata.members.get(key)) throw fail('ENOENT', `no device of the drive has the id ${device}; dfs devices lists them, dfs devices add enrols one`)
     this.#check()
     if (capacity !== undefined) this.settings.setOfDevice(key, 'capacity', capacity)
     if (zone !== undefined) this.settings.setOfDevice(key, 'zone', zone === '' ? null : zone)
+    if (isAside) this.#p.metadata.setAside(key)
     if (isTrusted) this.settings.setOfDevice(key, 'doubted', null)
     if (isDrained !== undefined) this.settings.setOfDevice(key, 'drained', isDrained ? 'yes' : null)
     this.#changed()
     await this.#p.sync()
+  }
+
+  /** More than the plan can tell apart would not be what was asked for. */
+  #checkFactors(dir: Inode, value: string | null): void {
+    const others = [...this.dirs.dirs].filter(([ino]) => ino !== dir.ino).map(([, copies]) => copies)
+    const all = new Set([...others, ...(value === null ? [] : [Number(value)])].filter((copies) => copies !== this.settings.replication))
+    if (all.size >= MAX_FACTORS) throw fail('USAGE', `directories can want ${MAX_FACTORS - 1} different numbers of copies besides the drive's, and there are ${[...new Set(others)].sort((a, b) => a - b).join(', ')} already`)
   }
 
   #check(): void {

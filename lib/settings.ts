@@ -13,7 +13,7 @@ import { fail } from './errors.js'
 import { encodeZ32 } from './keys/zbase32.js'
 import { MAX_COPIES, MAX_SETTING_BYTES, MAX_XATTR_NAME_BYTES, MAX_ZONE_BYTES } from './limits.js'
 import type { Op } from './log/ops.js'
-import { HAS_XATTRS, ROOT_INO } from './tree/inode.js'
+import { HAS_XATTRS, ROOT_INO, type Inode } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
 
 /** Names of attributes that belong to dfs: in no list that programs get. */
@@ -96,6 +96,9 @@ export const DEVICE_FIELDS = {
 
 export type DeviceField = keyof typeof DEVICE_FIELDS
 
+/** Where the index keeps what the device is to say of itself, once it is one of the drive; '': it has. */
+export function ownMeta(field: DeviceField): string { return `own_${field}` }
+
 export interface SettingsParts {
   tree: Tree
   clock: Pick<Clock, 'now'>
@@ -146,6 +149,22 @@ export class Settings {
 
   setOfDevice(device: Buffer, field: DeviceField, value: string | null): void {
     this.#put(deviceName(device, field), value === null ? null : DEVICE_FIELDS[field](value))
+  }
+
+  /** Copies that a directory wants of what is below it; undefined: as the one above it. */
+  replicationBelow(dir: Inode): number | undefined {
+    if (!dir.isDir || dir.ino === ROOT_INO) return undefined
+    const value = this.#p.tree.getXattr(dir, Buffer.concat([RESERVED, Buffer.from('replication')]))
+    const text = value && value.length <= MAX_SETTING_BYTES ? checked(SETTINGS.replication.normal, value.toString()) : undefined
+    return text === undefined || text === 'all' ? undefined : Number(text)
+  }
+
+  /** null: as the directory above it. USAGE for what it does not take. */
+  setBelow(dir: Inode, value: string | null): void {
+    const text = value === null ? null : SETTINGS.replication.normal(value)
+    if (text === 'all') throw fail('USAGE', `of a directory replication is a number of copies from 1 to ${MAX_COPIES}; "all" is of the whole drive`)
+    const { submit, clock } = this.#p
+    submit({ type: 'xattr', ino: dir.ino, name: Buffer.concat([RESERVED, Buffer.from('replication')]), value: text === null ? null : Buffer.from(text), ctime: clock.now() })
   }
 
   /** Milliseconds; 0: nothing is kept. */

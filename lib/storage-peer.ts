@@ -39,6 +39,7 @@ import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import { Compactor, type Round } from './store/compactor.js'
 import { Database } from './store/database.js'
 import { InUse } from './store/in-use.js'
+import { FactorTable } from './store/factor-table.js'
 import { Lacking } from './store/lacking.js'
 import { StoreLock } from './store/lock.js'
 import { ReportTable } from './store/report-table.js'
@@ -96,6 +97,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
   readonly files = { dirtyBytes: 0, isLive: false }
   readonly keeping: Keeping
   readonly reports: Reports
+  readonly factors: FactorTable
   /** What nobody needs any more goes. */
   readonly releases: Releases
   readonly #surplus: Surplus
@@ -173,6 +175,8 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.cache = { get keepsEverything() { return keeps() }, get isFull() { return isFull() }, holders: null }
     const touched = () => journal.touched('derived')
     this.keeping = new Keeping({ lacking: new Lacking(p.db), chunks, timers: this.timers, touched })
+    this.factors = new FactorTable(p.db)
+    this.factors.onChange = (id) => this.keeping.refactored(id)
     this.reports = new Reports({
       table: new ReportTable(p.db), driveId: p.keys.driveId, device: p.device, clock: this.clock, timers: this.timers, keeping: this.keeping, isMember: (device) => this.members.get(device) !== undefined,
       logs: () => this.log.headsById(),
@@ -180,7 +184,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     })
     this.keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, this.keeping.plan!)
     const plan = p.db.getMeta('plan') as Buffer | undefined
-    if (plan && plan.length > 0) this.keeping.set(Plan.decode(plan, p.device.publicKey))
+    if (plan && plan.length > 0) this.keeping.set(Plan.decode(plan, p.device.publicKey, this.factors))
     if (p.db.getMeta('finished') !== 1) {
       p.db.setMeta('finished', 1)
       journal.touched()
@@ -221,7 +225,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     if (this.journal.stopped) return
     let plan: Plan | null = null
     try {
-      if (bytes.length > 0) plan = Plan.decode(bytes, this.device.publicKey)
+      if (bytes.length > 0) plan = Plan.decode(bytes, this.device.publicKey, this.factors)
     } catch (e) {
       if (!isDfsError(e, 'EIO') && !isDfsError(e, 'EINVAL')) throw e
       return

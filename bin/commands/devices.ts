@@ -20,7 +20,9 @@ id, or the beginning of it. A device that is silent for 60 days is set aside: th
 it no more; when it comes back it takes their metadata, and does again what it has written.
 With a replication factor (dfs config set replication 3) each chunk is on so many devices: \`set\` says how
 much one offers and where it stands, for copies never share a zone where there are enough; \`drain\`
-moves all that one holds to others, before it leaves.`)
+moves all that one holds to others, before it leaves. \`aside\` sets one aside now that is gone, or will be
+away for long: what was removed meanwhile can only then be given back to the disks. Its key still opens
+the drive, and when it comes back it is one of them again.`)
     .addOption(new Option('--role <role>', 'what an added device is').choices(['read-only', 'storage']))
     .option('--name <name>', 'what an added device is called (default: the name that it gives itself)')
     .option('--capacity <size>', 'what a device offers, as 500G; 0: nothing; "disk": what its disk has')
@@ -33,7 +35,8 @@ Examples:
   dfs devices
   dfs devices add 8ykqj5zb --role read-only --name tv
   dfs devices set 8ykqj5zb --capacity 500G --zone attic
-  dfs devices drain 8ykqj5zb`)
+  dfs devices drain 8ykqj5zb
+  dfs devices aside 8ykqj5zb`)
     .action((action: string | undefined, device: string | undefined, options: Options) => run(command, async (context) => {
       if (action === undefined) {
         refuse(options, [])
@@ -41,7 +44,8 @@ Examples:
         return options.json ? writeJson({ devices: devices.map(fields) }) : list(devices)
       }
       if (action === 'set' || action === 'drain') return change(context, action, device, options)
-      if (action !== 'add') throw usage(`there is no 'dfs devices ${action}'; there is add, set and drain, and dfs devices alone lists them`)
+      if (action === 'aside') return setAside(context, device, options)
+      if (action !== 'add') throw usage(`there is no 'dfs devices ${action}'; there is add, set, drain and aside, and dfs devices alone lists them`)
       refuse(options, ['role', 'name'])
       if (device === undefined || options.role === undefined) throw usage('dfs devices add wants a device and a role: dfs devices add DEVICE --role read-only|storage')
       const drive = await context.drive()
@@ -73,6 +77,16 @@ async function change(context: Context, action: 'set' | 'drain', device: string 
   if ((await drive.status()).placement === null) context.notice('nothing is placed yet: every device keeps everything until a replication factor is set (dfs config set replication N)')
   if (action === 'drain') context.say(undo ? `${name} stays.` : `${name} is drained: others take what it holds. dfs devices shows how far that is; dfs sync --wait waits for it.`)
   else context.say(`${name} offers ${now?.placement?.capacityBytes == null ? 'what its disk has, which it has not said yet' : formatBytes(now.placement.capacityBytes)}${now?.placement?.zone ? `, in the zone ${now.placement.zone}` : ''}.`)
+}
+
+async function setAside(context: Context, device: string | undefined, options: Options): Promise<void> {
+  refuse(options, [])
+  if (device === undefined) throw usage('dfs devices aside wants a device: its id, or the beginning of it')
+  const drive = await context.drive()
+  const { id, name } = await find(drive, device)
+  await drive.setDevice(id, { isAside: true })
+  if (options.json) return writeJson({ device: id, isAway: true })
+  context.say(`${name} is set aside: the others wait for it no more.`)
 }
 
 /** A whole id may be of a device that is not connected. */

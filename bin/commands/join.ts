@@ -5,7 +5,7 @@ import { cacheOption, parseCache } from '../cache-option.js'
 import { peerOption } from '../network-options.js'
 import { writeJson } from '../output.js'
 
-interface Options extends GlobalOptions { passphrase?: boolean; cache?: string; json?: boolean }
+interface Options extends GlobalOptions { passphrase?: boolean; cache?: string; capacity?: string; zone?: string; json?: boolean }
 
 /** A key has about 70 characters. */
 const MAX_KEY_CHARS = 1000
@@ -26,6 +26,8 @@ changes the drive; with that of \`dfs key --storage\` it keeps sealed data under
 others, and cannot be mounted.`)
     .addOption(peerOption())
     .addOption(cacheOption())
+    .option('--capacity SIZE', 'with a replication factor: what it offers of its disk, as 500G')
+    .option('--zone NAME', 'with a replication factor: where it stands; copies are in different zones')
     .option('--passphrase', 'seal the key under a passphrase, asked for twice')
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
@@ -36,6 +38,7 @@ Examples:
   dfs join dfs1-...
   dfs join - < drive.key
   dfs join dfs1-... --cache 20G
+  dfs join dfs1-... --capacity 500G --zone attic
   dfs join - --peer 192.168.1.5:4977 < drive.key
   ssh desk dfs key | dfs join - && dfs mount ~/drive`)
     .action((key: string, options: Options) => run(command, async (context) => {
@@ -50,7 +53,7 @@ Examples:
       const { prepareJoin } = await import('../../lib/join.js')
       process.umask(0o077)
       const { drive, kind } = await prepareJoin(store, text.trim(), {
-        peers: network.peers, ...(cache !== undefined && { cacheBytes: cache }), ...(passphrase && { passphrase }), ...(deviceName && { deviceName }),
+        peers: network.peers, ...(cache !== undefined && { cacheBytes: cache }), ...(options.capacity !== undefined && { capacity: options.capacity }), ...(options.zone !== undefined && { zone: options.zone }), ...(passphrase && { passphrase }), ...(deviceName && { deviceName }),
       })
       if (options.json) return writeJson({ drive, store, keyKind: kind, peers: network.peers, hasPassphrase: passphrase !== undefined })
       context.say(`Joined the drive ${drive} in ${store}. ${MEANING[kind as keyof typeof MEANING]}`)

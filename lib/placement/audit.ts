@@ -9,7 +9,6 @@
 import type { Timers } from '../clock.js'
 import type { ChunkTable } from '../store/chunks.js'
 import type { Keeping } from './keeping.js'
-import { groupOf } from './placement.js'
 import { isWhole } from './report.js'
 import type { Reports } from './reports.js'
 
@@ -81,7 +80,7 @@ export class Audit {
     const report = reports.of(device)
     if (!plan || !report) return undefined
     const rows = chunks.scan(Math.floor(random() * chunks.last), LOOK_AT)
-    return rows.find(({ id, seg, refs }) => seg > 0 && refs > 0 && plan.holdersOf(id).includes(device) && isWhole(report, groupOf(id)))?.id
+    return rows.find(({ id, seg, refs }) => seg > 0 && refs > 0 && plan.holdersOf(id).includes(device) && isWhole(report, plan.groupOf(id), plan))?.id
   }
 
   close(): void {

@@ -53,7 +53,7 @@ export class Awaited {
     const { reports } = this.#p
     const report = reports.of(peer)
     if (!report || !reports.knows(peer, this.#logs) || (plan && !report.plan.equals(plan))) return true
-    if (!plan && !isToldApart(report)) return true
+    if (!isToldApart(report)) return true
     return this.#lacks(peer, report.plan, report.lacks)
   }
 

@@ -8,6 +8,7 @@
  */
 import type { Members } from '../log/members.js'
 import type { Settings } from '../settings.js'
+import type { FactorTable } from '../store/factor-table.js'
 import type { Keeping } from './keeping.js'
 import { Plan } from './plan.js'
 import type { PlacedDevice } from './devices.js'
@@ -23,6 +24,9 @@ export interface FleetParts {
   settings: Settings
   members: Members
   keeping: Keeping
+  /** What directories want of chunks, and all numbers of copies that they want. */
+  factors: FactorTable
+  others(): number[]
   self: Buffer
   /** This device may say something now. */
   canSpeak(): boolean
@@ -87,14 +91,17 @@ export class Fleet {
 
   /** After settings or devices have changed. */
   replan(): void {
-    const { settings, keeping, self, onPlan } = this.#p
+    const { settings, keeping, self, onPlan, factors, others } = this.#p
     const wanted = settings.replication
     const before = keeping.plan
-    const plan = wanted === undefined ? null : new Plan(this.devices(), wanted, self)
+    const plan = wanted === undefined ? null : new Plan({ devices: this.devices(), wanted, others: others(), self, factors })
     const isOther = plan ? !keeping.isLaidBy(plan) && !before?.digest.equals(plan.digest) : before !== null
     keeping.set(plan)
     onPlan(isOther)
   }
+
+  /** It may say something in the drive now. */
+  get canSpeak(): boolean { return this.#p.canSpeak() }
 
   /** Every few seconds. */
   tick(): void {

@@ -16,7 +16,6 @@
 import type { Timers } from '../clock.js'
 import { ELSEWHERE, type ChunkTable } from '../store/chunks.js'
 import type { Lacking, LackedChunk } from '../store/lacking.js'
-import { groupOf } from './placement.js'
 import type { Plan } from './plan.js'
 
 /** Rows of the chunk table in one turn. */
@@ -51,6 +50,8 @@ export class Keeping {
   #waiting: (() => void) | undefined
   #isMeasuring = false
   #measureAtMs = 0
+  /** Counts chunks whose holders have become others by the same plan. */
+  moves = 0
   /** The plan changed, or was laid over all chunks. */
   onChange: () => void = () => {}
   /** A chunk that is here is this device's to hold by the new plan (or is not any more). */
@@ -100,10 +101,31 @@ export class Keeping {
 
   /** Of the chunk table. */
   named(num: number, id: Buffer): void {
-    if (!this.#plan!.isMine(id) || !this.#p.lacking.add(num, groupOf(id))) return
+    const group = this.#plan!.groupOf(id)
+    if (!this.#plan!.isMyGroup(group) || !this.#p.lacking.add(num, group)) return
     if (this.#fresh.length < MAX_FRESH) this.#fresh.push(num)
     // Only then: putting all groups in order takes as long as hundreds of chunks, and writers name some all the time.
     else this.#order = undefined
+  }
+
+  /** There are to be more copies of a chunk, or fewer: others may be to hold it now. */
+  refactored(id: Buffer): void {
+    const plan = this.#plan
+    if (!plan || plan.factors.length === 1) return
+    this.moves++
+    const { chunks, lacking } = this.#p
+    const num = chunks.findById(id)
+    const row = num === 0 ? undefined : chunks.get(num)
+    if (!row) return
+    const group = plan.groupOf(id)
+    const isMine = plan.isMyGroup(group)
+    if (row.seg !== ELSEWHERE) this.onHeld(num, isMine)
+    lacking.drop(num)
+    if (!isMine || (row.seg !== ELSEWHERE && !chunks.bad.has(num))) return
+    lacking.add(num, group)
+    if (this.#fresh.length < MAX_FRESH) this.#fresh.push(num)
+    else this.#order = undefined
+    this.onMore()
   }
 
   /** Of the chunk table. */
@@ -172,9 +194,10 @@ export class Keeping {
     const { lacking, chunks, timers, touched } = this.#p
     const rows = chunks.scan(from, SLICE_ROWS)
     for (const { num, id, seg } of rows) {
-      const isMine = this.#plan!.isMine(id)
+      const group = this.#plan!.groupOf(id)
+      const isMine = this.#plan!.isMyGroup(group)
       if (seg !== ELSEWHERE) this.onHeld(num, isMine)
-      if (isMine && (seg === ELSEWHERE || chunks.bad.has(num))) lacking.add(num, groupOf(id))
+      if (isMine && (seg === ELSEWHERE || chunks.bad.has(num))) lacking.add(num, group)
     }
     if (rows.length > 0) touched()
     if (rows.length === SLICE_ROWS) {

@@ -8,9 +8,8 @@ import type { Log } from '../log/log.js'
 import type { ChunkTable } from '../store/chunks.js'
 import { Awaited } from './awaited.js'
 import type { Keeping } from './keeping.js'
-import { groupOf } from './placement.js'
 import type { Plan } from './plan.js'
-import { isWhole, lackOfAll, type Lack } from './report.js'
+import { isTold, isWhole, lackOfAll, type Lack } from './report.js'
 import type { Reports } from './reports.js'
 
 /** Rows, or entries, in one turn. */
@@ -80,12 +79,12 @@ export class Repair {
       const report = reports.of(peer)
       if (!report) silent.push(peer)
       for (const group of plan.groupsOf(i)) {
-        if (report && isWhole(report, group)) continue
-        sizes ??= await this.#sizes()
+        if (report && isWhole(report, group, plan)) continue
+        sizes ??= await this.#sizes(plan)
         const size = sizes.get(group)
         if (!size) continue
         // What it never spoke of it may as well not have.
-        const lack = report?.lacks.get(group) ?? size
+        const lack = (report && isTold(report, group, plan) ? report.lacks.get(group) : undefined) ?? size
         add(group, Math.min(lack.chunks, size.chunks), Math.min(lack.bytes, size.bytes))
       }
       if (report) await this.#since(plan, i, report.logs, (group, len) => add(group, 1, len))
@@ -119,14 +118,14 @@ export class Repair {
   }
 
   /** Live chunks of each group. */
-  async #sizes(): Promise<Map<number, Lack>> {
+  async #sizes(plan: Plan): Promise<Map<number, Lack>> {
     const out = new Map<number, Lack>()
     for (let from = 0; ;) {
       const slice = this.#p.chunks.scan(from, SLICE_ROWS)
       for (const { num, id, len, refs } of slice) {
         from = num
         if (refs <= 0) continue
-        const group = groupOf(id)
+        const group = plan.groupOf(id)
         const size = out.get(group)
         if (!size) out.set(group, { chunks: 1, bytes: len })
         else {
@@ -149,8 +148,8 @@ export class Repair {
         if (entries.length === 0) break
         for (const { signed } of entries) {
           for (const id of headerIn(signed).chunks) {
-            const group = groupOf(id)
-            if (!plan.placement.holders(group).includes(device)) continue
+            const group = plan.groupOf(id)
+            if (!plan.holders(group).includes(device)) continue
             const num = chunks.findById(id)
             const len = num > 0 ? chunks.get(num)?.len : undefined
             if (len !== undefined) add(group, len)

@@ -8,11 +8,11 @@
  */
 import sodium from 'sodium-native'
 import { fail } from '../errors.js'
-import { MAX_REPORT_BYTES, PLACEMENT_GROUPS } from '../limits.js'
+import { MAX_FACTORS, MAX_LACKS, MAX_REPORT_BYTES, PLACEMENT_GROUPS } from '../limits.js'
 import { Reader, Writer } from '../log/codec.js'
 import { groupOf } from './placement.js'
 
-const CONTEXT = Buffer.from('dfs holding report 1\0')
+const CONTEXT = Buffer.from('dfs holding report 2\0')
 const SIGNATURE_BYTES = 64
 const BITMAP_BYTES = PLACEMENT_GROUPS / 8
 const INCARNATION_BYTES = 16
@@ -36,9 +36,9 @@ export interface Report {
   usedBytes: number
   /** The last entry of each log that it has, by incarnation (16 bytes, as latin1). */
   logs: Map<string, number>
-  /** A bit for each group: set if it is to hold the group, and has every chunk of it. */
+  /** A bit for each group of each factor of the plan: set if it is to hold the group, and has every chunk of it. */
   whole: Buffer
-  /** Groups that it is to hold and has not whole. */
+  /** Groups that it is to hold and has not whole; the first MAX_LACKS of them. */
   lacks: Map<number, Lack>
 }
 
@@ -49,9 +49,10 @@ export interface LackOfAll {
   isExact: boolean
 }
 
-/** Whether a device without a plan has said by group what it lacks. */
-export function isToldApart({ lacks, whole }: Pick<Report, 'lacks' | 'whole'>): boolean {
-  return lacks.size === 0 || whole.some((bits) => bits !== 0)
+/** Whether a device has said of all groups that it lacks that it does. One without a plan says it of everything, if that is too much. */
+export function isToldApart({ plan, lacks, whole }: Pick<Report, 'plan' | 'lacks' | 'whole'>): boolean {
+  if (plan.equals(NO_PLAN)) return lacks.size === 0 || whole.some((bits) => bits !== 0)
+  return lacks.size < MAX_LACKS
 }
 
 /** As much is looked up by group. */
@@ -72,8 +73,13 @@ export function lackOfAll(chunks: { readonly lackedCount: number; lacking(limit:
   return { byGroup, isExact: true }
 }
 
-export function isWhole(report: Report, group: number): boolean {
-  return (report.whole[group >> 3]! & (1 << (group & 7))) !== 0
+/** Groups beyond those of the drive's factor mean something by one plan alone. */
+export function isTold(report: Pick<Report, 'plan'>, group: number, plan: { readonly digest: Buffer }): boolean {
+  return group < PLACEMENT_GROUPS || report.plan.equals(plan.digest)
+}
+
+export function isWhole(report: Pick<Report, 'plan' | 'whole'>, group: number, plan: { readonly digest: Buffer }): boolean {
+  return isTold(report, group, plan) && ((report.whole[group >> 3] ?? 0) & (1 << (group & 7))) !== 0
 }
 
 export function writeReport(r: Report, driveId: Buffer, secretKey: Buffer): Buffer {
@@ -89,12 +95,16 @@ export function writeReport(r: Report, driveId: Buffer, secretKey: Buffer): Buff
     w.fixed(Buffer.from(incarnation, 'latin1'))
     w.uint(seq)
   }
-  writeBits(w, r.whole)
-  w.uint(r.lacks.size)
-  for (const [group, { chunks, bytes }] of r.lacks) {
-    w.uint(group)
+  w.byte(r.whole.length / BITMAP_BYTES)
+  for (let at = 0; at < r.whole.length; at += BITMAP_BYTES) writeBits(w, r.whole.subarray(at, at + BITMAP_BYTES))
+  const lacks = [...r.lacks].sort((a, b) => a[0] - b[0]).slice(0, MAX_LACKS)
+  w.uint(lacks.length)
+  let last = -1
+  for (const [group, { chunks, bytes }] of lacks) {
+    w.uint(group - last - 1)
     w.uint(chunks)
     w.uint(bytes)
+    last = group
   }
   const body = w.take()
   const signature = Buffer.alloc(SIGNATURE_BYTES)
@@ -112,11 +122,13 @@ export function readReport(bytes: Buffer, driveId: Buffer): Report {
   const clockMs = r.uint(), plan = r.fixed(32), isFull = r.byte() === 1, heldBytes = r.uint(), usedBytes = r.uint()
   const logs = new Map<string, number>()
   for (let n = r.count(MAX_LOGS); n > 0; n--) logs.set(r.fixed(INCARNATION_BYTES).toString('latin1'), r.uint())
-  const whole = readBits(r)
+  const factors = r.byte()
+  if (factors < 1 || factors > MAX_FACTORS) throw fail('EIO', 'a report of as many factors as there cannot be')
+  const whole = Buffer.concat(Array.from({ length: factors }, () => readBits(r)))
   const lacks = new Map<number, Lack>()
-  for (let n = r.count(PLACEMENT_GROUPS); n > 0; n--) {
-    const group = r.uint()
-    if (group >= PLACEMENT_GROUPS) throw fail('EIO', 'a report of a group that there is not')
+  for (let n = r.count(MAX_LACKS), group = -1; n > 0; n--) {
+    group += r.uint() + 1
+    if (group >= factors * PLACEMENT_GROUPS) throw fail('EIO', 'a report of a group that there is not')
     lacks.set(group, { chunks: r.uint(), bytes: r.uint() })
   }
   if (r.left !== 0) throw fail('EIO', 'a report with bytes behind its end')

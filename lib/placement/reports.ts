@@ -146,7 +146,7 @@ export class Reports {
   #make(clockMs: number): Report {
     const { device, keeping, isFull, usedBytes, logs, chunks, keepsEverything } = this.#p
     const { plan } = keeping
-    const whole = Buffer.alloc(PLACEMENT_GROUPS / 8)
+    const whole = Buffer.alloc((plan?.groupCount ?? PLACEMENT_GROUPS) / 8)
     const all = plan || !keepsEverything() ? undefined : lackOfAll(chunks)
     const lacks = plan ? keeping.missing() : all?.byGroup ?? new Map<number, Lack>()
     if (plan?.isTakingPart) for (const group of plan.groupsOf(plan.self)) whole[group >> 3]! |= 1 << (group & 7)
@@ -162,7 +162,7 @@ export class Reports {
     let copies = 0
     for (const [key, { report }] of this.#known) {
       const i = plan.peers.indexOf(key)
-      if (i >= 0 && i !== plan.self && !plan.placement.devices[i]!.isDrained && isWhole(report, group)) copies++
+      if (i >= 0 && i !== plan.self && !plan.placement.devices[i]!.isDrained && isWhole(report, group, plan)) copies++
     }
     return copies
   }

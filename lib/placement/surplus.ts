@@ -22,7 +22,7 @@ const MAX_RETRY_MS = 10 * 60_000
 
 export interface SurplusParts {
   chunks: ChunkTable
-  keeping: Pick<Keeping, 'plan' | 'isLaid'>
+  keeping: Pick<Keeping, 'plan' | 'isLaid' | 'moves'>
   journal: Journal
   timers: Timers
   /** Null: nobody is connected. */
@@ -40,6 +40,7 @@ export class Surplus {
   #retryMs = FIRST_RETRY_MS
   #atMs = 0
   #seen: Plan | null = null
+  #seenMoves = 0
   #isClosed = false
   readonly #stopTicking: () => void
 
@@ -51,6 +52,10 @@ export class Surplus {
   #tick(): void {
     const { keeping, journal, timers } = this.#p
     if (this.#running || this.#isClosed || journal.stopped) return
+    if (keeping.moves !== this.#seenMoves) {
+      this.#seenMoves = keeping.moves
+      this.#atMs = Math.min(this.#atMs, timers.nowMs() + FIRST_RETRY_MS)
+    }
     if (keeping.plan !== this.#seen) {
       this.#seen = keeping.plan
       this.#atMs = 0

@@ -286,6 +286,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     if (args.zone !== undefined) change.zone = text(args, 'zone')
     if (args.isDrained !== undefined) change.isDrained = flag(args, 'isDrained')
     if (flag(args, 'isTrusted')) change.isTrusted = true
+    if (flag(args, 'isAside')) change.isAside = true
     await drive.setDevice(text(args, 'device'), change)
     return nothing
   },
@@ -293,7 +294,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     return { json: await drive.config() }
   },
   async setConfig({ drive }, args) {
-    await drive.setConfig(text(args, 'name'), args.value === null ? null : text(args, 'value'))
+    await drive.setConfig(text(args, 'name'), args.value === null ? null : text(args, 'value'), args.dir === undefined ? undefined : unpackPath(args.dir))
     return nothing
   },
   async waitPlaced({ drive }, _args, { onProgress, signal }) {

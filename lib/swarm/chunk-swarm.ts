@@ -75,8 +75,8 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
       isMember: (peer) => drive.members.get(Buffer.from(peer, 'hex')) !== undefined,
       read: (id) => this.#giving.read(id),
       challenge: (peer, id, nonce) => this.#ask(this.#custody.challenge(this.#now(), peer, id, nonce)),
-      ask: (peer, ids) => this.#ask(this.#custody.ask(this.#now(), peer, ids)),
-      plan: () => drive.keeping?.plan ?? null,
+      ask: (peer, ids, copies) => this.#ask(this.#custody.ask(this.#now(), peer, ids, copies)),
+      plan: () => drive.keeping?.plan ?? null, watch: () => drive.factors?.watch(),
       caughtUp: () => this.#caughtUp(),
       ...(drive.freshMs !== undefined && { freshMs: drive.freshMs }),
     })
@@ -305,15 +305,16 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     }
   }
 
-  /** Which of these are here, as the index says durably. */
-  async #check(peer: Peer, ids: Buffer[]): Promise<void> {
-    const now = new Set(ids.filter((id) => this.#giving.has(id)))
+  /** Which of these are here, as the index says durably, and to be held by so many devices, if that is asked. */
+  async #check(peer: Peer, copies: number, ids: Buffer[]): Promise<void> {
+    const isSo = (id: Buffer) => copies === 0 || this.#drive.keeping?.plan?.copiesOf(id) === copies
+    const now = new Set(ids.filter((id) => isSo(id) && this.#giving.has(id)))
     const isSure = now.size === 0 || await this.#durable()
     if (this.#isClosed) return
-    const here = isSure ? [...now].filter((id) => this.#giving.has(id)) : []
+    const here = isSure ? [...now].filter((id) => isSo(id) && this.#giving.has(id)) : []
     const said = new Set(here)
     for (const id of here) this.#giving.counted(id)
-    this.#ask(this.#custody.checked(peer, here, ids.filter((id) => !said.has(id))))
+    this.#ask(this.#custody.checked(peer, copies, here, ids.filter((id) => !said.has(id))))
   }
 
   /** All that is in the index is durable; false if the store stops, or the drive is closed. */
@@ -326,17 +327,17 @@ export class ChunkSwarm implements ChunkSource, Holders, Mender {
     for (const e of effects) {
       switch (e.type) {
         case 'send': this.#links.send(e.peer, e.message, e.priority); break
-        case 'check': void this.#check(e.peer, e.ids); break
+        case 'check': void this.#check(e.peer, e.copies, e.ids); break
         case 'prove': void this.#prove(e.peer, e.id, e.nonce); break
         case 'holds':
           for (const id of e.ids) this.#known.add(e.peer, id)
-          this.#confirmer.said(e.peer, e.ids, true)
+          this.#confirmer.said(e.peer, e.ids, e.copies)
           this.#drive.receipts?.chunks(e.peer, e.ids)
           this.#do(this.#exchange.peerHolds(this.#now(), e.peer, e.ids))
           break
         case 'lacks':
           for (const id of e.ids) this.#known.remove(e.peer, id)
-          this.#confirmer.said(e.peer, e.ids, false)
+          this.#confirmer.said(e.peer, e.ids, 'none')
           break
         case 'proof': this.#confirmer.answered(e.peer, e.id, e.mac); break
         case 'unproven': this.#confirmer.answered(e.peer, e.id, e.isRefused ? 'refused' : 'silent'); break

@@ -9,6 +9,7 @@
 import blake from '@napi-rs/blake-hash'
 import { randomBytes } from 'node:crypto'
 import type { Plan } from '../placement/plan.js'
+import type { FactorTable } from '../store/factor-table.js'
 import { keyOf, type Peer } from './messages.js'
 
 const NO_PLAN = Buffer.alloc(32)
@@ -31,11 +32,13 @@ export interface ConfirmHost {
   read(id: Buffer): Promise<Buffer | undefined>
   /** Ends in one call of `answered`. */
   challenge(peer: Peer, id: Buffer, nonce: Buffer): void
-  /** The answers come to `said`. */
-  ask(peer: Peer, ids: Buffer[]): void
+  /** `copies`: whether it holds them as one of so many; 0: at all. The answers come to `said`. */
+  ask(peer: Peer, ids: Buffer[], copies: number): void
   plan(): Plan | null
   /** A proof counts so long; absent: FRESH_MS. */
   freshMs?: number
+  /** Notes chunks of which there are to be more or fewer copies from now on; absent: that does not happen. */
+  watch(): ReturnType<FactorTable['watch']> | undefined
   /** Makes known what this device has written so far, and waits a while for those who have all of it. */
   caughtUp(): Promise<(peer: Peer) => boolean>
 }
@@ -54,7 +57,7 @@ export class Confirmer {
   readonly #fresh = new Map<string, Map<Peer, number>>()
   readonly #asked = new Map<string, (answer: Answer) => void>()
   /** By peer and chunk. */
-  readonly #claims = new Map<string, (isHeld: boolean) => void>()
+  readonly #claims = new Map<string, { copies: number; end: (isHeld: boolean) => void }>()
   #isClosed = false
 
   constructor(host: ConfirmHost) {
@@ -72,14 +75,15 @@ export class Confirmer {
     if (this.#peers.has(peer)) this.#peers.set(peer, { keepsEverything, plan })
   }
 
-  /** A peer has answered which chunks it holds, or told of new ones. */
-  said(peer: Peer, ids: Buffer[], isHeld: boolean): void {
+  /** A peer has answered that it holds chunks, as one of so many if it was asked for that, or told of new ones (0); or that it does not. */
+  said(peer: Peer, ids: Buffer[], copies: number | 'none'): void {
     if (this.#claims.size === 0) return
     for (const id of ids) {
       const key = peer + keyOf(id)
-      const settle = this.#claims.get(key)
+      const claim = this.#claims.get(key)
+      if (!claim || (copies !== 'none' && copies !== claim.copies)) continue
       this.#claims.delete(key)
-      settle?.(isHeld)
+      claim.end(copies !== 'none')
     }
   }
 
@@ -90,11 +94,21 @@ export class Confirmer {
 
   /**
    * In the order of `chunks`. Never rejects. Who counts knows all that this device has written until now (else it may
-   * be about to drop what we have just named again), and says after that that it has the chunk. By a plan that are all its holders, and one has to show it; else
-   * `copies` of those who keep everything, and each.
+   * be about to drop what we have just named again), and says after that that it has the chunk. By a plan that are all its holders, who think of it as
+   * one of as many copies as this device does, and one has to show it; else `copies` of those who keep everything, and each.
    */
   async confirm(chunks: { id: Buffer }[], copies: number): Promise<boolean[]> {
     const plan = this.#host.plan()
+    const watch = this.#host.watch()
+    try {
+      const confirmed = await this.#confirmed(chunks, copies, plan)
+      return chunks.map(({ id }, i) => confirmed[i]! && !watch?.changed.has(id.toString('latin1')))
+    } finally {
+      watch?.stop()
+    }
+  }
+
+  async #confirmed(chunks: { id: Buffer }[], copies: number, plan: Plan | null): Promise<boolean[]> {
     const isCaughtUp = await this.#host.caughtUp()
     const said = await this.#claimed(chunks, copies, plan, isCaughtUp)
     const asked = chunks.flatMap(({ id }, i) => (said[i]!.length > 0 ? [{ id, by: said[i]! }] : []))
@@ -108,22 +122,26 @@ export class Confirmer {
   /** Of each chunk who says to have it, if those are enough; else []. */
   async #claimed(chunks: { id: Buffer }[], copies: number, plan: Plan | null, isCaughtUp: (peer: Peer) => boolean): Promise<Peer[][]> {
     const self = plan?.peers[plan.self]
-    const wanted = new Map<Peer, Buffer[]>()
+    const wanted = new Map<Peer, Map<number, Buffer[]>>()
     const counts = (peer: Peer, id: Buffer) => peer !== self && isCaughtUp(peer) && this.keeps(peer, id)
     const asked = chunks.map(({ id }) => {
       const all = plan ? plan.holdersOf(id) : [...this.#peers.keys()].filter((peer) => counts(peer, id))
       if (plan ? all.length === 0 || !all.every((peer) => counts(peer, id)) : all.length < copies) return []
+      const as = copiesAs(plan, id)
       for (const peer of all) {
-        const ids = wanted.get(peer)
-        if (ids) ids.push(id)
-        else wanted.set(peer, [id])
+        const byCopies = wanted.get(peer) ?? new Map<number, Buffer[]>()
+        const ids = byCopies.get(as) ?? []
+        ids.push(id)
+        wanted.set(peer, byCopies.set(as, ids))
       }
       return all
     })
     const claims = new Map<string, Promise<boolean>>()
-    for (const [peer, ids] of wanted) {
-      for (const id of ids) claims.set(peer + keyOf(id), this.#claim(peer, id))
-      this.#host.ask(peer, ids)
+    for (const [peer, byCopies] of wanted) {
+      for (const [as, ids] of byCopies) {
+        for (const id of ids) claims.set(peer + keyOf(id), this.#claim(peer, id, as))
+        this.#host.ask(peer, ids, as)
+      }
     }
     return Promise.all(asked.map(async (all, i) => {
       const said = await Promise.all(all.map((peer) => claims.get(peer + keyOf(chunks[i]!.id))!))
@@ -132,15 +150,18 @@ export class Confirmer {
     }))
   }
 
-  #claim(peer: Peer, id: Buffer): Promise<boolean> {
+  #claim(peer: Peer, id: Buffer, copies: number): Promise<boolean> {
     const key = peer + keyOf(id)
     return new Promise((resolve) => {
       // Asked by two at once, or not answered: nothing goes, and is asked again later.
       if (this.#claims.has(key) || this.#isClosed) return resolve(false)
-      const cancel = this.#host.after(CLAIM_MS, () => this.said(peer, [id], false))
-      this.#claims.set(key, (isHeld) => {
-        cancel()
-        resolve(isHeld)
+      const cancel = this.#host.after(CLAIM_MS, () => this.said(peer, [id], 'none'))
+      this.#claims.set(key, {
+        copies,
+        end: (isHeld) => {
+          cancel()
+          resolve(isHeld)
+        },
       })
     })
   }
@@ -159,6 +180,13 @@ export class Confirmer {
   async audit(peer: Peer, id: Buffer): Promise<Audited | undefined> {
     const own = await this.#host.read(id)
     if (!own || !this.#peers.has(peer) || this.#asked.has(peer + keyOf(id))) return undefined
+    const as = copiesAs(this.#host.plan(), id)
+    if (as > 0) {
+      // It may think of other holders yet.
+      const claim = this.#claim(peer, id, as)
+      this.#host.ask(peer, [id], as)
+      if (!await claim || !this.#peers.has(peer)) return undefined
+    }
     const audited = await this.#challenge(peer, id, own)
     return this.#peers.has(peer) && !this.#isClosed ? audited : undefined
   }
@@ -172,7 +200,7 @@ export class Confirmer {
 
   close(): void {
     this.#isClosed = true
-    for (const settle of this.#claims.values()) settle(false)
+    for (const { end } of this.#claims.values()) end(false)
     this.#claims.clear()
     for (const settle of this.#asked.values()) settle('silent')
     this.#asked.clear()
@@ -231,6 +259,9 @@ export class Confirmer {
     if (this.#fresh.size > MAX_FRESH) this.#fresh.delete(this.#fresh.keys().next().value!)
   }
 }
+
+/** Where chunks have factors of their own, a holder is asked for the one that it knows: it is that of all copies that it counts on. */
+function copiesAs(plan: Plan | null, id: Buffer): number { return plan && plan.factors.length > 1 ? plan.copiesOf(id) : 0 }
 
 /** The answer to a challenge. */
 export function proofOf(nonce: Buffer, sealed: Buffer): Buffer {

@@ -26,12 +26,12 @@ const ANSWER_MS = 30_000
 
 export type CustodyEffect =
   | { type: 'send'; peer: Peer; message: CustodyMessage | NoChunks; priority: Priority }
-  /** Which of these are durable here? Answer with `checked`. */
-  | { type: 'check'; peer: Peer; ids: Buffer[] }
+  /** Which of these are durable here, and (with `copies`) to be held by so many devices? Answer with `checked`. */
+  | { type: 'check'; peer: Peer; copies: number; ids: Buffer[] }
   /** BLAKE3(nonce || sealed) of our own copy? Answer with `proved`. */
   | { type: 'prove'; peer: Peer; id: Buffer; nonce: Buffer }
-  /** The peer says that it holds these, durably. */
-  | { type: 'holds'; peer: Peer; ids: Buffer[] }
+  /** The peer says that it holds these, durably; as one of so many, if it was asked for that. */
+  | { type: 'holds'; peer: Peer; copies: number; ids: Buffer[] }
   /** The peer says that it does not. */
   | { type: 'lacks'; peer: Peer; ids: Buffer[] }
   /** An answer to a challenge of ours: compare `mac` with BLAKE3(nonce || sealed). */
@@ -48,7 +48,7 @@ interface PeerState {
   readonly waiting: Map<string, Challenge>
   /** Ids that the peer was asked about, and those that are next. */
   readonly asking: Set<string>
-  readonly toAsk: Map<string, Buffer>
+  readonly toAsk: Map<string, { id: Buffer; copies: number }>
   /** Since the last answer. */
   askingSinceMs: number
 }
@@ -75,7 +75,7 @@ export class Custody {
     if (!state) return this.#end()
     switch (m.type) {
       case 'haveChunks':
-        this.#out.push({ type: 'holds', peer, ids: m.ids })
+        this.#out.push({ type: 'holds', peer, copies: m.copies, ids: m.ids })
         this.#answered(nowMs, peer, state, m.ids)
         break
       case 'noChunks':
@@ -88,7 +88,7 @@ export class Custody {
         if (state.asked + m.ids.length > MAX_ASKED) this.#send(peer, { type: 'noChunks', ids: m.ids })
         else {
           state.asked += m.ids.length
-          this.#out.push({ type: 'check', peer, ids: m.ids })
+          this.#out.push({ type: 'check', peer, copies: m.copies, ids: m.ids })
         }
         break
       case 'challenge':
@@ -109,13 +109,13 @@ export class Custody {
     return this.#end()
   }
 
-  /** What the host found for a `check`: all of its ids, in one list or the other. */
-  checked(peer: Peer, here: Buffer[], missing: Buffer[]): CustodyEffect[] {
+  /** What the host found for a `check`, with its `copies`: all of its ids, in one list or the other. */
+  checked(peer: Peer, copies: number, here: Buffer[], missing: Buffer[]): CustodyEffect[] {
     const state = this.#peers.get(peer)
     if (!state) return this.#end()
     state.asked = Math.max(0, state.asked - here.length - missing.length)
-    this.#sendIds(peer, 'haveChunks', here)
-    this.#sendIds(peer, 'noChunks', missing)
+    this.#sendIds(peer, here, (ids) => ({ type: 'haveChunks', copies, ids }))
+    this.#sendIds(peer, missing, (ids) => ({ type: 'noChunks', ids }))
     return this.#end()
   }
 
@@ -130,17 +130,17 @@ export class Custody {
 
   /** Chunks became durable here that these peers want to know of. */
   announce(peers: Iterable<Peer>, ids: Buffer[]): CustodyEffect[] {
-    for (const peer of peers) if (this.#peers.has(peer)) this.#sendIds(peer, 'haveChunks', ids)
+    for (const peer of peers) if (this.#peers.has(peer)) this.#sendIds(peer, ids, (some) => ({ type: 'haveChunks', copies: 0, ids: some }))
     return this.#end()
   }
 
-  /** Asks a peer which of these it holds; the answers come as `holds` and `lacks`. What does not fit MAX_WAITING is left out. */
-  ask(nowMs: number, peer: Peer, ids: Buffer[]): CustodyEffect[] {
+  /** Asks a peer which of these it holds (as one of `copies`, if that is not 0); the answers come as `holds` and `lacks`. What does not fit MAX_WAITING is left out. */
+  ask(nowMs: number, peer: Peer, ids: Buffer[], copies = 0): CustodyEffect[] {
     const state = this.#peers.get(peer)
     if (state) {
       for (const id of ids) {
         if (state.toAsk.size >= MAX_WAITING) break
-        if (!state.asking.has(keyOf(id))) state.toAsk.set(keyOf(id), id)
+        if (copies > 0 || !state.asking.has(keyOf(id))) state.toAsk.set(keyOf(id), { id, copies })
       }
       this.#askNext(nowMs, peer, state)
     }
@@ -183,14 +183,16 @@ export class Custody {
   #askNext(nowMs: number, peer: Peer, state: PeerState): void {
     if (state.toAsk.size === 0 || state.asking.size > MAX_ASKING - MAX_IDS) return
     if (state.asking.size === 0) state.askingSinceMs = nowMs
-    const ids: Buffer[] = []
-    for (const [key, id] of state.toAsk) {
+    const byCopies = new Map<number, Buffer[]>()
+    for (const [key, { id, copies }] of state.toAsk) {
       if (state.asking.size >= MAX_ASKING) break
       state.toAsk.delete(key)
       state.asking.add(key)
-      ids.push(id)
+      const ids = byCopies.get(copies)
+      if (ids) ids.push(id)
+      else byCopies.set(copies, [id])
     }
-    this.#sendIds(peer, 'askChunks', ids)
+    for (const [copies, ids] of byCopies) this.#sendIds(peer, ids, (some) => ({ type: 'askChunks', copies, ids: some }))
   }
 
   #next(nowMs: number, peer: Peer, state: PeerState): void {
@@ -202,8 +204,8 @@ export class Custody {
     }
   }
 
-  #sendIds(peer: Peer, type: 'haveChunks' | 'noChunks' | 'askChunks', ids: Buffer[]): void {
-    for (let at = 0; at < ids.length; at += MAX_IDS) this.#send(peer, { type, ids: ids.slice(at, at + MAX_IDS) })
+  #sendIds(peer: Peer, ids: Buffer[], message: (ids: Buffer[]) => CustodyMessage | NoChunks): void {
+    for (let at = 0; at < ids.length; at += MAX_IDS) this.#send(peer, message(ids.slice(at, at + MAX_IDS)))
   }
 
   #send(peer: Peer, message: CustodyMessage | NoChunks): void {

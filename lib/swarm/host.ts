@@ -20,6 +20,7 @@ import type { Releases } from '../releases.js'
 import type { SnapshotGift } from '../snapshot.js'
 import type { Arrivals } from '../store/arrivals.js'
 import type { ChunkTable } from '../store/chunks.js'
+import type { FactorTable } from '../store/factor-table.js'
 import type { Receipts } from './receipts.js'
 import type { SnapshotHolder } from './snapshot-keeper.js'
 
@@ -40,6 +41,8 @@ export interface SwarmHost {
   /** What this device is to hold by the plan, and what is known of the others. Absent: there is no plan. */
   readonly keeping?: Keeping
   readonly reports?: Reports
+  /** What directories want of chunks, for the plan. */
+  readonly factors?: FactorTable
   /** Whom to tell of a device that has not what it says; absent on one that says nothing in the drive. */
   readonly fleet?: Pick<Fleet, 'doubt'>
   /** On a device that cannot read the drive's state: one that may write has said what the plan is; empty: there is none. */

@@ -196,10 +196,10 @@ export interface CancelChunks { type: 'cancelChunks'; ids: Buffer[] }
 
 // --- who holds chunks: lib/swarm/custody.ts ---
 
-/** "These are durable here": answers `askChunks`, and unasked after new ones became durable. Eviction elsewhere may rely on it. */
-export interface HaveChunks { type: 'haveChunks'; ids: Buffer[] }
-/** Which of these do you hold durably? Each is then named in a `haveChunks` or a `noChunks`. */
-export interface AskChunks { type: 'askChunks'; ids: Buffer[] }
+/** "These are durable here": answers `askChunks`, with its `copies`, and unasked after new ones became durable, with 0. Eviction elsewhere may rely on it. */
+export interface HaveChunks { type: 'haveChunks'; copies: number; ids: Buffer[] }
+/** Which of these do you hold durably? With `copies`: as one of so many that there are to be, as far as you know. Each is then named in a `haveChunks` or a `noChunks`. */
+export interface AskChunks { type: 'askChunks'; copies: number; ids: Buffer[] }
 /** Before the last own copy goes: prove that you hold it. */
 export interface Challenge { type: 'challenge'; id: Buffer; nonce: Buffer }
 /** BLAKE3(nonce || sealed). Without the chunk: `noChunks`. */
@@ -247,7 +247,12 @@ export type SyncMessage = Have | WantEntries | Entries | EntryPart | NoEntries |
 export type SnapshotMessage = WantSnapshot | SnapshotBegin | SnapshotPiece | SnapshotCredit | SnapshotEnd | SnapshotRefused | SnapshotCancel
 export type ChunkMessage = WantChunks | HurryChunks | Chunk | NoChunks | CancelChunks
 export type CustodyMessage = HaveChunks | AskChunks | Challenge | Proof
-export type PlacementMessage = PlanMessage | ReportMessage
+/** From a device that cannot read the drive's state to one with the full key, with what it knows: FACTOR_BUCKETS hashes of 8 bytes. Answered by one `factors`. */
+export interface AskFactors { type: 'askFactors'; hashes: Buffer }
+/** What directories want of chunks (lib/store/factor-table.ts): some buckets that are otherwise, whole. None: all others are the same. */
+export interface Factors { type: 'factors'; buckets: { bucket: number; chunks: { id: Buffer; value: number }[] }[] }
+
+export type PlacementMessage = PlanMessage | ReportMessage | AskFactors | Factors
 export type ReleaseMessage = AskReleases | Releases
 export type PeerMessage = Status | Bye
 export type Message = SyncMessage | SnapshotMessage | ChunkMessage | CustodyMessage | PlacementMessage | ReleaseMessage | PeerMessage

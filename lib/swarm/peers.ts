@@ -28,6 +28,7 @@ import { SnapshotSender } from './snapshot-sender.js'
 import { LogSync, type SyncEffect } from './sync.js'
 import { decode, encode, isChunk } from './wire.js'
 import { PlanGossip } from './plan-gossip.js'
+import { FactorLink } from './factor-link.js'
 import { ReleaseLink } from './release-link.js'
 
 /** The step machines are asked for what is due so often. */
@@ -68,6 +69,7 @@ export class Peers {
   readonly #gossip: PlanGossip | undefined
   readonly #audit: Audit | undefined
   readonly #releases: ReleaseLink
+  readonly #factors: FactorLink
   /** As the sync was told: the logs that were ended, and where. */
   readonly #ends = new Map<number, number>()
   /** What a person should know: a lying peer, a fork. */
@@ -139,6 +141,7 @@ export class Peers {
       ask: (peer, id) => this.chunks.audit(peer, id), doubted: (peer) => drive.fleet!.doubt(Buffer.from(peer, 'hex')),
     })
     this.#releases = new ReleaseLink({ drive, peers: this.#peers, isReplaced: () => this.#anew.taking !== null, send: (peer, m) => this.#send(peer, m, 'bulk') })
+    this.#factors = new FactorLink({ drive, peers: this.#peers, nowMs: () => this.#now(), send: (peer, m) => this.#send(peer, m, 'bulk') })
     this.#endLogs()
     this.#stopTicking = drive.timers.every(TICK_MS, () => this.#tick())
   }
@@ -235,6 +238,7 @@ export class Peers {
     this.#peers.delete(peer)
     this.#keeper?.down(peer)
     this.#releases.down(peer)
+    this.#factors.down(peer)
     if (link) this.#anew.down(link, reason)
     this.#do(this.#sync.peerDown(this.#now(), peer))
     this.#drive.receipts?.down(peer)
@@ -286,6 +290,12 @@ export class Peers {
         return
       case 'releases':
         this.#releases.answered(peer, m)
+        return
+      case 'askFactors':
+        this.#factors.asked(peer, m)
+        return
+      case 'factors':
+        this.#factors.answered(peer, m)
         return
       case 'plan':
         // Who may not write does not say where chunks are to be.
@@ -423,6 +433,7 @@ export class Peers {
     this.#keeper?.tick()
     this.chunks.tick()
     this.#gossip?.tick()
+    this.#factors.tick()
     this.#pace()
   }
 

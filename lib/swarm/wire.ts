@@ -8,8 +8,9 @@
  * multiple of the bytes that it was given, and checks every length first.
  */
 import { fail } from '../errors.js'
-import { MAX_MESSAGE_BYTES, MAX_PLAN_BYTES, MAX_REPORT_BYTES } from '../limits.js'
+import { MAX_BUCKET_CHUNKS, MAX_COPIES, MAX_MESSAGE_BYTES, MAX_PLAN_BYTES, MAX_REPORT_BYTES } from '../limits.js'
 import { Reader, Writer } from '../log/codec.js'
+import { FACTOR_BUCKETS } from '../store/factor-table.js'
 import {
   BYE_REASONS, DEVICE_BYTES, HASH_BYTES, ID_BYTES, INCARNATION_BYTES, MAX_CERTIFICATES, MAX_CERTIFICATE_BYTES, MAX_ENTRIES,
   MAX_ENTRIES_BYTES, MAX_ENTRY_BYTES, MAX_FORKED_HEADER_BYTES, MAX_HAVE_LOGS, MAX_IDS, MAX_PART_BYTES, MAX_SEALED_CHUNK_BYTES, MAX_SEALED_OPS_BYTES,
@@ -24,7 +25,7 @@ const TYPES = {
   wantSnapshot: 8, snapshotBegin: 9, snapshotPiece: 10, snapshotCredit: 11, snapshotEnd: 12, snapshotRefused: 13, snapshotCancel: 14,
   wantChunks: 16, chunk: 17, noChunks: 18, cancelChunks: 19,
   haveChunks: 20, askChunks: 21, challenge: 22, proof: 23,
-  status: 24, bye: 25, hurryChunks: 26, plan: 27, report: 28, askReleases: 29, releases: 30,
+  status: 24, bye: 25, hurryChunks: 26, plan: 27, report: 28, askReleases: 29, releases: 30, askFactors: 31, factors: 15,
 } as const satisfies Record<Message['type'], number>
 
 const NAMES = new Map<number, Message['type']>(Object.entries(TYPES).map(([name, n]) => [n, name as Message['type']]))
@@ -85,7 +86,8 @@ export function encode(m: Message): Buffer {
     case 'snapshotRefused': w.byte(SNAPSHOT_REFUSALS.indexOf(m.reason)); break
     case 'snapshotCancel': break
     case 'wantChunks': case 'hurryChunks': w.byte(URGENCIES.indexOf(m.urgency)); writeIds(w, m.ids); break
-    case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': writeIds(w, m.ids); break
+    case 'noChunks': case 'cancelChunks': writeIds(w, m.ids); break
+    case 'haveChunks': case 'askChunks': w.byte(m.copies); writeIds(w, m.ids); break
     case 'challenge': w.fixed(m.id); w.fixed(m.nonce); break
     case 'proof': w.fixed(m.id); w.fixed(m.mac); break
     case 'status':
@@ -98,6 +100,15 @@ export function encode(m: Message): Buffer {
     case 'plan': w.bytes(m.plan); break
     case 'report': w.bytes(m.report); break
     case 'askReleases': writeIds(w, m.ids); break
+    case 'askFactors': w.fixed(m.hashes); break
+    case 'factors':
+      w.uint(m.buckets.length)
+      for (const { bucket, chunks } of m.buckets) {
+        w.byte(bucket)
+        w.uint(chunks.length)
+        for (const { id, value } of chunks) { w.fixed(id); w.byte(value) }
+      }
+      break
     case 'releases':
       w.uint(m.logs.length)
       for (const log of m.logs) {
@@ -173,13 +184,16 @@ function decodeAs(type: Message['type'], r: Strict, bytes: Buffer): Message {
       if (r.left < MIN_SEALED_CHUNK_BYTES || r.left > MAX_SEALED_CHUNK_BYTES) throw wrong('no chunk has this length')
       return { type, id, sealed: bytes.subarray(1 + ID_BYTES) }
     }
-    case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': return { type, ids: readIds(r) }
+    case 'noChunks': case 'cancelChunks': return { type, ids: readIds(r) }
+    case 'haveChunks': case 'askChunks': return { type, copies: readCopies(r, 0), ids: readIds(r) }
     case 'challenge': return { type, id: r.fixed(ID_BYTES), nonce: r.fixed(NONCE_BYTES) }
     case 'proof': return { type, id: r.fixed(ID_BYTES), mac: r.fixed(HASH_BYTES) }
     case 'status': return { type, capacityBytes: r.uint(), usedBytes: r.uint(), owedBytes: r.uint(), keepsEverything: r.flag(), plan: r.fixed(HASH_BYTES) }
     case 'plan': return { type, plan: r.string(0, MAX_PLAN_BYTES) }
     case 'report': return { type, report: r.string(1, MAX_REPORT_BYTES) }
     case 'askReleases': return { type, ids: readIds(r) }
+    case 'askFactors': return { type, hashes: r.fixed(FACTOR_BUCKETS * 8) }
+    case 'factors': return { type, buckets: r.list(0, FACTOR_BUCKETS, 2, () => readBucket(r)) }
     case 'releases': {
       const logs = r.list(0, MAX_HAVE_LOGS, INCARNATION_BYTES + DEVICE_BYTES + 1, () => ({ ...readName(r), seq: r.atLeast(1) }))
       return { type, logs, ids: readIds(r, 0) }
@@ -216,6 +230,26 @@ function readIds(r: Strict, min = 1): Buffer[] {
   return r.list(min, MAX_IDS, ID_BYTES, () => r.fixed(ID_BYTES))
 }
 
+function readCopies(r: Strict, min: number): number {
+  const copies = r.byte()
+  if (copies < min || copies > MAX_COPIES) throw wrong('so many copies there cannot be')
+  return copies
+}
+
+/** The ids of a bucket begin with its number, and ascend. */
+function readBucket(r: Strict): { bucket: number; chunks: { id: Buffer; value: number }[] } {
+  const bucket = r.byte()
+  let last: Buffer | undefined
+  const chunks = r.list(0, MAX_BUCKET_CHUNKS, ID_BYTES + 1, () => {
+    const id = r.fixed(ID_BYTES), value = r.byte()
+    const copies = value & 0x7f
+    if (id[0] !== bucket || (last && last.compare(id) >= 0) || copies < 1 || copies > MAX_COPIES) throw wrong('a bucket that nobody has')
+    last = id
+    return { id, value }
+  })
+  return { bucket, chunks }
+}
+
 /** So that the writer seldom has to move what it has. */
 function sizeHint(m: Message): number {
   switch (m.type) {
@@ -229,6 +263,8 @@ function sizeHint(m: Message): number {
     case 'snapshotEnd': return m.head.length + 64
     case 'plan': return m.plan.length + 16
     case 'report': return m.report.length + 16
+    case 'askFactors': return m.hashes.length + 16
+    case 'factors': return m.buckets.reduce((n, { chunks }) => n + 8 + chunks.length * (ID_BYTES + 1), 16)
     case 'releases': return 32 + m.logs.length * 64 + m.ids.length * ID_BYTES
     case 'wantChunks': case 'hurryChunks': case 'noChunks': case 'cancelChunks': case 'haveChunks': case 'askChunks': case 'askReleases': return 16 + m.ids.length * ID_BYTES
     default: return 128

@@ -34,8 +34,19 @@ const WINDOWS = 64
 const CACHE_ORPHANS = 65536
 const NOWHERE: Grave = { parent: 0, key: Buffer.alloc(0), name: Buffer.alloc(0), op: 0 }
 
+/** Who follows what directories are above which chunks (factors.ts). */
+export interface Follower {
+  /** A name is about to stand for something else. */
+  dentry(): void
+  /** A file has another extent with a chunk. */
+  extent(ino: number, chunk: number): void
+  /** An attribute has changed. */
+  xattr(ino: number): void
+}
+
 export class Rows {
   recorder: UndoRecorder | null = null
+  follower: Follower | null = null
   /** Told of extended attributes of the root directory, before they change. */
   onRootXattr: () => void = () => {}
   /** Set while ops of others are brought in: notes what was touched, and how it was. */
@@ -432,11 +443,13 @@ export class Rows {
    */
   setDentry(parent: number, key: Buffer, name: Buffer, ino: number, op = 0, old?: Named | null): void {
     if (this.recorder || this.changes) this.#note(parent, key, old)
+    this.follower?.dentry()
     this.#putDentry.run(parent, key, name, ino, op)
   }
 
   removeDentry(parent: number, key: Buffer, old?: Named): void {
     if (this.recorder || this.changes) this.#note(parent, key, old)
+    this.follower?.dentry()
     this.#delDentry.run(parent, key)
   }
 
@@ -505,6 +518,7 @@ export class Rows {
     this.#putExtent.run(inode.ino, off, len, chunk, coff)
     this.chunks.ref(chunk, 1)
     inode.bytes += len
+    this.follower?.extent(inode.ino, chunk)
   }
 
   /** Cuts [from, to) out of the file's extents. The caller has touched the inode. */
@@ -544,7 +558,9 @@ export class Rows {
       this.#delExtent.run(ino, off)
     }
     // The record's own hold on the chunk goes over to the extent.
-    if (old) this.#putExtent.run(ino, off, old.len, old.chunk, old.coff)
+    if (!old) return
+    this.#putExtent.run(ino, off, old.len, old.chunk, old.coff)
+    this.follower?.extent(ino, old.chunk)
   }
 
   // --- xattrs and symlinks ------------------------------------------------
@@ -563,6 +579,7 @@ export class Rows {
     if (ino === ROOT_INO) this.onRootXattr()
     if (to) this.#putXattr.run(ino, key, to.name, to.value)
     else this.#delXattr.run(ino, key)
+    this.follower?.xattr(ino)
   }
 
   target(ino: number): Buffer | undefined {

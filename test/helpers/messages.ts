@@ -1,5 +1,7 @@
 /** Arbitrary messages of the swarm, for fast-check. */
 import fc from 'fast-check'
+import { MAX_COPIES } from '../../lib/limits.js'
+import { valueOf } from '../../lib/store/factor-table.js'
 import {
   BYE_REASONS, MAX_ENTRY_BYTES, MAX_SNAPSHOT_CREDIT_BYTES, PIECE_KINDS, SNAPSHOT_REFUSALS, URGENCIES, type Message,
 } from '../../lib/swarm/messages.js'
@@ -34,7 +36,10 @@ export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: type('wantChunks'), urgency: fc.constantFrom(...URGENCIES), ids }),
   fc.record({ type: type('hurryChunks'), urgency: fc.constantFrom(...URGENCIES), ids }),
   fc.record({ type: type('chunk'), id: bytes(32, 32), sealed: bytes(17, 400) }),
-  fc.record({ type: fc.constantFrom('noChunks' as const, 'cancelChunks' as const, 'haveChunks' as const, 'askChunks' as const), ids }),
+  fc.record({ type: fc.constantFrom('noChunks' as const, 'cancelChunks' as const), ids }),
+  fc.record({ type: fc.constantFrom('haveChunks' as const, 'askChunks' as const), copies: fc.integer({ min: 0, max: MAX_COPIES }), ids }),
+  fc.record({ type: type('askFactors'), hashes: bytes(2048, 2048) }),
+  fc.record({ type: type('factors'), buckets: fc.array(fc.tuple(fc.nat(255), fc.array(fc.tuple(bytes(31, 31), fc.integer({ min: 1, max: MAX_COPIES }), fc.boolean()), { maxLength: 5 })).map(bucketOf), { maxLength: 5 }) }),
   fc.record({ type: type('challenge'), id: bytes(32, 32), nonce: bytes(32, 32) }),
   fc.record({ type: type('proof'), id: bytes(32, 32), mac: bytes(32, 32) }),
   fc.record({ type: type('status'), capacityBytes: uint, usedBytes: uint, owedBytes: uint, keepsEverything: fc.boolean(), plan: bytes(32, 32) }),
@@ -44,3 +49,9 @@ export const anyMessage: fc.Arbitrary<Message> = fc.oneof(
   fc.record({ type: type('releases'), logs: fc.array(fc.record({ ...name, seq }), { maxLength: 10 }), ids: fc.array(bytes(32, 32), { maxLength: 20 }) }),
   fc.record({ type: type('bye'), reason: fc.constantFrom(...BYE_REASONS) }),
 )
+
+/** Ids of one bucket, ascending, each once. */
+function bucketOf([bucket, list]: [number, [Buffer, number, boolean][]]) {
+  const byId = new Map(list.map(([rest, copies, isPlain]) => [rest.toString('hex'), { id: Buffer.concat([Buffer.from([bucket]), rest]), value: valueOf({ copies, isPlain }) }]))
+  return { bucket, chunks: [...byId.values()].sort((a, b) => a.id.compare(b.id)) }
+}

@@ -179,11 +179,11 @@ const LIES: Lie[] = [
   },
   {
     what: 'that it has all chunks', 
-    tell: (x) => x.flood(500, () => encode({ type: 'haveChunks', ids: ids(1024) })),
+    tell: (x) => x.flood(500, () => encode({ type: 'haveChunks', copies: 0, ids: ids(1024) })),
   },
   { what: 'chunks that nobody asked for', cut: /what nobody asked for/, tell: (x) => x.flood(300, () => encode({ type: 'chunk', id: randomBytes(32), sealed: randomBytes(100_000) })) },
   { what: 'wants without end', tell: (x) => x.flood(400, () => encode({ type: 'wantChunks', urgency: 'reader', ids: ids(1024) })) },
-  { what: 'questions without end', tell: (x) => x.flood(200, () => encode({ type: 'askChunks', ids: ids(1024) })) },
+  { what: 'questions without end', tell: (x) => x.flood(200, () => encode({ type: 'askChunks', copies: 0, ids: ids(1024) })) },
   { what: 'challenges without end', tell: (x) => x.flood(10_000, () => encode({ type: 'challenge', id: randomBytes(32), nonce: ZERO })) },
   {
     what: 'wants of entries without end',

@@ -311,7 +311,7 @@ async function flooded(t: Assert, key: string, victim: Device): Promise<void> {
     () => ({ type: 'wantSnapshot', creditBytes: 16 << 20 }),
     () => ({ type: 'snapshotPiece', kind: 'rows', bytes: randomBytes(100_000) }),
     () => ({ type: 'snapshotBegin', meta: metaOfFresh(randomBytes(16)), totalBytes: 2 ** 50 }),
-    () => ({ type: 'haveChunks', ids: [randomBytes(32)] }),
+    () => ({ type: 'haveChunks', copies: 0, ids: [randomBytes(32)] }),
   ]
   for (const message of messages) await liar.flood(300, (i) => encode(message(i)))
   await liar.until('it is answered', () => (liar.counts.get('snapshotRefused') ?? 0) > 0)

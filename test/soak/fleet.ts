@@ -139,6 +139,9 @@ export class SoakFleet {
       for (const m of this.members) for (const v of victims) if (!(await this.device(v, m)).placement?.isLost) return false
       return true
     }, 120_000, 200)
+    // As one would who knows that they are gone for good: else what is removed from now on takes room.
+    const [first] = this.members
+    for (const v of victims) await first!.dfs('devices', 'aside', (await this.device(v, first!)).device)
   }
 
   /** `dfs sync --wait` on each of them. */

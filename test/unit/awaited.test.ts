@@ -2,16 +2,16 @@
 import test from 'brittle'
 import { Awaited } from '../../lib/placement/awaited.js'
 import { Plan } from '../../lib/placement/plan.js'
-import type { Report } from '../../lib/placement/report.js'
+import { NO_PLAN, type Report } from '../../lib/placement/report.js'
 import { GB, placed } from '../helpers/placing.js'
 
 const DEVICES = [1, 2, 3].map((n) => placed(n, n * 100 * GB))
-const plan = new Plan(DEVICES, 2, DEVICES[0]!.key)
+const plan = new Plan({ devices: DEVICES, wanted: 2, self: DEVICES[0]!.key })
 const [self, second, third] = DEVICES.map((d) => d.key.toString('hex')) as [string, string, string]
 
 function setUp(withPlan = true) {
   const state = { here: [] as number[], isLaid: true, lacked: [] as number[], isExact: true, plan: withPlan ? plan : null, reports: new Map<string, { lacks: number[]; seq: number; plan: Buffer; isExact: boolean }>() }
-  const say = (peer: string, seq: number, lacks: number[], by = plan, isExact = true) => state.reports.set(peer, { lacks, seq, plan: by.digest, isExact })
+  const say = (peer: string, seq: number, lacks: number[], by: { digest: Buffer } = withPlan ? plan : { digest: NO_PLAN }, isExact = true) => state.reports.set(peer, { lacks, seq, plan: by.digest, isExact })
   const lackOf = (groups: number[]) => new Map(groups.map((group) => [group, { chunks: 1, bytes: 1 }]))
   const awaited = new Awaited({
     keeping: {
@@ -53,7 +53,7 @@ test('another plan begins anew', (t) => {
   say(second, 5, [])
   say(third, 5, [])
   t.alike(devices(), [])
-  state.plan = new Plan(DEVICES, 3, DEVICES[0]!.key)
+  state.plan = new Plan({ devices: DEVICES, wanted: 3, self: DEVICES[0]!.key })
   state.isLaid = false
   t.alike(devices(), sorted(self, second, third), 'nobody has said anything by it')
   state.isLaid = true
@@ -79,7 +79,7 @@ test('without a plan others are awaited too, and here as there each group once',
 test('what is too much to be told by group is awaited until it is told', (t) => {
   const { state, say, devices } = setUp(false)
   say(third, 5, [])
-  say(second, 5, [0], plan, false)
+  say(second, 5, [0], undefined, false)
   Object.assign(state, { lacked: [0], isExact: false })
   t.alike(devices(), sorted(self, second))
   say(second, 6, [3, 4])

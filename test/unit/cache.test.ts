@@ -113,8 +113,8 @@ function confirmer(answers: Record<string, (nonce: Buffer) => Buffer | undefined
   const behind = new Set<string>()
   const lacks = new Set<string>()
   const c = new Confirmer({
-    nowMs: () => nowMs, after: () => () => {}, plan: () => null, caughtUp: () => Promise.resolve((peer) => !behind.has(peer)),
-    ask: (peer, ids) => { setImmediate(() => c.said(peer, ids, !lacks.has(peer))) },
+    nowMs: () => nowMs, after: () => () => {}, plan: () => null, watch: () => undefined, caughtUp: () => Promise.resolve((peer) => !behind.has(peer)),
+    ask: (peer, ids) => { setImmediate(() => c.said(peer, ids, lacks.has(peer) ? 'none' : 0)) },
     isMember: (peer) => members.includes(peer),
     read: () => Promise.resolve(sealed),
     challenge: (peer, chunk, nonce) => {
@@ -181,7 +181,7 @@ test('who is not enrolled counts for nothing', async (t) => {
 })
 
 test('closing ends what waits', async (t) => {
-  const c = new Confirmer({ nowMs: () => 0, after: () => () => {}, ask: () => {}, plan: () => null, caughtUp: () => Promise.resolve(() => true), isMember: () => true, read: () => Promise.resolve(sealed), challenge: () => {} })
+  const c = new Confirmer({ nowMs: () => 0, after: () => () => {}, ask: () => {}, plan: () => null, watch: () => undefined, caughtUp: () => Promise.resolve(() => true), isMember: () => true, read: () => Promise.resolve(sealed), challenge: () => {} })
   c.peerUp('x')
   c.status('x', true, NONE)
   const waiting = c.confirm([{ id }], 1)

@@ -13,7 +13,7 @@ function settle(a: Custody, b: Custody, start: CustodyEffect[], has: (id: Buffer
     const [me, other, e] = next
     const more = (who: Custody, effects: CustodyEffect[]) => { for (const one of effects) queue.push([who, who === a ? b : a, one]) }
     if (e.type === 'send') more(other, other.message(0, 'p', e.message))
-    else if (e.type === 'check') more(me, me.checked(e.peer, e.ids.filter(has), e.ids.filter((id) => !has(id))))
+    else if (e.type === 'check') more(me, me.checked(e.peer, e.copies, e.ids.filter(has), e.ids.filter((id) => !has(id))))
     else if (e.type === 'prove') more(me, me.proved(e.peer, e.id, has(e.id) ? Buffer.concat([e.id.subarray(0, 16), e.nonce.subarray(0, 16)]) : undefined))
     else left.push(e)
   }
@@ -70,15 +70,15 @@ test('what a peer asks is bounded: the rest is answered with no, and it can ask 
   const [a] = pairOf()
   let checks = 0, refused = 0
   for (let i = 0; i < 10; i++) {
-    for (const e of a.message(0, 'p', { type: 'askChunks', ids: ids(1024, i * 1024) })) {
+    for (const e of a.message(0, 'p', { type: 'askChunks', copies: 0, ids: ids(1024, i * 1024) })) {
       if (e.type === 'check') checks += e.ids.length
       if (e.type === 'send' && e.message.type === 'noChunks') refused += e.message.ids.length
     }
   }
   t.is(checks, MAX_ASKED)
   t.is(checks + refused, 10_240)
-  a.checked('p', ids(1024), [])
-  t.is(a.message(0, 'p', { type: 'askChunks', ids: ids(1024) })[0]!.type, 'check')
+  a.checked('p', 0, ids(1024), [])
+  t.is(a.message(0, 'p', { type: 'askChunks', copies: 0, ids: ids(1024) })[0]!.type, 'check')
   const proves = ids(20).flatMap((id) => a.message(0, 'p', { type: 'challenge', id, nonce })).filter((e) => e.type === 'prove')
   t.is(proves.length, MAX_CHALLENGED)
 })

@@ -21,11 +21,11 @@ const FIVE = [1, 2, 3, 4, 5].map((n) => placed(n, n * 100 * GB, n < 3 ? 'attic' 
 const until = async (condition: () => boolean) => { while (!condition()) await new Promise((resolve) => setImmediate(resolve)) }
 
 test('a plan comes back from its bytes; no other bytes are one', (t) => {
-  const plan = new Plan(FIVE, 3, FIVE[1]!.key)
+  const plan = new Plan({ devices: FIVE, wanted: 3, self: FIVE[1]!.key })
   const again = Plan.decode(plan.bytes, FIVE[1]!.key)
   t.alike([again.digest, again.self, again.peers], [plan.digest, plan.self, plan.peers])
-  t.ok(new Plan([...FIVE].reverse(), 3, FIVE[1]!.key).digest.equals(plan.digest), 'the order says nothing')
-  t.absent(new Plan(FIVE, 2, FIVE[1]!.key).digest.equals(plan.digest))
+  t.ok(new Plan({ devices: [...FIVE].reverse(), wanted: 3, self: FIVE[1]!.key }).digest.equals(plan.digest), 'the order says nothing')
+  t.absent(new Plan({ devices: FIVE, wanted: 2, self: FIVE[1]!.key }).digest.equals(plan.digest))
   fc.assert(fc.property(fc.nat(plan.bytes.length - 1), fc.integer({ min: 1, max: 255 }), (at, change) => {
     const bytes = Buffer.from(plan.bytes)
     bytes[at]! ^= change
@@ -53,7 +53,7 @@ test('what is to be held and is elsewhere is lacked, whatever comes when; the mo
   const mine = (plan: Plan, num: number) => plan.isMine(chunks.identity(num)!.id)
   const nums = Array.from({ length: 5000 }, (_, i) => add(i % 2 ? ELSEWHERE : 1))
   t.is(keeping.next(10).length, 0, 'no plan, no queue')
-  const plan = new Plan(FIVE, 2, FIVE[0]!.key)
+  const plan = new Plan({ devices: FIVE, wanted: 2, self: FIVE[0]!.key })
   keeping.set(plan)
   await until(() => keeping.isLaid)
   const expected = () => nums.filter((n) => (chunks.get(n)?.seg === ELSEWHERE || chunks.bad.has(n)) && mine(keeping.plan!, n))
@@ -95,12 +95,12 @@ test('what is to be held and is elsewhere is lacked, whatever comes when; the mo
   t.ok(keeping.next(10)[0]!.id.equals(chunks.identity(nums.at(-1)!)!.id), 'what was named just now comes first')
   t.ok(ordered > 0 && looks === ordered, 'and the groups are not put in order again for it')
 
-  keeping.set(new Plan(FIVE.slice(0, 3), 2, FIVE[0]!.key))
+  keeping.set(new Plan({ devices: FIVE.slice(0, 3), wanted: 2, self: FIVE[0]!.key }))
   await until(() => keeping.isLaid)
   t.alike(lacked(), expected(), 'by another plan')
   keeping.close()
   const again = new Keeping({ lacking: new Lacking(db), chunks, timers: systemTimers, touched: () => {} })
-  again.set(new Plan(FIVE.slice(0, 3), 2, FIVE[0]!.key))
+  again.set(new Plan({ devices: FIVE.slice(0, 3), wanted: 2, self: FIVE[0]!.key }))
   t.ok(again.isLaid, 'after a restart it is still there')
   t.is(again.size, lacked().length)
   again.set(null)
@@ -122,7 +122,7 @@ test('the rate holds up what is copied again, not what was just written', async 
   const add = () => chunks.ref(chunks.add({ id: randomBytes(32), h: randomBytes(32), len: 1000, seg: ELSEWHERE, off: 0 }), 1)
   for (let i = 0; i < 3000; i++) add()
   chunks.flush()
-  keeping.set(new Plan(FIVE, 5, FIVE[0]!.key))
+  keeping.set(new Plan({ devices: FIVE, wanted: 5, self: FIVE[0]!.key }))
   await until(() => keeping.isLaid)
   keeping.rate = () => 100_000
   let named = 0
@@ -155,7 +155,7 @@ test('who cannot show what it has said that it holds is doubted; who can once mo
     return () => { later = later.filter((g) => g !== f) }
   } }
   const keeping = new Keeping({ lacking: new Lacking(db), chunks, timers: systemTimers, touched: () => {} })
-  keeping.set(new Plan(FIVE, 5, FIVE[0]!.key))
+  keeping.set(new Plan({ devices: FIVE, wanted: 5, self: FIVE[0]!.key }))
   await until(() => keeping.isLaid)
   const doubted: string[] = []
   const liar = FIVE[1]!.key.toString('hex'), honest = FIVE[2]!.key.toString('hex')
@@ -207,8 +207,12 @@ test('reports come back as they were made; what is not signed is none', (t) => {
   }), { numRuns: 50 })
   const bits = Buffer.alloc(PLACEMENT_GROUPS / 8)
   bits[2] = 4
-  t.ok(isWhole({ whole: bits } as Report, 18))
-  t.absent(isWhole({ whole: bits } as Report, 19))
+  const own = { digest: randomBytes(32) }
+  t.ok(isWhole({ plan: randomBytes(32), whole: bits }, 18, own), 'whatever the plan')
+  t.absent(isWhole({ plan: own.digest, whole: bits }, 19, own))
+  const two = Buffer.concat([bits, bits])
+  t.ok(isWhole({ plan: own.digest, whole: two }, PLACEMENT_GROUPS + 18, own))
+  t.absent(isWhole({ plan: randomBytes(32), whole: two }, PLACEMENT_GROUPS + 18, own), 'of another factor, by another plan')
 })
 
 test('sizes and times as people write them', (t) => {

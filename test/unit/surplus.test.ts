@@ -19,11 +19,11 @@ async function storing(t: Assert) {
   const self = s.device.publicKey
   const others = [randomBytes(32), randomBytes(32)]
   const parts = {
-    plan: new Plan([device(self, true), ...others.map((key) => device(key))], 2, self) as Plan | null, isLaid: true, sinceMs: 0, compacted: 0,
+    plan: new Plan({ devices: [device(self, true), ...others.map((key) => device(key))], wanted: 2, self: self }) as Plan | null, isLaid: true, sinceMs: 0, compacted: 0,
     confirm: async (list: { id: Buffer }[]): Promise<boolean[]> => list.map(() => true), isThere: true,
   }
   const surplus = new Surplus({
-    chunks: s.chunks, journal: s.journal, timers: s.timers, keeping: { get plan() { return parts.plan }, get isLaid() { return parts.isLaid } },
+    chunks: s.chunks, journal: s.journal, timers: s.timers, keeping: { get plan() { return parts.plan }, get isLaid() { return parts.isLaid }, moves: 0 },
     holders: () => (parts.isThere ? { confirm: (list) => parts.confirm(list) } : null), sinceMs: () => parts.sinceMs, graceMs: 60_000, compact: async () => { parts.compacted++ },
   })
   t.teardown(async () => {
@@ -76,7 +76,7 @@ test('nothing goes a moment after a change of plan, without a plan, before it is
 test('what it is to hold stays, and so does all that was being asked about when the plan changed', async (t) => {
   const { s, parts, surplus, ids, self, others, here } = await storing(t)
   const drained = parts.plan
-  const plan = parts.plan = new Plan([device(self), ...others.map((key) => device(key))], 2, self)
+  const plan = parts.plan = new Plan({ devices: [device(self), ...others.map((key) => device(key))], wanted: 2, self: self })
   const mine = ids.filter((id) => plan.isMine(id)).length
   t.ok(mine > 100 && mine < 300)
   parts.confirm = async (list) => {

@@ -191,7 +191,7 @@ export class SimDevice {
     const stand = world.isPlaced ? new SimPlacing({ device: this, db, timers, chunks, store: simple, metadata }) : undefined
     const placing: Placed | undefined = stand ?? (drive && { ...drive.placing, cache: drive.cache })
     const host: SwarmHost = {
-      ...(placing && { keeping: placing.keeping, reports: placing.reports, fleet: placing.fleet, cache: placing.cache, random: () => world.random() }),
+      ...(placing && { keeping: placing.keeping, reports: placing.reports, factors: placing.factors, fleet: placing.fleet, cache: placing.cache, random: () => world.random() }),
       keys: this.keys, device: this.device, deviceName: this.name, timers, log, journal, members, inbox, chunks, arrivals, store, source: drive?.source ?? { provider: null }, files,
       ...(drive && { receipts: drive.receipts, freshMs: world.graces!.freshMs, deadChunks: (ids) => drive.deadChunks(ids) }),
       space: { freeBytes: () => 1e9 }, share: () => metadata.share(), snapshot: (withChunks) => metadata.snapshot(withChunks), metadata,

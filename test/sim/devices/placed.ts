@@ -94,11 +94,21 @@ function change(world: World, d: SimDevice): void {
   const { settings } = d.s.placing!
   const of = world.pick(world.devices).publicKey
   world.count('setting')
-  const kind = world.below(10)
+  const kind = world.below(12)
+  if (kind >= 10) return changeBelow(world, d)
   if (kind < 3) settings.set('replication', world.chance(0.2) ? 'all' : String(world.between(1, 4)))
   else if (kind < 5) settings.setOfDevice(of, 'capacity', world.chance(0.3) ? null : String(world.between(0, 9) * 1e11))
   else if (kind < 7) settings.setOfDevice(of, 'zone', world.chance(0.4) ? null : world.pick(['attic', 'cellar']))
   else settings.setOfDevice(of, 'drained', world.chance(0.4) ? 'yes' : null)
+}
+
+/** Of some directory there are to be more copies, or fewer. */
+function changeBelow(world: World, d: SimDevice): void {
+  const dirs = (d.s.db.sql.prepare('SELECT ino FROM inode WHERE nlink > 0 AND mode & 0xf000 = 0x4000 AND ino <> 1').pluck().all() as number[]).map((ino) => ({ ino, id: d.globalId(ino) })).sort((a, b) => (a.id < b.id ? -1 : 1))
+  const dir = dirs.length > 0 ? d.s.metadata.tree.get(world.pick(dirs).ino) : undefined
+  if (!dir) return
+  world.count('setting of a directory')
+  d.s.placing!.settings.setBelow(dir, world.chance(0.3) ? null : String(world.between(1, 5)))
 }
 
 /** Writes to some file what is written often, and removed as often. */
@@ -115,6 +125,7 @@ function unmet(world: World): string {
   for (const d of others) {
     const theirs = d.s.placing!.keeping.plan
     if (plan ? !theirs?.digest.equals(plan.digest) : theirs) return `${d.name} has another plan than ${first.name}`
+    if (d.s.placing!.factors.differing(first.s.placing!.factors.hashes()).length > 0) return `${d.name} and ${first.name} take directories to want different things`
   }
   const live = first.s.db.sql.prepare('SELECT DISTINCT c.id, hex(c.h) AS h FROM chunk c JOIN extent e ON e.chunk = c.num JOIN inode i ON i.ino = e.ino WHERE i.nlink > 0').all() as { id: Buffer; h: string }[]
   for (const { id, h } of live) {

@@ -11,9 +11,11 @@ import { Keeping } from '../../../lib/placement/keeping.js'
 import { Reports } from '../../../lib/placement/reports.js'
 import { Settings } from '../../../lib/settings.js'
 import { ELSEWHERE, type ChunkTable } from '../../../lib/store/chunks.js'
+import { FactorTable } from '../../../lib/store/factor-table.js'
 import { Lacking } from '../../../lib/store/lacking.js'
 import { ReportTable } from '../../../lib/store/report-table.js'
 import type { SwarmHost } from '../../../lib/swarm/host.js'
+import { TreeFactors } from '../../../lib/tree/factors.js'
 import type { SimDatabase, SimStore } from './disk.js'
 import type { SimDevice } from './device.js'
 
@@ -29,6 +31,7 @@ export interface Placed {
   readonly keeping: Keeping
   readonly fleet: Fleet
   readonly reports: Reports
+  readonly factors: FactorTable
   readonly cache: NonNullable<SwarmHost['cache']>
 }
 
@@ -37,6 +40,8 @@ export class SimPlacing {
   readonly keeping: Keeping
   readonly fleet: Fleet
   readonly reports: Reports
+  readonly factors: FactorTable
+  readonly dirs: TreeFactors
   readonly cache: { readonly keepsEverything: boolean; isFull: boolean; holders: Holders | null }
   readonly #p: Parts
   #sinceMs = 0
@@ -49,8 +54,17 @@ export class SimPlacing {
     const touched = () => journal.touched('derived')
     const keeping = this.keeping = new Keeping({ lacking: new Lacking(db), chunks, timers, touched })
     this.settings = new Settings({ tree, clock: device.clock, timers, submit: (op) => engine.submit(op) })
+    this.factors = new FactorTable(db)
+    this.factors.onChange = (id) => keeping.refactored(id)
+    this.dirs = new TreeFactors({
+      db, tree, chunks, table: this.factors, timers, heads: () => log.headsById(), touched, isStopped: () => device.live?.metadata !== metadata,
+      wantedBy: (ino) => {
+        const inode = tree.get(ino)
+        return inode && this.settings.replicationBelow(inode)
+      },
+    })
     this.fleet = new Fleet({
-      settings: this.settings, members, keeping, self: device.publicKey, nowMs: () => device.clock.nowMs(),
+      settings: this.settings, members, keeping, factors: this.factors, others: () => this.dirs.factors, self: device.publicKey, nowMs: () => device.clock.nowMs(),
       canSpeak: () => device.keys.canWrite && device.live?.metadata === metadata && !metadata.own.isHeld && !metadata.isEnded && metadata.mustBeginAnew === undefined,
       diskBytes: () => device.diskBytes, heardMs: (key) => metadata.silence.heardMs(key), isSure: (upMs) => metadata.silence.isSure(upMs),
       onPlan: (isOther) => { if (isOther) this.#sinceMs = timers.nowMs() },
@@ -61,7 +75,7 @@ export class SimPlacing {
     })
     this.reports = new Reports({
       table: new ReportTable(db), driveId: device.keys.driveId, device: device.device, clock: device.clock, timers, keeping, isMember: (key) => members.get(key) !== undefined,
-      logs: () => log.headsById(),
+      logs: () => this.dirs.heads ?? log.headsById(),
       chunks, keepsEverything: () => true, isFull: () => false, usedBytes: () => 0, settle: () => journal.settle(), touched,
     })
     keeping.copiesElsewhere = (group) => this.reports.copiesElsewhere(group, keeping.plan!)
@@ -74,7 +88,7 @@ export class SimPlacing {
     // As a device that was off cannot tell for how long.
     this.#sinceMs = timers.nowMs()
     const replan = () => this.fleet.replan()
-    this.settings.onChange = replan
+    this.settings.onChange = this.dirs.onChange = replan
     const { onNew } = metadata.members
     metadata.members.onNew = (certificate) => {
       onNew(certificate)
@@ -111,12 +125,13 @@ export class SimPlacing {
       const confirmed = await this.cache.holders.confirm(surplus, EVICT_COPIES).finally(() => watch.stop())
       if (device.live?.metadata !== metadata || this.keeping.plan !== plan) return
       surplus.forEach((c, i) => {
-        if (!confirmed[i] || watch.named.has(c.num) || (chunks.get(c.num)?.seg ?? ELSEWHERE) === ELSEWHERE) return
+        // What is dead meanwhile others have dropped.
+        if (!confirmed[i] || watch.named.has(c.num) || (chunks.get(c.num)?.seg ?? ELSEWHERE) === ELSEWHERE || chunks.identity(c.num)!.refs === 0) return
         place(c.num)
         chunks.move(c.num, ELSEWHERE, 0)
         journal.touched()
         device.world.count('chunk let go')
-        device.world.letGo(device, c.id, plan.placement.copies)
+        device.world.letGo(device, c.id, Math.min(plan.copiesOf(c.id), plan.placement.devices.filter((d) => !d.isDrained && d.capacityBytes > 0).length))
       })
     }
     if (gone.length === 0) return

@@ -4,10 +4,10 @@ import { Plan } from '../../../lib/placement/plan.js'
 /** Plans that are remembered. */
 const MAX_PLANS = 32
 
-const known = new Map<string, Uint16Array[]>()
+const known = new Map<string, Uint32Array[]>()
 const { groupsOf } = Plan.prototype
 
-Plan.prototype.groupsOf = function (device: number): Uint16Array {
+Plan.prototype.groupsOf = function (device: number): Uint32Array {
   const key = this.digest.toString('latin1')
   let groups = known.get(key)
   if (!groups) {
