@@ -289,6 +289,8 @@ export interface RestoreOptions { atMs: number; to?: Path; force?: boolean }
 export interface RestoreReport { files: number; directories: number; bytes: number; unchanged: number }
 
 export interface DriveApi {
+  /** Until mounts on this device show what was changed by calls so far. */
+  told?(): Promise<void>
   stat(path: Path): Promise<Stats>
   lstat(path: Path): Promise<Stats>
   /** Streams: a directory may have millions of entries. Without '.' and '..'. */

@@ -202,6 +202,8 @@ export abstract class PathApi implements DriveApi {
     this.changed(await this.#want(this.posix.setattr(this.#inode(path, false).ino, { atime: fromMs(atimeMs), mtime: fromMs(mtimeMs) }), path))
   }
 
+  told(): Promise<void> { return this.posix.told() }
+
   async setConfig(name: string, value: string | null, dir?: Path): Promise<void> {
     await this.setConfigAt(name, value, dir === undefined ? undefined : this.#inode(dir, true))
   }

@@ -67,12 +67,17 @@ export interface PosixParts {
   readOnly: boolean
 }
 
+/** Who changed something and looks at it through a mount waits no longer for that to be told. */
+const TOLD_MS = 500
+
 /** Somebody who keeps copies of what it was told: a mount, whose kernel caches names, attributes and pages. */
 export interface Watcher {
   /** The name means something else now, or nothing. `moved`: the number of a directory that had it, and has another name now. */
   entryChanged(parent: number, name: Buffer, moved?: number): void
   /** Attributes, and content in [from, from + length); length 0: to the end; from < 0: attributes alone. */
   inodeChanged(ino: number, from: number, length: number, isShorter?: boolean): void
+  /** It goes by all that it was told so far. */
+  told?(): Promise<void>
 }
 
 export class Posix {
@@ -102,6 +107,14 @@ export class Posix {
   /** Tells all watchers but `by`, through whom the change came: its kernel knows. After the change is made. */
   tell(by: Watcher | null, what: (w: Watcher) => void): void {
     for (const w of this.#watchers) if (w !== by) what(w)
+  }
+
+  /** All watchers go by what they were told so far; or TOLD_MS later, for there may be more all the time. */
+  async told(): Promise<void> {
+    if (this.#watchers.size === 0) return
+    const all = Promise.all([...this.#watchers].map((w) => w.told?.()))
+    let timer: NodeJS.Timeout | undefined
+    await Promise.race([all, new Promise<void>((go) => { timer = setTimeout(go, TOLD_MS) })]).finally(() => clearTimeout(timer))
   }
 
   /** Tells all watchers what ops of other devices have changed. */

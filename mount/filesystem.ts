@@ -86,6 +86,7 @@ export class Filesystem implements Operations {
         notifier.invalInode(ino, from, length)
         if (from >= 0) this.#grown.changed(ino, this.#drive.tree.get(ino)?.size ?? 0, () => notifier.drained())
       },
+      told: () => notifier.drained(),
     })
   }
 

@@ -65,7 +65,9 @@ export class Session {
     await this.#service.ready?.()
     if (!ABOUT_MOUNTS.has(name)) this.#hasState = true
     if (!call) throw fail('EINVAL', `the daemon knows no call '${name.slice(0, 40)}'; it may be older than this command: restart it with \`dfs stop\``)
-    return call(this, args, context)
+    const result = await call(this, args, context)
+    if (CHANGING.has(name)) await this.drive.told?.()
+    return result
   }
 
   /** Whether its client may take what it was told for what the drive is. */
@@ -155,6 +157,8 @@ async function release(handle: Handle): Promise<void> {
 
 /** Calls after which nothing about the drive's content is believed. */
 const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer', 'devices', 'addDevice', 'setDevice', 'config', 'setConfig', 'waitPlaced'])
+/** Calls after which who made them may look at the drive through its mount. */
+const CHANGING = new Set(['close', 'mkdir', 'rm', 'rename', 'link', 'symlink', 'chmod', 'chown', 'utimes', 'setXattr', 'resolveConflict', 'restore'])
 const nothing: Result = { value: null }
 
 const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {

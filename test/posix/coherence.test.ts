@@ -41,6 +41,27 @@ test('the command line changes what a mount has cached', { timeout: 60_000 }, as
   t.alike(readdirSync(m.dir).sort(), ['dir', 'moved', 'new', 'second'])
 })
 
+test('who has changed something through the daemon sees it on the mount at once', { timeout: 60_000 }, async (t) => {
+  const m = await makeMount()
+  t.teardown(() => m.close(), { force: true })
+  writeFileSync(join(m.dir, 'busy'), '')
+  const client = (await Client.connect(m.store!))!
+  t.teardown(() => client.close(), { force: true })
+  let late = 0
+  for (let i = 0; i < 300; i++) {
+    const path = join(m.dir, `d${i}`)
+    if (existsSync(path)) throw new Error('it is not made yet')
+    // The threads that tell the kernel have something to do.
+    const others = Array.from({ length: 50 }, (_, n) => client.chmod('/busy', 0o600 + (n & 7)))
+    await client.mkdir(`/d${i}`)
+    if (!existsSync(path)) late++
+    await client.rm(`/d${i}`, { recursive: true })
+    if (existsSync(path)) late++
+    await Promise.all(others)
+  }
+  t.is(late, 0)
+})
+
 async function twoMounts(t: Assert): Promise<{ m: TestMount; other: string }> {
   const m = await makeMount()
   const other = join(m.scratch, 'other')
