@@ -38,7 +38,8 @@ if (values.help) {
   console.log(HELP)
   process.exit(0)
 }
-process.env.UV_THREADPOOL_SIZE ??= '32'
+// A daemon that is killed holds the threads of all who wait for it; node makes them before this file is read.
+if (Number(process.env.UV_THREADPOOL_SIZE ?? 0) < 32) throw new Error('it wants UV_THREADPOOL_SIZE=32, as npm run soak:placement sets it')
 const seed = Number(values.seed ?? 1 + Math.floor(Math.random() * 1e6))
 const bytes = Number(values.gib) * 2 ** 30
 const capacity = values.capacity ?? `${Math.max(2, Math.ceil(Number(values.gib) * 1.5))}G`
