@@ -236,13 +236,14 @@ test('what a flush has found being sealed by another stays until it is named, th
     let open!: () => void
     return { passed: new Promise<void>((resolve) => { open = resolve }), open }
   }
-  const [bothCut, dropped] = [gate(), gate()]
+  const [firstCut, bothCut, dropped] = [gate(), gate(), gate()]
   const [cut, seal] = [pool.cut.bind(pool), pool.seal.bind(pool)]
   let cuts = 0
   let seals = 0
   pool.cut = async (request) => {
     const found = await cut(request)
-    if (++cuts === 2) setImmediate(bothCut.open)
+    if (++cuts === 1) firstCut.open()
+    if (cuts === 2) setImmediate(bothCut.open)
     return found
   }
   pool.seal = async (request) => {
@@ -257,6 +258,8 @@ test('what a flush has found being sealed by another stays until it is named, th
   }
   const first = await write('/first', same)
   const flushed = first.sync()
+  // Else one flush might take all of them.
+  await firstCut.passed
   await write('/second', same)
   await write('/other', Buffer.alloc(20_000, 'other'))
   const all = drive.sync()
