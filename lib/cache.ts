@@ -5,7 +5,7 @@
  *
  * A chunk goes only after EVICT_COPIES other devices that keep everything have just shown that
  * they hold it: what nobody else has is kept whatever the cache's size. The one not
- * used for longest goes first. Pinned chunks and those that a flush is about to name stay.
+ * used for longest goes first. Pinned chunks, those of files that are open without a name, and those that a flush is about to name stay.
  *
  * What undo records name may go: those who showed that they hold a chunk keep it
  * as long as this device's entries, which they have, may be taken back.
@@ -92,6 +92,8 @@ export interface CacheParts {
   reader: ReadEngine
   collector: Collector
   space: Space
+  /** Files that are open and have no name any more, of a drive that others share. */
+  unlinked(): Iterable<Inode>
   timers?: Timers
   clock?: Pick<Clock, 'nowMs'>
   share?: Share
@@ -127,7 +129,7 @@ export class Cache {
     this.#clock = parts.clock ?? new SystemClock()
     this.residents = new Residents(parts.db)
     this.residents.onChange = () => parts.journal.touched('derived')
-    this.pins = new Pins({ tree: parts.tree, journal: parts.journal, residents: this.residents, timers: this.#timers, moreMissing: () => this.holders?.moreMissing() })
+    this.pins = new Pins({ tree: parts.tree, journal: parts.journal, residents: this.residents, timers: this.#timers, moreMissing: () => this.holders?.moreMissing(), unlinked: parts.unlinked, mayEvict: () => this.#limit !== null })
     const limit = parts.db.getMeta('cache_bytes') as number | undefined
     this.#own = limit === undefined || limit === 0 ? null : limit
     this.#sinceMs = parts.db.getMeta('cache_since') as number | undefined ?? 0
@@ -314,7 +316,7 @@ export class Cache {
       this.residents.flush()
       // Small content goes from the index too.
       if (this.#limit === 0) await this.#p.collector.spill()
-      if (this.pins.count > 0) await this.pins.settle()
+      await this.pins.settle()
       const freed = await this.#evictColdest(needed)
       await this.#p.collector.shrink()
       if (freed === 0 && this.usedBytes >= used) {

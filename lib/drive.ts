@@ -344,10 +344,11 @@ export class Drive extends PathApi {
     })
     this.cache = new Cache({
       db: p.db, chunks: this.chunks, tree: this.tree, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
-      collector: this.collector, space: this.space, timers: this.timers, clock: p.clock, ...(options.graceMs !== undefined && { graceMs: options.graceMs }),
+      collector: this.collector, space: this.space, timers: this.timers, clock: p.clock, unlinked: () => (this.isShared ? this.files.unlinked() : []), ...(options.graceMs !== undefined && { graceMs: options.graceMs }),
       share: { keeping: this.keeping, budget: () => this.fleet.budgetBytes, isLeaving: () => this.fleet.isLeaving },
     })
     this.arrivals.onFull = () => this.cache.full()
+    this.metadata.statesLater = () => this.cache.pins.open.isAwaiting
     this.care = new Care({
       db: p.db, chunks: this.chunks, store: p.store, journal: this.journal, timers: this.timers, clock: p.clock,
       isBusy: () => this.pool.pending > 0, onNotice: (text) => this.onNotice(text), flush: () => rows.flush(),

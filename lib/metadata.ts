@@ -87,6 +87,8 @@ export class Metadata {
   #predatesSharing: boolean
   #isGivenUp = false
   #settling: (() => void) | null = null
+  /** Something is to be fetched before what removed it is final. */
+  statesLater: () => boolean = () => false
 
   constructor(p: MetadataParts) {
     this.#p = p
@@ -206,7 +208,7 @@ export class Metadata {
         this.#setAside()
         this.#endRefused()
       }
-      if (this.#p.keys.canWrite && !this.own.isHeld && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - (this.#p.stating?.afterMs ?? STATE_AFTER_MS))) journal.state()
+      if (this.#p.keys.canWrite && !this.own.isHeld && engine.owesStatement(STATE_AFTER_ENTRIES, this.#p.timers.nowMs() - (this.#p.stating?.afterMs ?? STATE_AFTER_MS)) && !this.statesLater()) journal.state()
       if (engine.settle(this.awaited()) === 0) return
       for (const inc of this.log.heads().keys()) this.log.truncate(inc, this.#p.keepLogBytes ?? KEEP_LOG_BYTES, engine.finalSeq(inc))
       journal.touched()

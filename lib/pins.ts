@@ -1,12 +1,14 @@
 /**
  * What stays here because a person wants it to: files, and what is below
- * directories. Which chunks these are is looked for anew after changes to the tree
+ * directories; and because a program has it open (kept-open.ts). Which chunks these are is looked for anew after changes to the tree
  * (store/residents.ts keeps the result); those that are elsewhere are named as missing.
  */
 import type { Timers } from './clock.js'
 import { fail } from './errors.js'
+import { KeptOpen } from './kept-open.js'
 import type { Journal } from './log/journal.js'
-import type { Residents } from './store/residents.js'
+import { ELSEWHERE } from './store/chunks.js'
+import { PINNED, type Residents } from './store/residents.js'
 import type { Inode } from './tree/inode.js'
 import type { Tree } from './tree/tree.js'
 import { extentsOf, filesBelow } from './tree/walk.js'
@@ -24,10 +26,16 @@ export interface PinsParts {
   timers: Timers
   /** There may be pinned chunks to be fetched. */
   moreMissing(): void
+  /** As KeptOpen has them. */
+  unlinked(): Iterable<Inode>
+  mayEvict(): boolean
 }
 
 export class Pins {
   readonly #p: PinsParts
+  readonly open: KeptOpen
+  /** What open files have is among what is pinned, or was when the last session ended. */
+  #hasOpen: boolean
   #scanning: Promise<void> | null = null
   #isStale = true
   #scanAtMs = 0
@@ -41,6 +49,16 @@ export class Pins {
 
   constructor(parts: PinsParts) {
     this.#p = parts
+    this.#hasOpen = parts.residents.pinnedFrom({ used: PINNED - 1, num: 0 }, 1).length > 0
+    this.open = new KeptOpen({
+      ...parts,
+      named: (lacking) => {
+        this.#hasOpen = true
+        parts.residents.onChange()
+        if (lacking > 0) this.#more()
+      },
+      fewer: () => this.changed(),
+    })
   }
 
   /** Inodes that are pinned themselves. */
@@ -122,16 +140,19 @@ export class Pins {
   tick(): void {
     const { journal, timers } = this.#p
     // Ops of this device may have moved something into a pinned directory.
-    if (journal.nextOpCounter !== this.#seenOp) this.#isStale = true
+    if (journal.nextOpCounter !== this.#seenOp && this.count > 0) this.#isStale = true
     this.#seenOp = journal.nextOpCounter
-    if (this.#isStale && timers.nowMs() >= this.#scanAtMs && !this.#scanning && this.count > 0) {
+    this.open.tick()
+    if (this.#isStale && timers.nowMs() >= this.#scanAtMs && !this.#scanning && (this.count > 0 || this.#hasOpen)) {
       this.#scan().catch((e: Error) => { if (!this.#isClosed) process.emitWarning(`looking for what is pinned: ${e.message}`) })
     }
   }
 
   /** Which chunks are pinned is known as the tree is now. */
   async settle(): Promise<void> {
-    if (this.#isStale) await this.#scan()
+    const isOpen = this.open.inodes.length > 0
+    if (this.count === 0 && !isOpen && !this.#hasOpen) return
+    if (this.#isStale || isOpen) await this.#scan()
   }
 
   #scan(): Promise<void> {
@@ -139,7 +160,7 @@ export class Pins {
   }
 
   async #scanPins(): Promise<void> {
-    const { tree, journal, residents, timers, moreMissing } = this.#p
+    const { tree, journal, residents, timers, mayEvict } = this.#p
     const startMs = timers.nowMs()
     do {
       this.#isStale = false
@@ -153,18 +174,30 @@ export class Pins {
           for await (const e of extentsOf(tree, file)) residents.pinned(e.chunk)
         }
       }
+      const open = this.open.inodes
+      for (const inode of open) {
+        for await (const e of extentsOf(tree, inode)) {
+          if (this.#isClosed) return
+          if (e.seg === ELSEWHERE || mayEvict()) residents.pinned(e.chunk)
+        }
+      }
       if (this.#isClosed || journal.stopped) return
+      this.#hasOpen = open.length > 0
       residents.endScan()
     } while (this.#isStale && timers.nowMs() - startMs < SCAN_AFTER_MS)
+    this.#scanAtMs = timers.nowMs() + Math.max(SCAN_AFTER_MS, (timers.nowMs() - startMs) * SCAN_SHARE)
+    this.#more()
+  }
+
+  #more(): void {
     this.#nothingMissing = this.#isAnyMissing = this.#isAtEnd = false
     this.#cursor = { used: 0, num: 0 }
-    this.#scanAtMs = timers.nowMs() + Math.max(SCAN_AFTER_MS, (timers.nowMs() - startMs) * SCAN_SHARE)
-    moreMissing()
+    this.#p.moreMissing()
   }
 
   /** What is under way ends. */
   async close(): Promise<void> {
     this.#isClosed = true
-    await this.#scanning
+    await Promise.all([this.#scanning, this.open.close()])
   }
 }

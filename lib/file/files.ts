@@ -87,6 +87,11 @@ export class Files {
   /** The state of a file, if it is open or dirty. */
   find(ino: number): OpenFile | undefined { return this.#open.get(ino) }
 
+  /** What is open and has no name any more. */
+  *unlinked(): Generator<Inode> {
+    for (const f of this.#open.values()) if (f.opens > 0 && f.inode.nlink === 0) yield f.inode
+  }
+
   /** One more handle. */
   open(inode: Inode): OpenFile {
     const file = this.#state(inode)

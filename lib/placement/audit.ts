@@ -31,6 +31,8 @@ export interface AuditParts {
   connected(): string[]
   /** Whether it shows that it has the chunk, which is here; undefined: not known. */
   ask(device: string, id: Buffer): Promise<'shown' | 'refused' | 'silent' | undefined>
+  /** Whether a file that is open here and has no name any more has the chunk: others need not have it. */
+  isUnlinked(num: number): Promise<boolean>
   /** It has failed too often. */
   doubted(device: string): void
 }
@@ -48,8 +50,9 @@ export class Audit {
 
   async #look(): Promise<void> {
     const device = this.#pick()
-    const id = device === undefined ? undefined : this.#chunkOf(device)
-    const answer = id && await this.#p.ask(device!, id)
+    const chunk = device === undefined ? undefined : this.#chunkOf(device)
+    let answer = chunk && await this.#p.ask(device!, chunk.id)
+    if (answer === 'refused' && !this.#isClosed && await this.#p.isUnlinked(chunk!.num)) answer = undefined
     if (this.#isClosed) return
     if (answer === 'shown') this.#failed.delete(device!)
     if (answer === 'refused' || answer === 'silent') {
@@ -75,12 +78,12 @@ export class Audit {
   }
 
   /** A chunk that is here, and that the device has said it has. */
-  #chunkOf(device: string): Buffer | undefined {
+  #chunkOf(device: string): { num: number; id: Buffer } | undefined {
     const { chunks, keeping: { plan }, reports, random } = this.#p
     const report = reports.of(device)
     if (!plan || !report) return undefined
     const rows = chunks.scan(Math.floor(random() * chunks.last), LOOK_AT)
-    return rows.find(({ id, seg, refs }) => seg > 0 && refs > 0 && plan.holdersOf(id).includes(device) && isWhole(report, plan.groupOf(id), plan))?.id
+    return rows.find(({ id, seg, refs }) => seg > 0 && refs > 0 && plan.holdersOf(id).includes(device) && isWhole(report, plan.groupOf(id), plan))
   }
 
   close(): void {

@@ -12,6 +12,7 @@ import type { Log } from '../log/log.js'
 import type { Members } from '../log/members.js'
 import type { Metadata } from '../metadata.js'
 import type { Fleet } from '../placement/fleet.js'
+import type { KeptOpen } from '../kept-open.js'
 import type { Pins } from '../pins.js'
 import type { Keeping } from '../placement/keeping.js'
 import type { Reports } from '../placement/reports.js'
@@ -37,7 +38,7 @@ export interface SwarmHost {
   readonly chunks: ChunkTable
   readonly arrivals: Pick<Arrivals, 'keep'> & Partial<Pick<Arrivals, 'onKept'>>
   /** Absent: everything is kept. */
-  readonly cache?: Pick<Cache, 'keepsEverything' | 'isFull' | 'holders'> & { readonly pins?: Pick<Pins, 'missing' | 'changed'> }
+  readonly cache?: Pick<Cache, 'keepsEverything' | 'isFull' | 'holders'> & { readonly pins?: Pick<Pins, 'missing' | 'changed'> & { readonly open?: Pick<KeptOpen, 'has'> } }
   /** What this device is to hold by the plan, and what is known of the others. Absent: there is no plan. */
   readonly keeping?: Keeping
   readonly reports?: Reports

@@ -138,7 +138,7 @@ export class Peers {
     })
     this.#audit = drive.keeping && drive.reports && drive.fleet && new Audit({
       chunks: drive.chunks, timers: drive.timers, keeping: drive.keeping, reports: drive.reports, random: drive.random ?? Math.random, connected: () => [...this.#peers.keys()],
-      ask: (peer, id) => this.chunks.audit(peer, id), doubted: (peer) => drive.fleet!.doubt(Buffer.from(peer, 'hex')),
+      ask: (peer, id) => this.chunks.audit(peer, id), isUnlinked: async (num) => (await drive.cache?.pins?.open?.has(num)) ?? false, doubted: (peer) => drive.fleet!.doubt(Buffer.from(peer, 'hex')),
     })
     this.#releases = new ReleaseLink({ drive, peers: this.#peers, isReplaced: () => this.#anew.taking !== null, send: (peer, m) => this.#send(peer, m, 'bulk') })
     this.#factors = new FactorLink({ drive, peers: this.#peers, nowMs: () => this.#now(), send: (peer, m) => this.#send(peer, m, 'bulk') })

@@ -129,6 +129,52 @@ test('what is evicted is fetched again when it is read; what nobody else has sta
   t.ok((await b.read('/new')).equals(own))
 })
 
+test('a file that is open on a cache and removed everywhere can be read to the end, also what was elsewhere', LONG, async (t) => {
+  const a = await Device.first(t)
+  // More than the cache holds; and one that the cache itself removes.
+  const content = randomBytes(24 * MIB)
+  const own = randomBytes(3 * MIB)
+  await a.write('/f', content)
+  await a.write('/own', own)
+  const b = await Device.joined(t, [a], 16 * MIB)
+  await b.has('/f', content.length)
+  await b.has('/own', own.length)
+  const opened = [await b.drive.open('/f'), await b.drive.open('/own')]
+  const inos = await Promise.all(opened.map(async (h) => (await h.stat()).ino))
+  const lacking = () => b.drive.db.sql.prepare(`SELECT count(*) FROM extent e JOIN chunk c ON c.num = e.chunk WHERE e.ino IN (${inos}) AND c.seg = ${ELSEWHERE}`).pluck().get() as number
+  b.drive.tree.rows.flush()
+  t.ok(lacking() > 20, `${lacking()} ranges are elsewhere`)
+  await b.drive.rm('/own')
+  await a.drive.rm('/f')
+  await b.until(async () => await codeOf(() => b.drive.stat('/f')) === 'ENOENT')
+  t.ok(b.drive.metadata.statesLater(), 'it keeps to itself that it has heard')
+  await b.until(() => lacking() === 0)
+  await b.until(() => !b.drive.metadata.statesLater())
+  const chunks = () => a.drive.db.sql.prepare('SELECT count(*) FROM chunk').pluck().get() as number
+  await b.until(async () => {
+    for (const { drive } of [a, b]) {
+      drive.journal.commit()
+      if (drive.engine.owesStatement(1, 0)) drive.journal.state()
+      await drive.gc()
+    }
+    return chunks() === 0
+  })
+  // It is larger than the cache, and must not go all the same.
+  await b.drive.cache.makeRoom(16 * MIB)
+  for (const [i, whole] of [content, own].entries()) {
+    const parts: Buffer[] = []
+    for (let at = 0; at < whole.length; at += MIB) parts.push(await opened[i]!.read(at, MIB))
+    t.ok(Buffer.concat(parts).equals(whole), 'every byte')
+    await opened[i]!.close()
+  }
+  await b.until(async () => {
+    await b.drive.gc()
+    return b.drive.cache.usedBytes < MIB
+  })
+  t.pass('and once it is closed it goes')
+  t.alike(b.notices, [])
+})
+
 test('a device that keeps everything evicts nothing', async (t) => {
   const a = await Device.first(t)
   await a.write('/f', randomBytes(MIB))

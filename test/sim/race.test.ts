@@ -27,6 +27,7 @@ test('a seed replays exactly', async (t) => {
 /** Seeds that have failed once, and why. What a seed draws changes when the scenario does. */
 const FAILED: [seed: number, why: string][] = [
   [37, 'a flush named what another had sealed, after that one had ended, its file was gone and gc had dropped the chunk'],
+  [2069, 'a device was doubted that did not show what only a file that was open elsewhere and removed still had'],
 ]
 
 for (const [seed, why] of FAILED) {

@@ -63,8 +63,8 @@ export class Ledger {
     }
   }
 
-  /** Told of a device that has open what was removed for good, and that it never had all of. */
-  openLost: (d: SimDevice) => void = () => {}
+  /** A device has open what was removed for good, and never had all of it. Whether that had to come in time. */
+  openLost: (d: SimDevice, ino: number) => boolean = () => false
 
   // --- at this moment -------------------------------------------------------
 
@@ -104,7 +104,7 @@ export class Ledger {
     tree.rows.flush()
     for (const { ino, nlink, op } of sql.prepare('SELECT DISTINCT i.ino, i.nlink, o.op FROM extent e JOIN inode i ON i.ino = e.ino LEFT JOIN orphan o ON o.ino = i.ino WHERE e.chunk = ?').all(num) as { ino: number; nlink: number; op: number | null }[]) {
       if (nlink > 0) return `inode ${ino} has a part of it`
-      if ((drive!.files.find(ino)?.opens ?? 0) > 0) this.openLost(d)
+      if ((drive!.files.find(ino)?.opens ?? 0) > 0 && this.openLost(d, ino)) return `inode ${ino} is open`
       const gone = sql.prepare('SELECT max(t) FROM history WHERE was = ? AND gone = 1').pluck().get(ino) as number | null
       if (this.#isKept(gone ?? undefined)) return `inode ${ino} was removed within the retention`
       if (op && this.#mayComeBack(d, (e) => e.inc === Math.floor(op / INO_HIGH) && op % INO_HIGH >= e.first && op % INO_HIGH < e.first + e.count)) return `inode ${ino} may come back`

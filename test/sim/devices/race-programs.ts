@@ -14,6 +14,8 @@ const PATHS = ['/a', '/b', '/c', '/d/e']
 const BODIES = ([[700, 'x'], [1500, 'y'], [9000, 'z'], [9500, 'w'], [12_000, 'v'], [20_000, 'u']] as const).map(([length, fill]) => Buffer.alloc(length, fill))
 /** Files that are kept open on one device. */
 const MAX_OPEN = 3
+/** Who can reach all others has fetched what it has open after so long. */
+const FETCH_MS = 10_000
 /** What a program may be told. */
 const USUAL = ['ENOENT', 'EEXIST', 'EISDIR', 'ENOTDIR', 'EBUSY'] as const
 
@@ -24,18 +26,25 @@ export class RacePrograms {
   /** What is open there cannot be read to the end (docs/decisions/027-releases.md). */
   readonly lost = new Set<SimDrive>()
   readonly #collecting = new Set<SimDrive>()
-  /** All devices are there: what cannot be read is lost. */
-  isHealing = false
+  #healedMs = Infinity
   #unique = 0
 
   constructor(world: World, ledger: Ledger) {
     this.#world = world
     this.#ledger = ledger
-    ledger.openLost = (d) => {
+    ledger.openLost = (d, ino) => {
+      const drive = d.s.drive!
+      if (!this.lost.has(drive) && world.net.nowMs - Math.max(this.#healedMs, drive.unlinkedMs(ino)) > FETCH_MS) return true
       world.count('open file lost')
-      this.lost.add(d.s.drive!)
+      this.lost.add(drive)
+      return false
     }
   }
+
+  /** All devices are there: what cannot be read is lost. */
+  get isHealing(): boolean { return this.#healedMs !== Infinity }
+
+  heal(): void { this.#healedMs = this.#world.net.nowMs }
 
   /** Something that a person, a program or the device itself does; what it comes to is told later. */
   step(d: SimDevice): void {

@@ -5,7 +5,6 @@
  * what the plan gives to others, lose power and each other. Nothing that anybody can need may be
  * gone from everywhere at any moment (ledger.ts), and in the end everybody reads everything.
  */
-import { setMaxListeners } from 'node:events'
 import { isDfsError } from '../../../lib/errors.js'
 import { certify } from '../../../lib/keys/certificate.js'
 import { chunkId } from '../../../lib/seal/chunk.js'
@@ -151,8 +150,8 @@ class Race {
 
   async #heal(): Promise<void> {
     const world = this.#world
-    this.#programs.isHealing = true
     world.net.heal()
+    this.#programs.heal()
     for (const d of world.devices) if (!d.isOn) d.boot()
     for (const k of world.keepers) if (!k.live) k.boot()
     await this.#settle()
@@ -214,7 +213,7 @@ class Race {
   }
 
   async #readChunks(d: SimDevice): Promise<void> {
-    const { chunks, store, drive } = d.s
+    const { chunks, store } = d.s
     for (let from = 0; ;) {
       const rows = chunks.scan(from, 1000)
       if (rows.length === 0) return
@@ -229,10 +228,29 @@ class Race {
           this.#world.count('refers to what is past')
           continue
         }
-        const sealed = row.seg === 0 ? chunks.inlineData(num) : row.seg > 0 ? store.at(row.seg, row.off) : await drive!.source.fetch(id, { urgency: 'reader', signal: NEVER })
+        const sealed = row.seg === 0 ? chunks.inlineData(num) : row.seg > 0 ? store.at(row.seg, row.off) : await this.#fetch(d, id)
+        if (sealed === 'past') {
+          this.#world.count('refers to what is past')
+          continue
+        }
         if (!sealed || !chunkId(sealed).equals(id)) this.#world.fail(`${d.name} has chunk ${id.toString('hex', 0, 4)}, and it is not what it should be`)
       }
     }
+  }
+
+  /** 'past': nobody needs it, and it has gone from everywhere while it was asked for. */
+  async #fetch(d: SimDevice, id: Buffer): Promise<Buffer | 'past'> {
+    const ended = new AbortController()
+    let stop = () => {}
+    const past = new Promise<'past'>((resolve) => {
+      stop = this.#world.net.every(1000, () => { if (!this.#ledger.isSomewhere(id) && this.#ledger.needs(d, id) === '') resolve('past') })
+    })
+    const fetched = d.s.drive!.source.fetch(id, { urgency: 'reader', signal: ended.signal })
+    fetched.catch(() => {})
+    return Promise.race([fetched, past]).finally(() => {
+      stop()
+      ended.abort()
+    })
   }
 
   async #wait(d: SimDevice, what: string, work: Promise<unknown>): Promise<void> {
@@ -255,9 +273,6 @@ class Race {
     }
   }
 }
-
-const NEVER = new AbortController().signal
-setMaxListeners(0, NEVER)
 
 function filesBelow(d: SimDevice, dir: number, path: string): string[] {
   const { tree } = d.s.metadata

@@ -25,6 +25,7 @@ import type { ChunkTable } from '../../../lib/store/chunks.js'
 import type { Space } from '../../../lib/store/space.js'
 import { Unfinished } from '../../../lib/store/unfinished.js'
 import { Receipts } from '../../../lib/swarm/receipts.js'
+import type { Inode } from '../../../lib/tree/inode.js'
 import type { SimDatabase } from './disk.js'
 import type { SimDevice } from './device.js'
 import { SimPool, type SimSegments } from './segments.js'
@@ -56,6 +57,7 @@ export abstract class SimDrive extends PathApi {
   readonly receipts: Receipts
   readonly #p: Parts
   #isOver = false
+  #unlinkedMs = new Map<number, number>()
 
   static make(p: Parts): SimDrive { return new (SimDrive as unknown as new (p: Parts) => SimDrive)(p) }
 
@@ -98,12 +100,22 @@ export abstract class SimDrive extends PathApi {
       isShared: () => engine.revises, isKept: () => metadata.history.isOn(),
     })
     this.cache = new Cache({
-      db, chunks, tree, store, journal, flusher: this.flusher, reader: this.reader, collector: this.collector, space: SPACE, timers, clock, graceMs: graces.graceMs,
+      db, chunks, tree, store, journal, flusher: this.flusher, reader: this.reader, collector: this.collector, space: SPACE, timers, clock, graceMs: graces.graceMs, unlinked: () => (metadata.isShared ? this.#unlinked() : []),
       share: { keeping: this.placing.keeping, budget: () => this.placing.fleet.budgetBytes, isLeaving: () => this.placing.fleet.isLeaving },
     })
     this.arrivals.onFull = () => this.cache.full()
+    metadata.statesLater = () => this.cache.pins.open.isAwaiting
     this.retention = new Retention({ api: this, metadata, posix: this.posix, files: this.files, chunks, collector: this.collector, clock, timers, device: device.device, canWrite: keys.canWrite })
     this.unfinished = new Unfinished(db, () => journal.touched())
+  }
+
+  /** When it was seen first that a file that is open has no name any more. */
+  unlinkedMs(ino: number): number { return this.#unlinkedMs.get(ino) ?? Infinity }
+
+  #unlinked(): Inode[] {
+    const inodes = [...this.files.unlinked()]
+    this.#unlinkedMs = new Map(inodes.map(({ ino }) => [ino, this.#unlinkedMs.get(ino) ?? this.#p.device.world.net.nowMs]))
+    return inodes
   }
 
   /** When the metadata is there. */
