@@ -11,7 +11,7 @@ export function define(command: Command): void {
     .description(`Settings that all devices of the drive agree on. Without an action it lists them; \`get NAME\` prints
 one, \`set NAME VALUE\` sets it on every device, now or when they meet, and \`unset NAME\` takes that back.
 With --dir, replication is that of one directory and all below it; a directory below it can have its own.`)
-    .option('--dir PATH', 'of this directory of the drive')
+    .option('--dir <path>', 'of this directory of the drive')
     .option('--json', 'print one JSON object')
     .addHelpText('after', `
 Examples:

@@ -26,8 +26,8 @@ changes the drive; with that of \`dfs key --storage\` it keeps sealed data under
 others, and cannot be mounted.`)
     .addOption(peerOption())
     .addOption(cacheOption())
-    .option('--capacity SIZE', 'with a replication factor: what it offers of its disk, as 500G')
-    .option('--zone NAME', 'with a replication factor: where it stands; copies are in different zones')
+    .option('--capacity <size>', 'with a replication factor: what it offers of its disk, as 500G')
+    .option('--zone <zone>', 'with a replication factor: where it stands; copies are in different zones')
     .option('--passphrase', 'seal the key under a passphrase, asked for twice')
     .option('--json', 'print one JSON object')
     .addHelpText('after', `

@@ -236,3 +236,16 @@ test('names with control characters and beyond UTF-8', LONG, async (t) => {
   const [, message] = await cli.fails('cat', '/\u001b[31mnone')
   t.absent(message.includes('\u001b'), 'errors do not obey names')
 })
+
+test('replication of a directory; what a device that joins offers', { timeout: 60_000 }, async (t) => {
+  const cli = makeCli(t)
+  await cli.ok('create')
+  await cli.ok('mkdir', '/dir')
+  // It says that there are not so many devices yet.
+  for (const args of [['2'], ['3', '--dir', '/dir']]) t.is((await cli.dfs(['config', 'set', 'replication', ...args])).code, 0)
+  t.is((await cli.ok('config', 'get', 'replication', '--dir', '/dir')).trim(), '3')
+  t.is((await cli.ok('config', 'get', 'replication')).trim(), '2')
+  const key = JSON.parse(await cli.ok('key', '--json')) as { key: string }
+  await cli.ok('--store', join(cli.dir, 'joined'), 'join', key.key, '--capacity', '50G', '--zone', 'attic')
+  t.is((await cli.fails('--store', join(cli.dir, 'other'), 'join', key.key, '--capacity', 'much'))[0], 2)
+})
