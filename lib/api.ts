@@ -331,8 +331,8 @@ export interface DriveApi {
   devices(): Promise<DeviceStatus[]>
   /** Says what a device offers, where it stands, whether it leaves. EROFS, ENOENT, EINVAL, USAGE. */
   setDevice(device: string, change: DeviceChange): Promise<void>
-  /** Settings that all devices agree on; those of directories last. */
-  config(): Promise<SettingStatus[]>
+  /** Settings that all devices agree on; those of directories last. `dir`: as they are for what is below that directory. ENOENT, ENOTDIR. */
+  config(dir?: Path): Promise<SettingStatus[]>
   /** null: as if it had never been set. `dir`: of this directory and all below it. USAGE for what there is not, EROFS, ENOENT, ENOTDIR. */
   setConfig(name: string, value: string | null, dir?: Path): Promise<void>
   /** As `sync`, and everything so far is on all devices that are to hold it. May take for ever: `onProgress` ends it by a throw. */

@@ -173,8 +173,8 @@ export class Client implements DriveApi {
     await this.#value('setDevice', { device, ...change })
   }
 
-  async config(): Promise<SettingStatus[]> {
-    return (await this.#value('config')) as SettingStatus[]
+  async config(dir?: Path): Promise<SettingStatus[]> {
+    return (await this.#value('config', dir === undefined ? {} : { dir: packPath(dir) })) as SettingStatus[]
   }
 
   async setConfig(name: string, value: string | null, dir?: Path): Promise<void> {

@@ -505,7 +505,7 @@ export class Drive extends PathApi {
 
   async devices(): Promise<DeviceStatus[]> { return placedDevices(this, listDevices(this, await this.peers())) }
 
-  async config(): Promise<SettingStatus[]> { return this.placing.config() }
+  configAt(dir: Inode | undefined): SettingStatus[] { return this.placing.config(dir) }
 
   setConfigAt(name: string, value: string | null, dir: Inode | undefined): Promise<void> { return this.placing.setConfig(name, value, dir) }
 

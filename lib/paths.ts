@@ -58,7 +58,8 @@ export abstract class PathApi implements DriveApi {
   abstract forgetPeer(address: string): Promise<boolean>
   abstract devices(): Promise<DeviceStatus[]>
   abstract setDevice(device: string, change: DeviceChange): Promise<void>
-  abstract config(): Promise<SettingStatus[]>
+  /** As config. */
+  abstract configAt(dir: Inode | undefined): SettingStatus[]
   /** As setConfig. */
   abstract setConfigAt(name: string, value: string | null, dir: Inode | undefined): Promise<void>
   abstract waitPlaced(onProgress?: OnProgress): Promise<void>
@@ -203,6 +204,12 @@ export abstract class PathApi implements DriveApi {
   }
 
   told(): Promise<void> { return this.posix.told() }
+
+  async config(dir?: Path): Promise<SettingStatus[]> {
+    const inode = dir === undefined ? undefined : this.#inode(dir, true)
+    if (inode && !inode.isDir) throw fail('ENOTDIR', `${text(dir!)} is not a directory`)
+    return this.configAt(inode)
+  }
 
   async setConfig(name: string, value: string | null, dir?: Path): Promise<void> {
     await this.setConfigAt(name, value, dir === undefined ? undefined : this.#inode(dir, true))

@@ -78,7 +78,7 @@ export class Placing {
     this.factors = new FactorTable(db)
     this.factors.onChange = (id) => keeping.refactored(id)
     this.dirs = new TreeFactors({
-      db, tree, chunks, table: this.factors, timers, heads: () => log.headsById(), touched, isStopped: () => journal.stopped !== null,
+      db, tree, chunks, table: this.factors, timers, name: Settings.REPLICATION, heads: () => log.headsById(), touched, isStopped: () => journal.stopped !== null,
       wantedBy: (ino) => {
         const inode = tree.get(ino)
         return inode && settings.replicationBelow(inode)
@@ -148,11 +148,17 @@ export class Placing {
 
   // --- what people say ------------------------------------------------------
 
-  config(): SettingStatus[] {
+  /** As DriveApi.config. */
+  config(dir?: Inode): SettingStatus[] {
     const ofDrive = Object.entries(SETTINGS).map(([name, rule]) => ({ name, value: this.settings.get(name as SettingName) ?? null, default: rule.default, about: rule.about }))
     const { tree } = this.#p.metadata
     const below = [...this.dirs.dirs].map(([ino, copies]) => ({ path: tree.dirPath(tree.get(ino)!), copies })).sort((a, b) => (a.path < b.path ? -1 : 1))
-    return [...ofDrive, ...below.map(({ path, copies }) => ({ name: 'replication', path, value: String(copies), default: 'as above it', about: 'copies of each chunk of what is below this directory' }))]
+    const wanting = below.map(({ path, copies }) => ({ name: 'replication', path, value: String(copies), default: 'as above it', about: 'copies of each chunk of what is below this directory' }))
+    if (!dir) return [...ofDrive, ...wanting]
+    const nearest = this.dirs.nearest(dir.ino)
+    const path = nearest === undefined ? undefined : tree.dirPath(tree.get(nearest)!)
+    const own = wanting.find((s) => s.path === path)
+    return own ? [own, ...ofDrive.filter((s) => s.name !== own.name)] : ofDrive
   }
 
   /** As DriveApi.setConfig. */

@@ -151,10 +151,13 @@ export class Settings {
     this.#put(deviceName(device, field), value === null ? null : DEVICE_FIELDS[field](value))
   }
 
+  /** The attribute by which a directory says it. */
+  static readonly REPLICATION = Buffer.from('dfs.replication')
+
   /** Copies that a directory wants of what is below it; undefined: as the one above it. */
   replicationBelow(dir: Inode): number | undefined {
     if (!dir.isDir || dir.ino === ROOT_INO) return undefined
-    const value = this.#p.tree.getXattr(dir, Buffer.concat([RESERVED, Buffer.from('replication')]))
+    const value = this.#p.tree.getXattr(dir, Settings.REPLICATION)
     const text = value && value.length <= MAX_SETTING_BYTES ? checked(SETTINGS.replication.normal, value.toString()) : undefined
     return text === undefined || text === 'all' ? undefined : Number(text)
   }
@@ -164,7 +167,7 @@ export class Settings {
     const text = value === null ? null : SETTINGS.replication.normal(value)
     if (text === 'all') throw fail('USAGE', `of a directory replication is a number of copies from 1 to ${MAX_COPIES}; "all" is of the whole drive`)
     const { submit, clock } = this.#p
-    submit({ type: 'xattr', ino: dir.ino, name: Buffer.concat([RESERVED, Buffer.from('replication')]), value: text === null ? null : Buffer.from(text), ctime: clock.now() })
+    submit({ type: 'xattr', ino: dir.ino, name: Settings.REPLICATION, value: text === null ? null : Buffer.from(text), ctime: clock.now() })
   }
 
   /** Milliseconds; 0: nothing is kept. */

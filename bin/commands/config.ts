@@ -1,5 +1,4 @@
 import type { Command } from 'commander'
-import type { DriveApi, SettingStatus } from '../../lib/api.js'
 import { run, usage, type GlobalOptions } from '../context.js'
 import { visible, writeJson, writeLine } from '../output.js'
 import { writeTable } from '../table.js'
@@ -22,14 +21,14 @@ Examples:
     .action((action: string | undefined, name: string | undefined, value: string | undefined, options: Options) => run(command, async (context) => {
       const drive = await context.drive()
       if (action === undefined || action === 'list') {
-        const settings = await drive.config()
+        const settings = await drive.config(options.dir)
         if (options.json) return writeJson({ settings })
         return writeTable([['NAME', 'VALUE', 'WHAT IT IS'], ...settings.map((s) => [s.path === undefined ? s.name : `${s.name} of ${visible(s.path)}`, s.value ?? `${s.default} (default)`, s.about])])
       }
       if (name === undefined) throw usage(`dfs config ${action} wants the name of a setting; dfs config lists them`)
       switch (action) {
         case 'get': {
-          const setting = await of(drive, name, options.dir)
+          const setting = (await drive.config(options.dir)).find((s) => s.name === name)
           if (!setting) throw usage(`there is no setting "${name}"; dfs config lists them`)
           return options.json ? writeJson(setting) : writeLine(setting.value ?? setting.default)
         }
@@ -43,7 +42,7 @@ Examples:
         default:
           throw usage(`there is no 'dfs config ${action}'; there is get, set, unset and list`)
       }
-      const setting = (await of(drive, name, options.dir))!
+      const setting = (await drive.config(options.dir)).find((s) => s.name === name)!
       if (options.json) return writeJson(setting)
       const { placement } = await drive.status()
       if (name === 'replication' && placement && placement.possible < placement.wanted) {
@@ -53,15 +52,4 @@ Examples:
       if (options.dir !== undefined && !placement) context.notice('it counts as soon as the drive has a replication factor (dfs config set replication 2): without one everything is on every device')
       context.say(`${name}${where} is ${setting.value ?? `${setting.default}, the default`}.`)
     }))
-}
-
-/** As it is for a directory, which may say nothing of its own. */
-async function of(drive: DriveApi, name: string, dir: string | undefined): Promise<SettingStatus | undefined> {
-  const all = await drive.config()
-  const ofDrive = all.find((s) => s.name === name && s.path === undefined)
-  if (dir === undefined || !ofDrive) return ofDrive
-  if ((await drive.stat(dir)).type !== 'directory') throw usage(`${visible(dir)} is not a directory`)
-  const path = `/${dir.split('/').filter((part) => part !== '').join('/')}`
-  const above = all.filter((s) => s.name === name && s.path !== undefined && (s.path === path || path.startsWith(`${s.path}/`))).sort((a, b) => b.path!.length - a.path!.length)[0]
-  return above ?? ofDrive
 }

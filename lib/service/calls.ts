@@ -44,7 +44,8 @@ export interface CallContext {
 export type Result = { value: unknown } | { bytes: Buffer } | { json: unknown }
 
 type Args = Record<string, unknown>
-type Handle = { file: FileHandle } | { entries: AsyncIterator<Dirent> }
+/** `mayWrite`: opened to be written. */
+type Handle = { file: FileHandle; mayWrite: boolean } | { entries: AsyncIterator<Dirent> }
 
 export class Session {
   #service: ServiceApi
@@ -114,11 +115,13 @@ export class Session {
     return handle.entries
   }
 
-  async release(args: Args): Promise<void> {
+  /** Whether something may have been written. */
+  async release(args: Args): Promise<boolean> {
     const id = count(args, 'handle')
     const handle = this.#handles.get(id)
     this.#handles.delete(id)
     if (handle) await release(handle)
+    return handle !== undefined && 'file' in handle && handle.mayWrite
   }
 
   /** EINVAL once there are too many. */
@@ -158,7 +161,7 @@ async function release(handle: Handle): Promise<void> {
 /** Calls after which nothing about the drive's content is believed. */
 const ABOUT_MOUNTS = new Set(['mount', 'unmount', 'unmounted', 'stop', 'status', 'peers', 'addPeers', 'forgetPeer', 'devices', 'addDevice', 'setDevice', 'config', 'setConfig', 'waitPlaced'])
 /** Calls after which who made them may look at the drive through its mount. */
-const CHANGING = new Set(['close', 'mkdir', 'rm', 'rename', 'link', 'symlink', 'chmod', 'chown', 'utimes', 'setXattr', 'resolveConflict', 'restore'])
+const CHANGING = new Set(['mkdir', 'rm', 'rename', 'link', 'symlink', 'chmod', 'chown', 'utimes', 'setXattr', 'resolveConflict', 'restore'])
 const nothing: Result = { value: null }
 
 const CALLS: Record<string, (session: Session, args: Args, context: CallContext) => Promise<Result>> = {
@@ -188,7 +191,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     const path = unpackPath(args.path)
     const flags = args.flags === undefined ? undefined : text(args, 'flags')
     const mode = args.mode === undefined ? undefined : count(args, 'mode')
-    return { value: await session.add(async () => ({ file: await session.drive.open(path, flags, mode) })) }
+    return { value: await session.add(async () => ({ file: await session.drive.open(path, flags, mode), mayWrite: flags !== undefined && flags !== 'r' })) }
   },
   async read(session, args) {
     return { bytes: await session.file(args).read(count(args, 'offset'), Math.min(count(args, 'length'), MAX_PAYLOAD_BYTES)) }
@@ -209,7 +212,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     return nothing
   },
   async close(session, args) {
-    await session.release(args)
+    if (await session.release(args)) await session.drive.told?.()
     return nothing
   },
   async mkdir({ drive }, args) {
@@ -294,8 +297,8 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
     await drive.setDevice(text(args, 'device'), change)
     return nothing
   },
-  async config({ drive }) {
-    return { json: await drive.config() }
+  async config({ drive }, args) {
+    return { json: await drive.config(args.dir === undefined ? undefined : unpackPath(args.dir)) }
   },
   async setConfig({ drive }, args) {
     await drive.setConfig(text(args, 'name'), args.value === null ? null : text(args, 'value'), args.dir === undefined ? undefined : unpackPath(args.dir))

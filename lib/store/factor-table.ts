@@ -21,8 +21,8 @@ const PLAIN = 0x80
 export class FactorTable {
   readonly #db: Database
   #size: number
-  /** Of each bucket, whatever the order in which it was filled. */
-  readonly #hashes = Buffer.alloc(FACTOR_BUCKETS * HASH_BYTES)
+  /** Of each bucket, whatever the order in which it was filled; once somebody has compared, for that looks at all of it. */
+  #hashes: Buffer | undefined
   readonly #get: Statement
   readonly #put: Statement
   readonly #delete: Statement
@@ -39,11 +39,7 @@ export class FactorTable {
     this.#put = sql.prepare('INSERT OR REPLACE INTO chunk_factor VALUES (?,?)') as unknown as Statement
     this.#delete = sql.prepare('DELETE FROM chunk_factor WHERE id = ?') as unknown as Statement
     this.#from = sql.prepare('SELECT id, value FROM chunk_factor WHERE id > ? ORDER BY id LIMIT ?').raw(true) as unknown as Statement
-    this.#size = 0
-    for (const [id, value] of sql.prepare('SELECT id, value FROM chunk_factor').raw(true).iterate() as Iterable<[Buffer, number]>) {
-      this.#size++
-      this.#mix(id, value)
-    }
+    this.#size = sql.prepare('SELECT count(*) FROM chunk_factor').pluck().get() as number
   }
 
   get size(): number { return this.#size }
@@ -88,12 +84,20 @@ export class FactorTable {
   // --- compared with another's ------------------------------------------------
 
   /** FACTOR_BUCKETS times 8 bytes. */
-  hashes(): Buffer { return Buffer.from(this.#hashes) }
+  hashes(): Buffer { return Buffer.from(this.#known()) }
+
+  #known(): Buffer {
+    if (this.#hashes) return this.#hashes
+    this.#hashes = Buffer.alloc(FACTOR_BUCKETS * HASH_BYTES)
+    for (const [id, value] of this.#db.sql.prepare('SELECT id, value FROM chunk_factor').raw(true).iterate() as Iterable<[Buffer, number]>) this.#mix(id, value)
+    return this.#hashes
+  }
 
   /** Buckets of which another, with these hashes, has something else. */
   differing(hashes: Buffer): number[] {
     const out: number[] = []
-    for (let b = 0; b < FACTOR_BUCKETS; b++) if (this.#hashes.compare(hashes, b * HASH_BYTES, (b + 1) * HASH_BYTES, b * HASH_BYTES, (b + 1) * HASH_BYTES) !== 0) out.push(b)
+    const known = this.#known()
+    for (let b = 0; b < FACTOR_BUCKETS; b++) if (known.compare(hashes, b * HASH_BYTES, (b + 1) * HASH_BYTES, b * HASH_BYTES, (b + 1) * HASH_BYTES) !== 0) out.push(b)
     return out
   }
 
@@ -111,11 +115,13 @@ export class FactorTable {
 
   /** In or out: it is the same. Ids are hashes: some bytes of one are as good as a hash of it. */
   #mix(id: Buffer, value: number): void {
+    const hashes = this.#hashes
+    if (!hashes) return
     const at = id[0]! * HASH_BYTES
     for (let i = 0; i < HASH_BYTES; i += 4) {
       let x = (id.readUInt32LE(8 + i) ^ Math.imul(value + 1, 0x9e3779b1)) >>> 0
       x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) >>> 0
-      this.#hashes.writeUInt32LE((this.#hashes.readUInt32LE(at + i) ^ x ^ (x >>> 13)) >>> 0, at + i)
+      hashes.writeUInt32LE((hashes.readUInt32LE(at + i) ^ x ^ (x >>> 13)) >>> 0, at + i)
     }
   }
 }

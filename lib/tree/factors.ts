@@ -10,7 +10,6 @@
  * Without such a directory nothing is done.
  */
 import type { Timers } from '../clock.js'
-import { MAX_COPIES } from '../limits.js'
 import type { ChunkTable } from '../store/chunks.js'
 import type { Database } from '../store/database.js'
 import type { ChunkFactor, FactorTable } from '../store/factor-table.js'
@@ -24,8 +23,6 @@ const TICK_MS = 500
 /** Between the end of one scan and the next, at least; and as many times as long as it took. */
 const PAUSE_MS = 1000
 const COST_TIMES = 20
-/** Inodes whose attributes have changed that are remembered. */
-const MAX_TOUCHED = 4096
 /** Directories above a file. */
 const MAX_DEPTH = 4096
 
@@ -35,6 +32,8 @@ export interface FactorParts {
   chunks: ChunkTable
   table: FactorTable
   timers: Timers
+  /** The attribute by which a directory says what it wants. */
+  name: Buffer
   /** What a directory wants, as its attributes say; undefined: nothing of its own. */
   wantedBy(ino: number): number | undefined
   /** The last entry of each log that is applied, by its incarnation (as latin1). */
@@ -71,11 +70,12 @@ export class TreeFactors implements Follower {
     sql.exec('CREATE TABLE IF NOT EXISTS factor_dir(ino INTEGER PRIMARY KEY)')
     // A snapshot does not say which they are.
     if (parts.db.getMeta('factor_dirs') === undefined) {
-      for (const ino of sql.prepare('SELECT DISTINCT ino FROM xattr').pluck().iterate() as Iterable<number>) if (this.#isWanting(ino)) sql.prepare('INSERT INTO factor_dir VALUES (?)').run(ino)
+      for (const ino of sql.prepare('SELECT DISTINCT ino FROM xattr').pluck().iterate() as Iterable<number>) if (parts.wantedBy(ino) !== undefined) this.#note(ino)
       // With the next commit; else it is looked at again.
       parts.db.setMeta('factor_dirs', 1)
     }
-    for (const ino of sql.prepare('SELECT ino FROM factor_dir').pluck().all() as number[]) this.#dirs.set(ino, parts.wantedBy(ino) ?? MAX_COPIES)
+    for (const ino of sql.prepare('SELECT ino FROM factor_dir').pluck().all() as number[]) this.#touched.add(ino)
+    this.#lookAtTouched()
     this.#isStale = this.#dirs.size > 0 || parts.table.size > 0
     this.#look()
     parts.tree.rows.follower = this
@@ -84,8 +84,6 @@ export class TreeFactors implements Follower {
       if (this.#isStale && parts.timers.nowMs() >= this.#nextAtMs) void this.scan()
     })
   }
-
-  #isWanting(ino: number): boolean { return ino !== ROOT_INO && this.#p.wantedBy(ino) !== undefined }
 
   /** Other numbers of copies than the drive's, perhaps with it among them. */
   get factors(): number[] { return [...new Set(this.#named.values())] }
@@ -102,23 +100,25 @@ export class TreeFactors implements Follower {
 
   dentry(): void { if (this.#dirs.size > 0) this.#isStale = true }
 
-  xattr(ino: number): void {
-    if (ino !== ROOT_INO) this.#touched.add(ino)
-    if (this.#touched.size >= MAX_TOUCHED) this.#lookAtTouched()
+  /** What it says is looked at once the op is done; that it says something is kept at once, in case of a crash before. */
+  xattr(ino: number, key: Buffer): void {
+    const { tree, name } = this.#p
+    const inode = ino === ROOT_INO ? undefined : tree.get(ino)
+    if (!inode?.isDir || !tree.xattrKey(inode, name).equals(key)) return
+    this.#note(ino)
+    this.#touched.add(ino)
   }
+
+  #note(ino: number): void { this.#p.db.sql.prepare('INSERT OR IGNORE INTO factor_dir VALUES (?)').run(ino) }
 
   #lookAtTouched(): void {
     const { db, wantedBy } = this.#p
     for (const ino of this.#touched) {
       const now = wantedBy(ino)
+      if (now === undefined) db.sql.prepare('DELETE FROM factor_dir WHERE ino = ?').run(ino)
       if (this.#dirs.get(ino) === now) continue
-      if (now === undefined) {
-        this.#dirs.delete(ino)
-        db.sql.prepare('DELETE FROM factor_dir WHERE ino = ?').run(ino)
-      } else {
-        this.#dirs.set(ino, now)
-        db.sql.prepare('INSERT OR REPLACE INTO factor_dir VALUES (?)').run(ino)
-      }
+      if (now === undefined) this.#dirs.delete(ino)
+      else this.#dirs.set(ino, now)
       this.#isStale = true
       this.#nextAtMs = 0
     }
@@ -147,11 +147,16 @@ export class TreeFactors implements Follower {
 
   /** What the nearest directory above a file wants; undefined: none wants anything. */
   #wantedOf(ino: number): number | undefined {
+    const dir = this.nearest(ino)
+    return dir === undefined ? undefined : this.#dirs.get(dir)
+  }
+
+  /** The nearest directory that wants something, itself or above; undefined: none does. */
+  nearest(ino: number): number | undefined {
     const { tree } = this.#p
     let at = tree.get(ino)
     for (let depth = 0; at && depth < MAX_DEPTH && at.ino !== ROOT_INO; depth++) {
-      const wanted = this.#dirs.get(at.ino)
-      if (wanted !== undefined) return wanted
+      if (this.#dirs.has(at.ino)) return at.ino
       at = at.parent === 0 ? undefined : tree.get(at.parent)
     }
     return undefined

@@ -40,8 +40,8 @@ export interface Follower {
   dentry(): void
   /** A file has another extent with a chunk. */
   extent(ino: number, chunk: number): void
-  /** An attribute has changed. */
-  xattr(ino: number): void
+  /** An attribute was set, or has gone. */
+  xattr(ino: number, key: Buffer): void
 }
 
 export class Rows {
@@ -579,7 +579,7 @@ export class Rows {
     if (ino === ROOT_INO) this.onRootXattr()
     if (to) this.#putXattr.run(ino, key, to.name, to.value)
     else this.#delXattr.run(ino, key)
-    this.follower?.xattr(ino)
+    this.follower?.xattr(ino, key)
   }
 
   target(ino: number): Buffer | undefined {

@@ -137,6 +137,9 @@ export class Tree {
     return row && this.#sealer.openValue('xattr-value', context, row.value)
   }
 
+  /** The key of the row that an attribute of this name has. */
+  xattrKey(inode: Inode, name: Uint8Array): Buffer { return this.#sealer.xattrKey(this.globalId(inode), name) }
+
   xattrNames(inode: Inode): Buffer[] {
     if (!(inode.flags & HAS_XATTRS)) return []
     const context = this.globalId(inode)

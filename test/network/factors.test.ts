@@ -139,6 +139,28 @@ test('a restart goes on where it was; a directory that goes wants nothing any mo
   await until('all plans are without it', () => again.all.every((d) => d.keeping.plan?.factors.length === 1))
 })
 
+test('what a directory wants is known after a restart before which nobody had looked at it', LONG, async (t) => {
+  const a = await first(t)
+  const told = async (dir?: string) => (await a.drive.config(dir)).filter((s) => s.name === 'replication').map((s) => [s.path, s.value])
+  for (const dir of ['/dir', '/dir/below', '/other']) await a.drive.mkdir(dir)
+  const { tree, placing } = a.drive
+  placing.settings.setBelow(tree.get((await a.drive.stat('/dir')).ino)!, '4')
+  await a.stop()
+  await a.start()
+  t.alike(await told('/dir'), [['/dir', '4']])
+  t.alike(await told('/dir/below/../below'), [['/dir', '4']], 'and of what is below it')
+  t.alike(await told('/other'), [[undefined, null]])
+  await a.drive.symlink('/dir/below', '/other/link')
+  t.alike(await told('/other/link'), [['/dir', '4']], 'by a link too')
+  t.alike(await told(), [[undefined, null], ['/dir', '4']])
+  const { tree: now } = a.drive
+  a.drive.placing.settings.setBelow(now.get((await a.drive.stat('/dir')).ino)!, null)
+  await a.stop()
+  await a.start()
+  t.alike(await told('/dir'), [[undefined, null]], 'nor that it wants nothing any more is lost')
+  t.is(a.drive.keeping.plan?.factors.length ?? 1, 1)
+})
+
 test('what cannot be wanted is refused, and says why', LONG, async (t) => {
   const { drive } = await first(t)
   await drive.mkdir('/dir')

@@ -57,7 +57,7 @@ export class SimPlacing {
     this.factors = new FactorTable(db)
     this.factors.onChange = (id) => keeping.refactored(id)
     this.dirs = new TreeFactors({
-      db, tree, chunks, table: this.factors, timers, heads: () => log.headsById(), touched, isStopped: () => device.live?.metadata !== metadata,
+      db, tree, chunks, table: this.factors, timers, name: Settings.REPLICATION, heads: () => log.headsById(), touched, isStopped: () => device.live?.metadata !== metadata,
       wantedBy: (ino) => {
         const inode = tree.get(ino)
         return inode && this.settings.replicationBelow(inode)
