@@ -40,7 +40,7 @@ export interface InboxParts {
   journal: Journal
   engine: CausalEngine
   files: Pick<Files, 'dirtyBytes' | 'find' | 'flush' | 'flushSmall'>
-  posix: Pick<Posix, 'tellChanges'>
+  posix: Pick<Posix, 'tellChanges'> & { copies: Pick<Posix['copies'], 'received'> }
   timers: Timers
   /** Nothing more is taken of this log (a local index), so that nobody can be made to wait for it. */
   isForked(inc: number): boolean
@@ -280,6 +280,7 @@ export class Inbox {
     const started = this.#p.timers.nowMs()
     const changes = engine.receive(slice.map((w) => w.arrived), started)
     this.#pace(slice, engine.redone - before, this.#p.timers.nowMs() - started)
+    this.#p.posix.copies.received(changes)
     this.#p.posix.tellChanges(changes)
     this.onApplied(slice.map((w) => w.arrived), changes)
   }

@@ -34,6 +34,8 @@ export const MAX_SYMLINK_BYTES = 4095
 export const MAX_XATTR_NAME_BYTES = 255
 /** XATTR_SIZE_MAX of Linux. */
 export const MAX_XATTR_VALUE_BYTES = 64 * 1024
+/** A create op brings the attributes that are inherited, two at most, and as many of a file that was made without a name; others follow. */
+export const MAX_CREATE_XATTRS = 16
 /** 2^47: well inside what a double counts exactly, and what an extent row holds in six bytes. */
 export const MAX_FILE_BYTES = 2 ** 47
 /** HOST_NAME_MAX of Linux. */

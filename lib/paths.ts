@@ -114,7 +114,7 @@ export abstract class PathApi implements DriveApi {
       await this.#want(this.posix.setattr(inode.ino, { size: 0 }), path)
       this.changed(inode, 0, 0, true)
     }
-    return new Handle(this, this.files.open(inode), path, spec.write)
+    return new Handle(this, this.files.open(inode, spec.write), path, spec.write)
   }
 
   async mkdir(path: Path, options: { recursive?: boolean; mode?: number } = {}): Promise<void> {
@@ -412,9 +412,7 @@ class Handle implements FileHandle {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    this.#api.files.closed(this.#file)
-    this.#api.files.release(this.#file)
-    this.#api.posix.forget(this.#file.inode.ino)
+    this.#api.posix.release(this.#file, this.#writes)
   }
 }
 

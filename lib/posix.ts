@@ -13,9 +13,10 @@ import type { DfsErrorCode } from './errors.js'
 import { fail } from './errors.js'
 import type { OpenFile } from './file/file.js'
 import type { Files } from './file/files.js'
-import { MAX_FILE_BYTES, MAX_SYMLINK_BYTES } from './limits.js'
+import { MAX_CREATE_XATTRS, MAX_FILE_BYTES, MAX_SYMLINK_BYTES } from './limits.js'
 import type { Journal } from './log/journal.js'
 import type { CreateOp, Op, Piece, SetAttrOp } from './log/ops.js'
+import { OpenCopies } from './open-copies.js'
 import type { OrderEngine } from './order/engine.js'
 import type { ChunkTable } from './store/chunks.js'
 import type { Space } from './store/space.js'
@@ -24,6 +25,7 @@ import { HAS_XATTRS, Inode, NEVER_LINKED, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_I
 import { isSame, seen, type ChangeSet } from './tree/changes.js'
 import type { Outcome, Tree } from './tree/tree.js'
 import type { LocalChunk } from './file/flush.js'
+import { wholeContent } from './whole-content.js'
 
 export type Result<T> = T | DfsErrorCode
 export type Soon<T> = T | Promise<T>
@@ -83,6 +85,7 @@ export interface Watcher {
 export class Posix {
   readonly #watchers = new Set<Watcher>()
   readonly #p: PosixParts
+  readonly copies: OpenCopies
   /** Asked before an unlinked inode is reaped: whether somebody still knows it. */
   readonly holders = new Set<(ino: number) => boolean>()
 
@@ -92,6 +95,7 @@ export class Posix {
 
   constructor(parts: PosixParts) {
     this.#p = parts
+    this.copies = new OpenCopies({ ...parts, entryChanged: (parent, name) => this.tell(null, (w) => w.entryChanged(parent, name, 0)) })
   }
 
   watch(watcher: Watcher): () => void {
@@ -431,12 +435,21 @@ export class Posix {
     const inode = this.#p.tree.get(op.ino)
     if (!inode) return 'ENOENT'
     this.#p.acknowledged.wrote(op)
-    if (inode.nlink > 0) return this.#p.engine.submit(op)
+    if (inode.nlink > 0) return this.copies.flushed(inode, () => this.#p.engine.submit(op))
     // Of one that may come back all must have the same. A copy that merging put away comes back with this.
     if (this.#p.engine.revises && !(inode.flags & NEVER_LINKED)) {
-      return this.#p.engine.submit(this.#p.tree.rows.conflicts.has(inode.ino) ? op : { ...op, unnamed: true })
+      return this.#p.engine.submit(this.#p.tree.isPutAway(inode) ? op : { ...op, unnamed: true })
     }
     return this.#p.applyLocal(op)
+  }
+
+  /** A handle is closed, which was opened to write or not. */
+  release(file: OpenFile, mayWrite: boolean): void {
+    const { files, journal } = this.#p
+    if (file.opens === 1) files.closed(file)
+    files.release(file, mayWrite)
+    if (mayWrite && file.writers === 0 && !journal.stopped) this.copies.closed(file)
+    if (file.inode.nlink === 0) this.forget(file.inode.ino)
   }
 
   /** Offset of the next data (or hole) at or behind `offset`; ENXIO at the end. */
@@ -491,31 +504,30 @@ export class Posix {
 
   /** The ops that make a formerly unnamed inode known to other devices. */
   *#introduce(inode: Inode, parent: number, name: Buffer): Generator<Op> {
-    const { tree, chunks } = this.#p
+    const { tree, chunks, journal } = this.#p
     const xattrs = tree.xattrNames(inode).map((n): [Buffer, Buffer] => [n, tree.getXattr(inode, n)!])
-    const times = { sec: inode.ctime, nsec: inode.ctimeNs }
-    yield {
-      type: 'create', parent, name, ino: inode.ino, mode: inode.mode, uid: inode.uid, gid: inode.gid, rdev: inode.rdev, time: times,
-      ...(xattrs.length ? { xattrs } : {}),
-    }
-    const list: LocalChunk[] = []
-    const pieces: Piece[] = []
-    const refs = new Map<number, number>()
-    for (const e of tree.rows.extents(inode.ino, 0, Infinity, 1 << 20)) {
-      let index = refs.get(e.chunk)
-      if (index === undefined) {
-        index = list.push({ ...chunks.identity(e.chunk)!, num: e.chunk, seg: 0, off: 0 }) - 1
-        refs.set(e.chunk, index)
-      }
-      pieces.push({ off: e.off, len: e.len, chunk: index, coff: e.coff })
+    const ctime = { sec: inode.ctime, nsec: inode.ctimeNs }
+    const mtime = { sec: inode.mtime, nsec: inode.mtimeNs }
+    const { ino } = inode
+    let id = journal.newOpId()
+    const made = xattrs.splice(0, MAX_CREATE_XATTRS)
+    yield { type: 'create', parent, name, ino, mode: inode.mode, uid: inode.uid, gid: inode.gid, rdev: inode.rdev, time: ctime, ...(made.length ? { xattrs: made } : {}) }
+    for (const [name, value] of xattrs) {
+      id++
+      yield { type: 'xattr', ino, name, value, ctime }
     }
     const size = inode.pending?.size ?? inode.size
     // What was written so far gets the id of the op that tells of it.
     tree.rows.touch(inode)
     inode.version = 0
-    if (size > 0) {
-      inode.version = this.#p.journal.newOpId() + 1
-      yield { type: 'content', ino: inode.ino, base: 0, cut: Infinity, size, chunks: list, pieces, mtime: { sec: inode.mtime, nsec: inode.mtimeNs }, ctime: times }
+    if (size === 0) {
+      if (mtime.sec !== ctime.sec || mtime.nsec !== ctime.nsec) yield { type: 'setattr', ino, mtime, ctime }
+      return
+    }
+    const chunk = (num: number): LocalChunk => ({ ...chunks.identity(num)!, num, seg: 0, off: 0 })
+    for (const op of wholeContent({ ino, base: () => inode.version, size, extents: tree.rows.allExtents(ino), chunk, mtime, ctime })) {
+      inode.version = ++id
+      yield op
     }
   }
 }

@@ -47,6 +47,8 @@ export class Filesystem implements Operations {
   readonly #held = new HeldInodes()
   readonly #handles = new Map<number, OpenFile>()
   readonly #handlesFree: number[] = []
+  /** Those of them that may be written to. */
+  readonly #writing = new Set<number>()
   #handleNext = 1
   readonly #reads = new PendingReads()
   readonly #grown = new GrownFiles()
@@ -118,8 +120,7 @@ export class Filesystem implements Operations {
     if (this.#wish) this.#drive.wishes.delete(this.#wish)
     for (const sync of this.#syncs) sync.abort()
     this.#unwatch()
-    for (const file of this.#handles.values()) this.#drive.files.release(file)
-    this.#handles.clear()
+    for (const fh of [...this.#handles.keys()]) this.release(0, fh)
     await this.#drive.sync()
     for (const ino of this.#drive.tree.rows.orphans()) this.#drive.posix.forget(ino)
   }
@@ -254,8 +255,10 @@ export class Filesystem implements Operations {
     const inode = this.#drive.tree.get(ino)
     if (!inode) return E.ENOENT
     if (inode.isDir && (flags & O_ACCMODE) !== 0) return E.EISDIR
+    // By a name that the kernel still has, and merging has put away: it looks it up again.
+    if ((flags & O_ACCMODE) !== 0 && this.#drive.tree.isPutAway(inode)) return E.ESTALE
     // Invalidation is explicit: what the kernel still has is true.
-    const opened = () => ({ fh: this.#handle(inode), keepCache: true })
+    const opened = () => ({ fh: this.#handle(inode, flags), keepCache: true })
     if (!(flags & O_TRUNC)) return opened()
     const isShorter = inode.size > 0
     return mapped(this.#drive.posix.setattr(ino, { size: 0, ...(killSuidGid ? { killSuidGid, keepsSgid: keeps(caller) } : {}) }), () => {
@@ -264,27 +267,25 @@ export class Filesystem implements Operations {
     })
   }
 
-  create(parent: number, name: Buffer, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
+  create(parent: number, name: Buffer, mode: number, flags: number, umask: number, caller: Caller): Reply<Created> {
     const result = this.#drive.posix.make(parent, name, S_IFREG | (mode & 0o7777), umask, caller)
     const made = result instanceof Promise ? Buffer.from(name) : name
     return mapped(result, (i) => {
       this.#named(parent, made)
-      return this.#created(i)
+      return this.#created(i, flags)
     })
   }
 
-  tmpfile(parent: number, mode: number, _flags: number, umask: number, caller: Caller): Reply<Created> {
-    return mapped(this.#drive.posix.makeUnlinked(parent, mode, umask, caller), (i) => this.#created(i))
+  tmpfile(parent: number, mode: number, flags: number, umask: number, caller: Caller): Reply<Created> {
+    return mapped(this.#drive.posix.makeUnlinked(parent, mode, umask, caller), (i) => this.#created(i, flags))
   }
 
-  release(ino: number, fh: number): Reply<0> {
+  release(_ino: number, fh: number): Reply<0> {
     const file = this.#handles.get(fh)
     if (!file) return 0
     this.#handles.delete(fh)
     this.#handlesFree.push(fh)
-    if (file.opens === 1) this.#drive.files.closed(file)
-    this.#drive.files.release(file)
-    if (file.inode.nlink === 0) this.#drive.posix.forget(ino)
+    this.#drive.posix.release(file, this.#writing.delete(fh))
     return 0
   }
 
@@ -451,9 +452,9 @@ export class Filesystem implements Operations {
     })
   }
 
-  #created(inode: Inode): Created {
+  #created(inode: Inode, flags: number): Created {
     this.#held.add(inode.ino)
-    return { attr: inode, fh: this.#handle(inode), keepCache: true }
+    return { attr: inode, fh: this.#handle(inode, flags), keepCache: true }
   }
 
   /** Requests that change content but carry no flag for suid and sgid: root keeps them, as with CAP_FSETID. */
@@ -461,9 +462,11 @@ export class Filesystem implements Operations {
     return isRoot(caller) ? 0 : errno(this.#drive.posix.killSuid(inode, keeps(caller)))
   }
 
-  #handle(inode: Inode): number {
+  #handle(inode: Inode, flags: number): number {
     const fh = this.#handlesFree.pop() ?? this.#handleNext++
-    this.#handles.set(fh, this.#drive.files.open(inode))
+    const mayWrite = (flags & O_ACCMODE) !== 0
+    this.#handles.set(fh, this.#drive.files.open(inode, mayWrite))
+    if (mayWrite) this.#writing.add(fh)
     return fh
   }
 }

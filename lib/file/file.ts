@@ -25,8 +25,9 @@ export interface FileFlush {
 export class OpenFile {
   readonly inode: Inode
   readonly dirty: DirtyMap<FileFlush>
-  /** Open handles. */
+  /** Open handles, and those of them that may be written to. */
   opens = 0
+  writers = 0
   /** Smallest size since the last flush was taken; Infinity: it never shrank. */
   cut = Infinity
   /** Size, cut or times changed since the last flush was taken. */

@@ -93,15 +93,17 @@ export class Files {
   }
 
   /** One more handle. */
-  open(inode: Inode): OpenFile {
+  open(inode: Inode, mayWrite: boolean): OpenFile {
     const file = this.#state(inode)
     file.opens++
+    if (mayWrite) file.writers++
     return file
   }
 
-  /** One handle fewer. */
-  release(file: OpenFile): void {
+  /** One handle fewer, as it was opened. */
+  release(file: OpenFile, mayWrite: boolean): void {
     file.opens--
+    if (mayWrite) file.writers--
     this.#drop(file)
   }
 

@@ -11,7 +11,7 @@
  */
 import type { Time } from '../clock.js'
 import { fail } from '../errors.js'
-import { MAX_CHUNK_BYTES, MAX_DEVICE_NAME_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from '../limits.js'
+import { MAX_CHUNK_BYTES, MAX_CREATE_XATTRS, MAX_DEVICE_NAME_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMLINK_BYTES, MAX_XATTR_NAME_BYTES, MAX_XATTR_VALUE_BYTES } from '../limits.js'
 import { S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK } from './mode.js'
 import { Reader, Writer } from './codec.js'
 
@@ -241,7 +241,7 @@ export function decodeOp(r: Reader, codec: InodeCodec): Op {
       const mode = getMode(r), uid = r.uint(), gid = r.uint(), rdev = r.uint()
       const time = getTime(r)
       const target = r.bytes(MAX_SYMLINK_BYTES)
-      const count = r.count(16)
+      const count = r.count(MAX_CREATE_XATTRS)
       const xattrs: [Buffer, Buffer][] = []
       for (let i = 0; i < count; i++) xattrs.push([r.bytes(MAX_XATTR_NAME_BYTES), r.bytes(MAX_XATTR_VALUE_BYTES)])
       return { type: 'create', parent, name, ino, mode, uid, gid, rdev, time, ...(target.length ? { target } : {}), ...(count ? { xattrs } : {}) }

@@ -154,6 +154,7 @@ export class Merge {
       if (place) source = { dir: this.#rows.get(place.parent)!, name: this.#sealer.openName(place.key, place.name) }
     }
     let name = op.newName
+    let isBeside = false
     const there = this.#at(to, name)
     if (there?.ino === inode.ino) return ''
     if (there) {
@@ -161,10 +162,10 @@ export class Merge {
       const meant = op.over !== 0 && this.#rows.resolve(op.over) === other.ino && other.isDir === inode.isDir && view.sees(Math.abs(there.op))
       if (meant && (other.isDir ? this.#rows.isEmptyDir(other.ino) : other.nlink > 1 || view.sees(other.version))) {
         this.#unname(to, name, other, id, op.time)
-      } else if (other.isDir) {
-        name = this.#conflictName(to, name, Math.floor(id / INO_HIGH), op.time)
       } else {
-        this.#displace(to, name, other, inode.ino, id)
+        isBeside = true
+        if (other.isDir) name = this.#conflictName(to, name, Math.floor(id / INO_HIGH), op.time)
+        else this.#displace(to, name, other, inode.ino, id)
       }
     }
     if (source) {
@@ -177,7 +178,8 @@ export class Merge {
     }
     this.#rows.setConflict(inode.ino, name === op.newName ? null : { of: there!.ino, op: id })
     stamp(to, op.time)
-    if (there && !inode.isDir) this.#drop(inode, id, op.time)
+    // Where it was made, nothing was put beside it, and nothing compared.
+    if (isBeside && !inode.isDir) this.#drop(inode, id, op.time)
     return ''
   }
 
@@ -400,8 +402,8 @@ export class Merge {
   }
 
   /**
-   * A copy that is no longer needed loses its name. It stays known as a copy: a
-   * program that has it open and writes on gets the name back (Posix.content).
+   * A copy that is no longer needed loses its name. It stays known as a copy: where a
+   * program may yet write to it, it gets the name back at once (lib/open-copies.ts).
    */
   #discard(copy: Inode, id: number, time: Time): void {
     const place = this.#rows.findName(copy.parent, copy.ino)
@@ -418,9 +420,14 @@ export class Merge {
       const copy = this.#rows.get(ino)
       if (copy && copy.nlink > 0 && this.#isSame(copy, inode)) this.#discard(copy, id, time)
     }
+    if (this.equalsOriginal(inode)) this.#discard(inode, id, time)
+  }
+
+  /** Whether it is a copy beside a file that holds the same. */
+  equalsOriginal(inode: Inode): boolean {
     const of = this.#rows.conflicts.get(inode.ino)?.of
     const original = of === undefined ? undefined : this.#rows.get(of)
-    if (original && original.nlink > 0 && this.#isSame(inode, original)) this.#discard(inode, id, time)
+    return original !== undefined && original.nlink > 0 && this.#isSame(inode, original)
   }
 
   #isSame(a: Inode, b: Inode): boolean {

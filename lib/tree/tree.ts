@@ -173,6 +173,9 @@ export class Tree {
     return '/' + parts.join('/')
   }
 
+  /** Whether it is a copy that merging made, and that lost its name when it came to equal what it is a copy of. */
+  isPutAway(inode: Inode): boolean { return inode.nlink === 0 && this.rows.conflicts.has(inode.ino) }
+
   // --- applying -----------------------------------------------------------
 
   /**
@@ -193,7 +196,11 @@ export class Tree {
     }
     switch (op.type) {
       case 'create': return this.#create(op, opId)
-      case 'link': return this.#link(op, opId)
+      case 'link': {
+        // Here as everywhere: it gets its name back.
+        const inode = this.rows.get(op.ino)
+        return inode && this.isPutAway(inode) ? this.merge.link(op, opId) : this.#link(op, opId)
+      }
       case 'unlink': return this.#unlink(op, opId)
       case 'rename': return this.#rename(op, opId)
       case 'setattr': return this.#setattr(op)

@@ -1,6 +1,7 @@
 /** Choosing between what was changed at once: several versions, directories, sides that are gone. Drives in this process, apart and together at will. */
 import test, { type Assert } from 'brittle'
 import { join } from 'node:path'
+import type { FileHandle } from '../../lib/api.js'
 import { Drive } from '../../lib/drive.js'
 import { finishJoin, prepareJoin } from '../../lib/join.js'
 import { ServedNetwork } from '../../lib/service/network.js'
@@ -167,4 +168,45 @@ test('the other side is gone: what is left is kept under the plain name, or remo
   await group.settled()
   t.is(await read(b, '/f.txt'), 'a')
   t.alike(await b.conflicts(), [])
+})
+
+test('two programs make the same file and write to it later: both are kept, however long it takes', LONG, async (t) => {
+  const group = await Group.of(t, ['anna', 'bert'])
+  const [a, b] = group.drives as [Drive, Drive]
+  const open: FileHandle[] = []
+  const make = async (d: Drive) => { open.push(await d.open('/f.txt', 'w'), await d.open('/g.txt', 'w')) }
+  await group.write(make, make)
+  const [f, g, fOfB, gOfB] = open as [FileHandle, FileHandle, FileHandle, FileHandle]
+  // Both are empty, which makes no copy; but who has it open may write.
+  t.is((await f.stat()).nlink, 1)
+  for (const [i, d] of group.drives.entries()) {
+    await d.mkdir(`/${i}`)
+    await group.settled()
+  }
+  const had = group.drives.map((d) => d.engine.has())
+  await a.mkdir('/more')
+  await group.settled()
+  await b.mkdir('/even more')
+  await group.settled()
+  await until('that is final', () => group.drives.every((d, i) => [...had[i]!].every(([inc, seq]) => d.engine.finalSeq(inc) >= seq)))
+
+  await f.write(0, Buffer.from('a'))
+  await fOfB.write(0, Buffer.from('b'))
+  for (const file of [f, fOfB]) {
+    await file.sync()
+    await file.close()
+  }
+  await group.settled()
+  const [conflict] = (await a.conflicts()).filter((c) => String(c.aside.path).startsWith('/f'))
+  for (const d of group.drives) {
+    await until('both are there', async () => await read(d, '/f.txt') === 'b' && await read(d, String(conflict!.aside.path)) === 'a')
+  }
+  // Closed as it was, it needs no copy.
+  await g.close()
+  await gOfB.close()
+  await group.settled()
+  for (const d of group.drives) {
+    t.is((await d.conflicts()).length, 1)
+    t.alike((await names(d)).filter((n) => n.startsWith('g')), ['g.txt'])
+  }
 })

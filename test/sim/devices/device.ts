@@ -183,7 +183,7 @@ export class SimDevice {
     }
     const files = drive?.files ?? { dirtyBytes: 0, isLive: false, find: () => undefined, flush: () => Promise.resolve(), flushSmall: () => undefined }
     const inbox = new Inbox({
-      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: drive?.posix ?? { tellChanges: () => {} }, timers,
+      driveId: this.keys.driveId, tree, log, journal, engine, files, posix: drive?.posix ?? { copies: { received: () => {} }, tellChanges: () => {} }, timers,
       isForked: (inc) => metadata.isForked(inc), takes: (inc, device, context) => metadata.takes(inc, device, context), named: (inc) => metadata.newcomers.name(inc),
       mayWrite: (device) => members.get(device)?.role === 'full', asides: metadata.asides,
     })
