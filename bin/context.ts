@@ -8,7 +8,7 @@ import { DfsError, fail, isDfsError, understood } from '../lib/errors.js'
 import { ADVICE, EXIT, exitCodeOf } from './exit-codes.js'
 import { progressLine, visible } from './output.js'
 
-/** Another command that holds the store is over soon; a long one is reported. */
+/** Another command that holds the store is over soon, and so is the one after it; a long one is reported. */
 const LOCKED_TIMEOUT_MS = 3000
 const RETRY_INTERVAL_MS = 50
 
@@ -52,7 +52,8 @@ export class Context {
   }
 
   async #open(): Promise<DriveApi> {
-    const deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
+    let deadlineMs = Infinity
+    let holder = ''
     for (;;) {
       const client = await Client.connect(this.config.store)
       if (client) return client
@@ -62,7 +63,11 @@ export class Context {
       try {
         return await openStore(this.config.store, { passphrase: () => this.passphrase() })
       } catch (error) {
-        if (!isDfsError(error, 'STORE_LOCKED') || performance.now() > deadlineMs) throw error
+        if (!isDfsError(error, 'STORE_LOCKED')) throw error
+        // It names who holds it: the store has gone from one to the next.
+        if (error.message !== holder) deadlineMs = performance.now() + LOCKED_TIMEOUT_MS
+        holder = error.message
+        if (performance.now() > deadlineMs) throw error
       }
       await sleep(RETRY_INTERVAL_MS)
     }

@@ -39,8 +39,8 @@ const HIGH_SHARE = 0.9
 const LOW_SHARE = 0.75
 /** A smaller one would not hold what one reader is read ahead. */
 export const MIN_CACHE_BYTES = 16 << 20
-/** Confirmed, and gone, at a time. */
-const BATCH_CHUNKS = 128
+/** Confirmed, and gone, at a time: before each others have to have all that was written here, which takes as long for many as for one. */
+const BATCH_CHUNKS = 512
 /** Chunks that are looked at in one round without one that may go. */
 const MAX_REFUSED = 4096
 /** Nobody confirmed enough: tried again after this. */

@@ -212,7 +212,7 @@ export class Placing {
     const { wanted, possible, chunks, copies, bytes, usableBytes, silent } = status
     return {
       wanted, possible, chunksUnder: chunks, copiesOwed: copies, bytesOwed: bytes, secondsLeft: this.repair.secondsLeft(bytes), usableBytes,
-      isFull: this.#p.cache().isFull, lacking: this.keeping.size, heldBytes: this.keeping.heldBytes, silent: silent.map((peer) => this.#nameOf(peer)),
+      isFull: this.#p.cache().isFull, lacking: this.keeping.lacks, heldBytes: this.keeping.heldBytes, silent: silent.map((peer) => this.#nameOf(peer)),
     }
   }
 

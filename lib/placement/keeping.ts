@@ -75,6 +75,9 @@ export class Keeping {
   /** Chunks in the queue, dead ones that are still to be dropped among them. */
   get size(): number { return this.#p.lacking.size }
 
+  /** Chunks in the queue that somebody needs. */
+  get lacks(): number { return this.#p.lacking.live }
+
   /** The queue that is kept is of this plan: the last session ended with it. */
   isLaidBy(plan: Plan): boolean {
     return this.#p.lacking.plan?.equals(plan.digest) === true

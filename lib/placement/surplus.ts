@@ -13,8 +13,8 @@ import type { Plan } from './plan.js'
 
 /** Rows looked at in one go. */
 const SLICE_ROWS = 1024
-/** Confirmed, and gone, at a time. */
-const BATCH_CHUNKS = 128
+/** Confirmed, and gone, at a time: before each others have to have all that was written here, which takes as long for many as for one. */
+const BATCH_CHUNKS = 512
 const TICK_MS = 2000
 /** Not all went: looked again, after twice as long each time. */
 const FIRST_RETRY_MS = 5000

@@ -26,6 +26,11 @@ export class Lacking {
   /** Dead chunks that are still to be dropped among them. */
   get size(): number { return this.#size }
 
+  /** Those that are not dead. */
+  get live(): number {
+    return this.#size === 0 ? 0 : this.#size - (this.#db.sql.prepare('SELECT count(*) FROM chunk c JOIN lacking l ON l.num = c.num WHERE c.refs = 0').pluck().get() as number)
+  }
+
   /** False: it was there. */
   add(num: number, group: number): boolean {
     const { changes } = this.#add.run(num, group)

@@ -21,7 +21,7 @@ export const FRESH_MS = 60_000
 /** Proofs that are remembered: 8 GiB of chunks. */
 const MAX_FRESH = 65_536
 /** Chunks in question at a time, each with our own copy in memory. */
-const MAX_ASKING = 8
+const MAX_ASKING = 16
 
 export interface ConfirmHost {
   nowMs(): number

@@ -112,10 +112,10 @@ class Soak {
     await this.#quiet(async () => {
       await fleet.settled()
       this.#whole('after the repair')
-      for (const m of fleet.members) {
+      await Promise.all(fleet.members.map(async (m) => {
         const { code, stdout, stderr } = await m.tried('fsck', '--data')
         if (code !== 0) throw new Error(`${m.name}: dfs fsck --data: ${code}\n${stdout}${stderr}`)
-      }
+      }))
     })
     log(`all is sound; ${await this.#state()}`)
   }

@@ -86,6 +86,14 @@ test('what is to be held and is elsewhere is lacked, whatever comes when; the mo
   let total = 0
   for (const { chunks: n } of keeping.missing().values()) total += n
   t.is(total, expected().length)
+  // What nobody needs any more stays in the queue until it is dropped, and is not waited for.
+  const dead = expected().slice(0, 7)
+  for (const n of dead) chunks.ref(n, -1)
+  chunks.flush()
+  t.alike([keeping.size, keeping.lacks], [expected().length, expected().length - dead.length])
+  for (const n of dead) chunks.ref(n, 1)
+  chunks.flush()
+  t.is(keeping.lacks, expected().length)
 
   let looks = 0
   keeping.copiesElsewhere = () => ++looks && 0
