@@ -206,7 +206,10 @@ export class Filesystem implements Operations {
     }
     const atime = time(set.atime)
     const mtime = time(set.mtime)
-    const before = size === undefined ? 0 : this.#drive.tree.get(ino)?.size ?? 0
+    const sized = size === undefined ? undefined : this.#drive.tree.get(ino)
+    // As open does.
+    if (sized && this.#drive.tree.isPutAway(sized)) return E.ESTALE
+    const before = sized?.size ?? 0
     return mapped(this.#drive.posix.setattr(ino, {
       ...(mode !== undefined ? { mode } : {}), ...(uid !== undefined ? { uid } : {}), ...(gid !== undefined ? { gid } : {}),
       ...(size !== undefined ? { size } : {}), ...(atime ? { atime } : {}), ...(mtime ? { mtime } : {}), ...(killSuidGid ? { killSuidGid } : {}), keepsSgid,
