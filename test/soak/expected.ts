@@ -43,7 +43,8 @@ export class Expected {
     const now = Date.now()
     for (const path of paths) {
       const last = this.#last(path)
-      if (last) last.goneMs = now
+      // A change before it may have failed, and done what it was to do.
+      if (last) last.goneMs = Math.min(last.goneMs, now)
     }
     return now
   }
