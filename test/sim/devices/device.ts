@@ -172,7 +172,8 @@ export class SimDevice {
     const { log, tree, journal, engine, members, history } = metadata
     if (!segments) history.retentionMs = () => world.retentionMs
     if (!segments && world.retentionMs > 0) timers.every(SWEEP_MS, () => { while (history.sweep(() => false)) { /* it goes on */ } })
-    journal.onStop = (e) => world.broken(this, e)
+    // What was under way when the power was cut may still come to the journal.
+    journal.onStop = (e) => { if (db.sql.open) world.broken(this, e) }
     const drive = segments && SimDrive.make({ device: this, db, timers, chunks, segments, metadata, graces: world.graces! })
     const submitNow = engine.submitNow.bind(engine)
     engine.submitNow = (op) => (op.type === 'author' ? submitNow(op) : world.submitted(this, op, () => submitNow(op)))

@@ -63,7 +63,7 @@ export class SimKeeper implements SimNode {
     const clock = { nowMs: () => world.wallMs, now: () => ({ sec: Math.floor(world.wallMs / 1000), nsec: 0 }) }
     const sealed = new Sealed({ db, driveId: this.keys.driveId, clock, timers, chunks, take: () => {}, keepLogBytes: KEEP_LOG_BYTES, renewBytes: RENEW_BYTES })
     const { log, journal, members, inbox, forks } = sealed
-    journal.onStop = (e) => world.broken(this, e)
+    journal.onStop = (e) => { if (db.sql.open) world.broken(this, e) }
     const writing = segments && new InUse(segments.asStore)
     const arrivals = new SealedArrivals({ chunks, store, journal, timers, guard: () => writing?.begin() ?? (() => {}), take: () => {} })
     const compactor = writing && new Compactor({ db, chunks, store: segments.asStore, journal, writing })

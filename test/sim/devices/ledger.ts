@@ -107,13 +107,22 @@ export class Ledger {
       if ((drive!.files.find(ino)?.opens ?? 0) > 0 && this.openLost(d, ino)) return `inode ${ino} is open`
       const gone = sql.prepare('SELECT max(t) FROM history WHERE was = ? AND gone = 1').pluck().get(ino) as number | null
       if (this.#isKept(gone ?? undefined)) return `inode ${ino} was removed within the retention`
-      if (op && this.#mayComeBack(d, (e) => e.inc === Math.floor(op / INO_HIGH) && op % INO_HIGH >= e.first && op % INO_HIGH < e.first + e.count)) return `inode ${ino} may come back`
+      if (op && this.#mayBeUndone(d, op)) return `inode ${ino} may come back`
     }
     const was = sql.prepare('SELECT max(h.t) FROM history_extent x JOIN history h ON h.n = x.n WHERE x.len > 0 AND x.chunk = ?').pluck().get(num) as number | null
     if (this.#isKept(was ?? undefined)) return 'a file had a part of it within the retention'
     const records = sql.prepare('SELECT inc, seq, first, count, undo FROM placed').all() as (Placed & { undo: Buffer })[]
-    const undone = records.filter((r) => decodeUndo(r.undo).some((record) => record.some((im) => im.t === 'extent' && im.old?.chunk === num)))
+    // What was written over in a file that is gone for good is written over again at once.
+    const isGone = (ino: number) => {
+      const op = sql.prepare('SELECT op FROM orphan WHERE ino = ?').pluck().get(ino) as number | undefined
+      return op !== undefined && op > 0 && !this.#mayBeUndone(d, op)
+    }
+    const undone = records.filter((r) => decodeUndo(r.undo).some((record) => record.some((im) => im.t === 'extent' && im.old?.chunk === num && !isGone(im.ino))))
     return this.#mayComeBack(d, (e) => undone.some((u) => u.inc === e.inc && u.seq === e.seq)) ? 'it may come back by undoing' : ''
+  }
+
+  #mayBeUndone(d: SimDevice, op: number): boolean {
+    return this.#mayComeBack(d, (e) => e.inc === Math.floor(op / INO_HIGH) && op % INO_HIGH >= e.first && op % INO_HIGH < e.first + e.count)
   }
 
   /** `untilMs`: when it was replaced or removed; Infinity: it was not. */
