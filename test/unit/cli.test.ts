@@ -207,8 +207,8 @@ for (const withDaemon of [false, true]) {
     if (withDaemon) await cli.serve()
     const child = spawn(process.execPath, [DFS, 'put', '-', '/big'], { env: { ...process.env, DFS_STORE: cli.store }, stdio: ['pipe', 'ignore', 'pipe'] })
     child.stdin.on('error', () => {})
-    child.stdin.write(randomBytes(3_000_000))
-    await new Promise((resolve) => setTimeout(resolve, 700))
+    // Far more than a pipe holds: it has been read.
+    await new Promise((resolve) => child.stdin.write(randomBytes(3_000_000), resolve))
     child.kill('SIGINT')
     t.is(await new Promise((resolve) => child.once('exit', resolve)), 130)
     t.is(await cli.ok('ls'), '')
