@@ -270,10 +270,14 @@ export class Files {
     this.#dirtyBytes += file.dirty.bytes - before
     this.#clean(file)
     this.#drop(file)
-    if (this.#waiters.length && this.#dirtyBytes <= this.#limit * DIRTY_LOW_SHARE) {
-      const waiters = this.#waiters
-      this.#waiters = []
-      for (const w of waiters) w.go()
+    if (this.#waiters.length === 0 || (!error && this.#dirtyBytes > this.#limit * DIRTY_LOW_SHARE)) return
+    const waiters = this.#waiters
+    this.#waiters = []
+    // What cannot be stored does not become less by waiting. A full disk refuses the next write, and a sync tells of this one.
+    const isRefused = error !== null && !isDfsError(error, 'ENOSPC')
+    for (const w of waiters) {
+      if (isRefused) w.fail(error)
+      else w.go()
     }
   }
 
