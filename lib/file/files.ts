@@ -57,7 +57,7 @@ export class Files {
   /** Unflushed bytes, all files together, beyond which writers wait. */
   readonly #limit: number
   #dirtyBytes = 0
-  #waiters: { go: () => void; fail: (e: Error) => void }[] = []
+  #waiters: { file: OpenFile; go: () => void; fail: (e: Error) => void }[] = []
   /** What ends it. */
   #ticker: (() => void) | null = null
   readonly #closedPace = new Pace(CLOSED_MS, CLOSED_LONGEST_MS)
@@ -141,7 +141,7 @@ export class Files {
     if (dirty.freshBytes >= FLUSH_BYTES || dirty.fresh >= MAX_RANGES || (file.stream && file.stream.used === SLAB_BYTES)) {
       this.flushSoon([file])
     }
-    if (this.#dirtyBytes > this.#limit) return this.#throttle()
+    if (this.#dirtyBytes > this.#limit) return this.#throttle(file)
   }
 
   /** Sets the size; what is new reads as zeros. EFBIG. */
@@ -270,14 +270,21 @@ export class Files {
     this.#dirtyBytes += file.dirty.bytes - before
     this.#clean(file)
     this.#drop(file)
-    if (this.#waiters.length === 0 || (!error && this.#dirtyBytes > this.#limit * DIRTY_LOW_SHARE)) return
+    this.#wake(file, error)
+  }
+
+  /** A flush of `file` has ended: who waits goes on once little is left; and who wrote to this file when waiting makes it no less. */
+  #wake(file: OpenFile, error: Error | null): void {
+    if (this.#waiters.length === 0) return
+    const isLittle = this.#dirtyBytes <= this.#limit * DIRTY_LOW_SHARE
     const waiters = this.#waiters
     this.#waiters = []
-    // What cannot be stored does not become less by waiting. A full disk refuses the next write, and a sync tells of this one.
-    const isRefused = error !== null && !isDfsError(error, 'ENOSPC')
+    // A full disk refuses the next write, and a sync tells of this one.
+    const refused = isDfsError(error, 'ENOSPC') ? null : error
     for (const w of waiters) {
-      if (isRefused) w.fail(error)
-      else w.go()
+      if (w.file === file && refused) w.fail(refused)
+      else if (isLittle || (w.file === file && (error || !file.isDirty))) w.go()
+      else this.#waiters.push(w)
     }
   }
 
@@ -367,9 +374,9 @@ export class Files {
     if (due.length) this.#flusher.start(due)
   }
 
-  #throttle(): Promise<void> {
+  #throttle(file: OpenFile): Promise<void> {
     if (this.#fresh.size > 0 && this.#waiters.length === 0) this.#flusher.start([...this.#fresh])
-    return new Promise((go, fail) => { this.#waiters.push({ go, fail }) })
+    return new Promise((go, fail) => { this.#waiters.push({ file, go, fail }) })
   }
 
   #carve(file: OpenFile, from: number, to: number): void {

@@ -439,7 +439,7 @@ export class Tree {
     if (!inode) return 'ENOENT'
     this.rows.touch(inode)
     if (op.value) this.putXattr(inode, op.name, op.value)
-    else this.rows.setXattr(inode.ino, this.#sealer.xattrKey(this.globalId(inode), op.name), null)
+    else this.rows.setXattr(inode.ino, this.xattrKey(inode, op.name), null)
     if (op.mode !== undefined) inode.mode = (inode.mode & S_IFMT) | (op.mode & 0o7777)
     changed(inode, op.ctime)
     return ''

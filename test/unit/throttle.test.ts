@@ -21,9 +21,10 @@ for (const [code, expected] of [['ENOSPC', 'none'], ['EIO', 'EIO']] as const) {
       start: (list) => list.map((file) => {
         flushes++
         const flush: FileFlush = { file, ranges: [], cut: file.cut, size: file.inode.size, done: Promise.resolve(error) }
+        flush.ranges = file.dirty.claim(flush)
         file.flushes.push(flush)
         files.taken(file)
-        setImmediate(() => files.ended(flush, error))
+        setImmediate(() => files.ended(flush, file.inode.ino === 1 ? error : null))
         return flush
       }),
     }
@@ -34,5 +35,9 @@ for (const [code, expected] of [['ENOSPC', 'none'], ['EIO', 'EIO']] as const) {
     t.is(await codeOf(() => write), expected)
     t.ok(flushes > 0)
     t.is(file.error, error, 'and a sync tells why')
+    // Nothing of that is left by now; what the first file holds stays, and is more than little.
+    const other = new Inode(2)
+    const wait = files.write(other, 0, Buffer.alloc(1000))
+    t.is(await codeOf(() => wait), 'none', 'the writer of a file that can be stored is not told, nor held up for ever')
   })
 }
