@@ -289,6 +289,8 @@ export class Drive extends PathApi {
     const sealer = new ChunkSealer(keys.contentKey(), keys.contentHashKey(), keys.driveId, keys.epoch)
     this.pool = new SealPool(keys.forWorkers())
     this.space = new Space(p.dir)
+    this.space.logRoom = () => p.db.logRoom()
+    p.store.keptBlocks = this.space
     this.chunks = new ChunkTable(p.db)
     const order = p.db.getMeta('order') as string
     const maker = ENGINES[order]
@@ -333,7 +335,7 @@ export class Drive extends PathApi {
       take: (bytes) => this.space.take(bytes, this.files.dirtyBytes), mayKeep: (num, bytes) => this.cache.mayKeep(num, bytes),
     })
     this.collector = new Collector({
-      db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, journal: this.journal, flusher: this.flusher, reader: this.reader,
+      db: p.db, tree: this.tree, chunks: this.chunks, store: p.store, space: this.space, journal: this.journal, flusher: this.flusher, reader: this.reader,
       files: this.files, pool: this.pool, posix: this.posix, timers: this.timers, isShared: () => this.engine.revises, isKept: () => this.metadata.history.isOn(),
     })
     this.journal.recover(join(p.dir, 'redo'), (op, id) => this.#redo(op, id))

@@ -25,6 +25,7 @@ import type { ChunkTable } from './store/chunks.js'
 import { Compactor, type Round } from './store/compactor.js'
 import type { Database } from './store/database.js'
 import type { SegmentStore } from './store/segments.js'
+import type { Space } from './store/space.js'
 
 /** Rows looked at before the loop gets a turn. */
 const BATCH_ROWS = 2000
@@ -40,6 +41,7 @@ export interface CollectorParts {
   tree: Tree
   chunks: ChunkTable
   store: SegmentStore
+  space: Space
   journal: Journal
   flusher: FlushEngine
   reader: ReadEngine
@@ -120,6 +122,7 @@ export class Collector {
 
   #look(): void {
     const { journal, files } = this.#p
+    this.#p.space.refill().then((isWhole) => (isWhole ? this.#p.store.endKept() : undefined)).catch((e: Error) => process.emitWarning(`reserve: ${e.message}`))
     const now = this.#timers.nowMs()
     const op = journal.nextOpCounter
     if (op !== this.#seenOp || files.dirtyBytes > 0) {

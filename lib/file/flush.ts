@@ -112,7 +112,7 @@ export class FlushEngine implements Flusher {
     if (flushes.length === 0) return flushes
     const keys: string[] = []
     const job = this.#begin()
-    const outs = this.#write(flushes, keys)
+    const outs = this.#write(flushes, keys, true)
     for (const flush of flushes) {
       const before = flush.file.flushes[flush.file.flushes.indexOf(flush) - 1]?.done
       flush.done = this.#finish(flush, outs, before)
@@ -159,7 +159,7 @@ export class FlushEngine implements Flusher {
     const keys: string[] = []
     const job = this.#begin()
     try {
-      const out = (await this.#write([flush], keys)).get(flush)!
+      const out = (await this.#write([flush], keys, false)).get(flush)!
       try {
         if (unchanged()) await this.#apply(flush, out)
       } finally {
@@ -248,19 +248,22 @@ export class FlushEngine implements Flusher {
     })
   }
 
-  /** Makes chunks of all ranges and brings them to the disk. What was accepted must fit: a full disk gives back its reserve. */
-  async #write(flushes: FileFlush[], keys: string[]): Promise<Map<FileFlush, Out>> {
+  /**
+   * Makes chunks of all ranges and brings them to the disk. `isPromised`: programs were told that it fits; a full disk has
+   * blocks for that, and gives back the rest of what is kept should they not suffice.
+   */
+  async #write(flushes: FileFlush[], keys: string[], isPromised: boolean): Promise<Map<FileFlush, Out>> {
     for (;;) {
       try {
-        return await this.#attempt(flushes, keys)
+        return await this.#attempt(flushes, keys, isPromised)
       } catch (e) {
-        if (!isDfsError(e, 'ENOSPC') || !this.#host.makeRoom()) throw e
+        if (!isPromised || !isDfsError(e, 'ENOSPC') || !this.#host.makeRoom()) throw e
         for (const k of keys) this.#underway.delete(k)
       }
     }
   }
 
-  async #attempt(flushes: FileFlush[], keys: string[]): Promise<Map<FileFlush, Out>> {
+  async #attempt(flushes: FileFlush[], keys: string[], isPromised: boolean): Promise<Map<FileFlush, Out>> {
     const outs = new Map<FileFlush, Out>(flushes.map((f) => [f, { chunks: [], pieces: [] }]))
     const runs = plan(flushes, outs)
     if (runs.length === 0) return outs
@@ -275,7 +278,7 @@ export class FlushEngine implements Flusher {
     }
     // All of them end before a failure is told: a second attempt must not meet the first.
     try {
-      for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, keys)))) if (r.status === 'rejected') throw r.reason
+      for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, keys, isPromised)))) if (r.status === 'rejected') throw r.reason
       await this.#host.store.sync()
     } catch (e) {
       for (const { chunks } of outs.values()) for (const c of chunks) this.#letGo(c)
@@ -285,7 +288,7 @@ export class FlushEngine implements Flusher {
   }
 
   /** Runs of one slab that are cut alike. */
-  async #group(runs: Run[], outs: Map<FileFlush, Out>, keys: string[]): Promise<void> {
+  async #group(runs: Run[], outs: Map<FileFlush, Out>, keys: string[], isPromised: boolean): Promise<void> {
     // Until those in `outs` are.
     const held: LocalChunk[] = []
     let isOver = false
@@ -295,7 +298,7 @@ export class FlushEngine implements Flusher {
       held.push(c)
     }
     try {
-      await this.#chunks(runs, outs, keys, hold)
+      await this.#chunks(runs, outs, keys, isPromised, hold)
     } finally {
       isOver = true
       for (const c of held) this.#letGo(c)
@@ -303,7 +306,7 @@ export class FlushEngine implements Flusher {
   }
 
   /** `hold`: what is found, or sealed, stays until the group is over. */
-  async #chunks(runs: Run[], outs: Map<FileFlush, Out>, keys: string[], hold: (c: LocalChunk) => void): Promise<void> {
+  async #chunks(runs: Run[], outs: Map<FileFlush, Out>, keys: string[], isPromised: boolean, hold: (c: LocalChunk) => void): Promise<void> {
     const arena = runs[0]!.slab.memory
     const { chunks: table, pool, store } = this.#host
     const cuts = await pool.cut({ arena, runs: runs.map((r) => ({ start: r.pos, length: r.len })), average: runs[0]!.cut })
@@ -340,7 +343,7 @@ export class FlushEngine implements Flusher {
         const records = chunks.map((c, i) => ({
           id: c.id, plainLength: fresh[i]!.length, sealed: sealed.subarray(c.offset, c.offset + c.length),
         }))
-        const places = await (block ? store.appendRun({ bytes: block, records }) : store.append(records))
+        const places = await store.append(block ? { bytes: block, records } : records, isPromised)
         for (let i = 0; i < fresh.length; i++) {
           const f = fresh[i]!
           f.settle({ id: chunks[i]!.id, h: f.h, len: f.length, num: 0, seg: places[i]!.segment, off: places[i]!.offset })

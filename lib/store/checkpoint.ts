@@ -10,10 +10,10 @@ import { Worker } from 'node:worker_threads'
 import type { Journal } from '../log/journal.js'
 import { FRAME_BYTES, type Database } from './database.js'
 
-/** The worker is asked when the log has grown by this much since. */
-const STEP_BYTES = 6 << 20
-/** The log starts over when it is this long: before it outgrows what database.ts keeps written. */
-const RESTART_BYTES = 20 << 20
+/** The worker is asked when the log has grown by this share of what database.ts keeps written (6 MiB of 32)... */
+const STEP_SHARE = 0.1875
+/** ...and it starts over when it is this long: before it outgrows that. */
+const RESTART_SHARE = 0.625
 /** As much as the main thread may move by itself, within milliseconds. */
 const REST_BYTES = 4 << 20
 /** The log starts over whatever it takes: the disk is slower than the writers. */
@@ -42,7 +42,7 @@ export class Checkpointer {
     if (this.#busy || this.#closed) return
     const size = this.#db.walBytes()
     if (size < this.#doneAt) this.#doneAt = 0
-    if (size - this.#doneAt < STEP_BYTES) return
+    if (size - this.#doneAt < this.#db.keptWalBytes * STEP_SHARE) return
     this.#busy = true
     this.#start().postMessage(null)
   }
@@ -65,7 +65,7 @@ export class Checkpointer {
     this.#busy = false
     const now = this.#db.walBytes()
     this.#doneAt = moved
-    if (this.#closed || this.#journal.stopped || now < RESTART_BYTES) return
+    if (this.#closed || this.#journal.stopped || now < this.#db.keptWalBytes * RESTART_SHARE) return
     // What came meanwhile is the worker's too, unless it is little; or so much that the log must start over.
     if (now - moved > REST_BYTES && now < LONGEST_BYTES) {
       this.#busy = true
@@ -76,7 +76,8 @@ export class Checkpointer {
       this.#journal.between(() => this.#db.sql.pragma('wal_checkpoint(RESTART)'))
       this.#doneAt = 0
     } catch (e) {
-      this.#journal.stop(e as Error)
+      // With no room for a larger database the log is as it was, and goes on.
+      if ((e as { code?: unknown }).code !== 'SQLITE_FULL') this.#journal.stop(e as Error)
     }
   }
 

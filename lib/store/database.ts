@@ -105,6 +105,7 @@ export class Database {
   readonly path: string
   #walFd = -1
   #shmFd = -1
+  #keptWalBytes = WAL_BYTES
   readonly #word = Buffer.alloc(4)
 
   protected constructor(sql: Db, path: string) {
@@ -216,6 +217,14 @@ export class Database {
     return this.#word.readUInt32LE(0) * FRAME_BYTES
   }
 
+  /** The log is kept at least this long. */
+  get keptWalBytes(): number { return this.#keptWalBytes }
+
+  /** Bytes that the log still takes in blocks that it has. */
+  logRoom(): number {
+    return Math.max(0, fstatSync(this.#walFd).size - this.walBytes())
+  }
+
   /** Checkpoints everything, and closes. May be called twice. */
   close(): void {
     if (!this.sql.open) return
@@ -229,15 +238,16 @@ export class Database {
    * Writes zeros behind the log's frames: an fdatasync of a file that grows waits
    * for the file system's journal too, one that overwrites does not (twice as
    * fast on ext4). A zero frame has no valid salt: SQLite reads it as the end
-   * (walformat.html, 4.2).
+   * (walformat.html, 4.2). And a commit has room when others have filled the
+   * disk; so has the WAL-index, a block for so many frames.
    */
   #extendWal(): void {
-    const size = fstatSync(this.#walFd).size
     const fs = statfsSync(dirname(this.path))
-    if (size >= WAL_BYTES || fs.bavail * fs.bsize < WAL_BYTES * 32) return
-    const zeros = Buffer.alloc(1 << 20)
-    for (let at = size; at < WAL_BYTES;) at += writeSync(this.#walFd, zeros, 0, Math.min(zeros.length, WAL_BYTES - at), at)
+    const bytes = this.#keptWalBytes = Math.min(WAL_BYTES, Math.floor(fs.blocks * fs.bsize * WAL_SHARE))
+    if (fs.bavail * fs.bsize < bytes * WAL_FREE_TIMES) return
+    extend(this.#walFd, bytes)
     fsyncSync(this.#walFd)
+    extend(this.#shmFd, SHM_BLOCK_BYTES * Math.ceil(bytes / FRAME_BYTES / SHM_BLOCK_FRAMES + 1))
   }
 
   /** The WAL is not under POSIX locks, so that a descriptor of our own on it is safe (those on the database are not). */
@@ -246,7 +256,7 @@ export class Database {
     this.sql.prepare('SELECT count(*) FROM incarnation').get()
     if (!existsSync(this.path + '-wal')) this.setMeta('opened', Date.now())
     this.#walFd = openSync(this.path + '-wal', 'r+')
-    this.#shmFd = openSync(this.path + '-shm', 'r')
+    this.#shmFd = openSync(this.path + '-shm', 'r+')
     this.#extendWal()
     const dir = openSync(dirname(this.path), 'r')
     try { fsyncSync(dir) } finally { closeSync(dir) }
@@ -255,8 +265,20 @@ export class Database {
 
 /** A page and the header of its frame in the log. */
 export const FRAME_BYTES = 4096 + 24
-/** The log is kept at least this long. */
+/** The log is kept at least this long; on a small disk, this share of it. */
 const WAL_BYTES = 32 << 20
+const WAL_SHARE = 0.05
+/** Its room is taken when there is so much more. */
+const WAL_FREE_TIMES = 4
+/** The WAL-index grows by blocks, each for so many frames (walformat.html, 2). SQLite clears them itself before use. */
+const SHM_BLOCK_BYTES = 32 << 10
+const SHM_BLOCK_FRAMES = 4096
+
+/** With real blocks, up to `bytes`. */
+function extend(fd: number, bytes: number): void {
+  const zeros = Buffer.alloc(1 << 20)
+  for (let at = fstatSync(fd).size; at < bytes;) at += writeSync(fd, zeros, 0, Math.min(zeros.length, bytes - at), at)
+}
 
 function fill(sql: Db): void {
   sql.exec('BEGIN')

@@ -5,7 +5,7 @@
 import blakeHash from '@napi-rs/blake-hash'
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { fail } from '../errors.js'
-import { pageEnd } from '../memory.js'
+import { PAGE_BYTES, pageEnd } from '../memory.js'
 import { HEADER_BYTES, RECORD_BYTES, judgeSegmentHeader, parseRecordHeader, segmentVersion, SEGMENT_VERSION } from './record.js'
 
 export interface ScannedRecord {
@@ -48,8 +48,8 @@ export function checkHeader(path: string, number: number, driveId: Buffer): { si
   }
 }
 
-/** The records in order; see SegmentStore.scan. EIO if the file cannot be opened. */
-export function * scanSegment(path: string, segment: number, isVerifying: boolean): Generator<ScannedRecord> {
+/** The records in order, of the first `limit` bytes; see SegmentStore.scan. EIO if the file cannot be opened. */
+export function * scanSegment(path: string, segment: number, isVerifying: boolean, limit = Infinity): Generator<ScannedRecord> {
   let fd: number
   try {
     fd = openSync(path, 'r')
@@ -57,7 +57,7 @@ export function * scanSegment(path: string, segment: number, isVerifying: boolea
     throw fail('EIO', `segment ${segment} cannot be opened`, e)
   }
   try {
-    const { size } = fstatSync(fd)
+    const size = Math.min(fstatSync(fd).size, limit)
     const header = Buffer.alloc(RECORD_BYTES)
     for (let at = HEADER_BYTES; at < size;) {
       const record = at + RECORD_BYTES <= size && readFully(fd, header, at) ? parseRecordHeader(header, segment, at) : undefined
@@ -93,6 +93,17 @@ export function trueEnd(path: string, segment: number, size: number): number {
     if (record.ok) end = record.offset + record.sealedLength
   }
   return !isTorn && size === pageEnd(end) ? size : end
+}
+
+/** Whether its last page is empty: one of blocks that were kept back (segments.ts), and not used up when it was left. */
+export function endsInZeros(path: string, size: number): boolean {
+  if (size < PAGE_BYTES + HEADER_BYTES) return false
+  const fd = openSync(path, 'r')
+  try {
+    return isZero(fd, size - PAGE_BYTES, size)
+  } finally {
+    closeSync(fd)
+  }
 }
 
 /** At most a page. */

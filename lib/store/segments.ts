@@ -6,14 +6,16 @@
  * costs more than all sealing. Neither waits for the other, and the sync of a
  * small write does not wait for a bulk stream's segment to be written first. A
  * segment has one way of being written while it is a head; where the file system
- * refuses direct I/O, both go through the page cache.
+ * refuses direct I/O, both go through the page cache. A third head is made of
+ * blocks kept back (space.ts), for what was promised and finds the disk full.
  *
  * Owns: one descriptor for each segment with unsynced bytes, the heads', and up to
  * OPEN_SEGMENTS for reading. The directory belongs to one process (lock.ts).
  *
  * Invariants
  * - `size` of a segment is the end of its last complete record, and of the zeros
- *   that fill up its page; the file is longer only while a batch is being written.
+ *   that fill up its page; the file is longer only while a batch is being written,
+ *   and that of the third head, which has its full length from the start.
  * - What append gave a place for is durable once a sync() that was called after
  *   it has resolved.
  * - After a failed sync nothing is written any more: the kernel may have dropped
@@ -28,9 +30,10 @@ import { copyInto, BlockPool, pageEnd } from '../memory.js'
 import { readMark, writeMark } from './mark.js'
 import { SegmentReaders } from './readers.js'
 import { HEADER_BYTES, RECORD_BYTES, recordHeader, segmentHeader } from './record.js'
-import { checkHeader, scanSegment, trueEnd, type ScannedRecord } from './scan.js'
+import { checkHeader, endsInZeros, scanSegment, trueEnd, type ScannedRecord } from './scan.js'
 import { asFull, codeOf, writeAll, writeAllSync } from './write.js'
 
+const HEADS = ['small', 'bulk', 'kept'] as const
 const fdatasyncAsync = promisify(fdatasync)
 const fsyncAsync = promisify(fsync)
 
@@ -60,6 +63,9 @@ export interface SegmentOptions {
   isDirect?: boolean
 }
 
+/** Blocks kept back: makes a file `path` of them, open for writing, as long as it says. Undefined: there are none left. */
+export interface KeptBlocks { handOver(path: string): { fd: number; bytes: number } | undefined }
+
 /** What open() cut off the end of a segment: a torn write. */
 export interface CutTail { segment: number; size: number; cutBytes: number }
 
@@ -72,8 +78,10 @@ interface Segment {
   fd: number
   /** `fd` is for whole pages from whole pages, at whole pages. */
   isDirect: boolean
+  /** Bytes of blocks that it has had from the start; 0: none. */
+  kept: number
 }
-type Head = 'small' | 'bulk'
+type Head = 'small' | 'bulk' | 'kept'
 interface Undo { segment: Segment; size: number }
 
 export class SegmentStore {
@@ -96,7 +104,7 @@ export class SegmentStore {
   /** Where batches that lie scattered are gathered for a direct write. */
   readonly #staging = new BlockPool(MAX_BATCH_BYTES, 1)
   /** The appends to each head, one after another. */
-  readonly #chains: Record<Head, Promise<unknown>> = { small: Promise.resolve(), bulk: Promise.resolve() }
+  readonly #chains: Record<Head, Promise<unknown>> = { small: Promise.resolve(), bulk: Promise.resolve(), kept: Promise.resolve() }
   /** Segments that a batch is being written to. */
   readonly #inFlight = new Set<Segment>()
   #writebackFrom = 0
@@ -137,6 +145,9 @@ export class SegmentStore {
   /** Bytes after which a segment is full, of those that are made from here on: no more than the disk allows. Infinity: that. */
   set segmentBytes(bytes: number) { this.#limit = Math.min(bytes, this.#standardBytes) }
 
+  /** For what was promised. */
+  keptBlocks: KeptBlocks | null = null
+
   /** Called once, when the store stops. */
   onStop: (why: DfsError) => void = () => {}
 
@@ -162,7 +173,7 @@ export class SegmentStore {
 
   /** Whether appends still go there: such a segment is not for compaction. */
   isHead(segment: number): boolean {
-    return this.#heads.small?.number === segment || this.#heads.bulk?.number === segment
+    return HEADS.some((head) => this.#heads[head]?.number === segment)
   }
 
   /** Whether there are bytes that no sync has covered yet. */
@@ -173,60 +184,70 @@ export class SegmentStore {
   }
 
   /**
-   * Writes a batch through the thread pool, and gives the place of each record's sealed bytes. Not durable before sync(). Bulk
-   * batches, and small ones, land in the order of the calls. The buffers must not change until it resolves.
+   * Writes a batch through the thread pool, and gives the place of each record's sealed bytes; a run without a copy where it
+   * is bulk. Not durable before sync(). Bulk batches, and small ones, land in the order of the calls. The buffers must not
+   * change until it resolves. `isPromised`: there is `keptBlocks` for it where there is no room else.
    * ENOSPC leaves nothing of the batch behind; STORE_STOPPED after an earlier failure.
    */
-  async append(records: SegmentRecord[]): Promise<Place[]> {
+  async append(batch: SegmentRecord[] | RecordRun, isPromised = false): Promise<Place[]> {
     this.#mustRun()
-    let bytes = 0
-    for (const r of records) {
-      checkRecord(r)
-      bytes += RECORD_BYTES + r.sealed.length
+    const records = Array.isArray(batch) ? batch : batch.records
+    records.forEach(checkRecord)
+    try {
+      return await (this.#isBulk(bytesOf(records)) ? this.#appendBulk(batch) : this.#queue('small', () => this.#appendRecords('small', records)))
+    } catch (e) {
+      if (!isPromised || !isDfsError(e, 'ENOSPC') || !this.keptBlocks || this.#closed) throw e
+      return this.#queue('kept', () => this.#appendRecords('kept', records))
     }
-    if (!this.#isBulk(bytes)) return this.#queue('small', () => this.#appendRecords('small', records))
+  }
+
+  #appendBulk(batch: SegmentRecord[] | RecordRun): Promise<Place[]> {
     return this.#queue('bulk', async () => {
+      if (!Array.isArray(batch)) return this.#isDirect ? this.#appendDirect(batch) : this.#appendRecords('bulk', batch.records)
       const block = this.#isDirect ? this.#staging.take() : undefined
-      if (!block) return this.#appendRecords('bulk', records)
+      if (!block) return this.#appendRecords('bulk', batch)
       try {
-        return await this.#appendDirect(gather(block.bytes, records))
+        return await this.#appendDirect(gather(block.bytes, batch))
       } finally {
         this.#staging.release(block)
       }
     })
   }
 
-  /** As append(), without a copy where the batch is bulk. */
-  async appendRun(run: RecordRun): Promise<Place[]> {
-    if (!this.#isBulk(runBytes(run))) return this.append(run.records)
-    this.#mustRun()
-    run.records.forEach(checkRecord)
-    return this.#queue('bulk', () => (this.#isDirect ? this.#appendDirect(run) : this.#appendRecords('bulk', run.records)))
-  }
-
   /** No more is appended to the segments that are written to now; gives their numbers. What is on its way there gets there first, and all is durable. */
   async sealHeads(): Promise<number[]> {
     this.#mustRun()
     const sealed: number[] = []
-    // Both at one moment, when nothing is being written: so that all that comes has higher numbers.
+    // All at one moment, when nothing is being written: so that all that comes has higher numbers.
     let go!: (none: Place[]) => void
-    const both = new Promise<Place[]>((resolve) => (go = resolve))
+    const all = new Promise<Place[]>((resolve) => (go = resolve))
     let ready = 0
     const turn = (): Promise<Place[]> => {
-      if (++ready === 2) {
-        for (const head of ['small', 'bulk'] as const) {
+      if (++ready === HEADS.length) {
+        for (const head of HEADS) {
           const segment = this.#heads[head]
           if (!segment) continue
           sealed.push(segment.number)
+          this.#cutKept(segment)
           delete this.#heads[head]
         }
         go([])
       }
-      return both
+      return all
     }
-    await Promise.all([this.#queue('small', turn), this.#queue('bulk', turn)])
+    await Promise.all(HEADS.map((head) => this.#queue(head, turn)))
     await this.sync()
     return sealed
+  }
+
+  /** There is room again: what the third head has not used of its blocks goes back to the disk. */
+  async endKept(): Promise<void> {
+    await this.#queue('kept', async () => {
+      if (this.#heads.kept) this.#cutKept(this.#heads.kept)
+      delete this.#heads.kept
+      return []
+    })
+    this.#closeIdle()
   }
 
   /** Fills `out[0..length)` from a segment. EIO if the segment is gone or ends before. */
@@ -265,7 +286,7 @@ export class SegmentStore {
    * cannot be trusted comes with ok = false. Reads as it goes: the caller may pause between records.
    */
   scan(segment: number, options: { verify?: boolean } = {}): Generator<ScannedRecord> {
-    return scanSegment(this.pathOf(segment), segment, options.verify ?? false)
+    return scanSegment(this.pathOf(segment), segment, options.verify ?? false, this.#segments.get(segment)?.size)
   }
 
   /** Deletes a segment file. A head is closed first. The caller has made sure that no index row needs it. */
@@ -273,7 +294,7 @@ export class SegmentStore {
     const s = this.#segments.get(segment)
     if (!s) return
     if (this.#inFlight.has(s)) throw fail('EBUSY', `segment ${segment} is being written`)
-    for (const head of ['small', 'bulk'] as const) if (this.#heads[head] === s) delete this.#heads[head]
+    for (const head of HEADS) if (this.#heads[head] === s) delete this.#heads[head]
     this.#segments.delete(segment)
     this.#readers.forget(segment)
     this.#retired.push(s)
@@ -289,9 +310,10 @@ export class SegmentStore {
   async close(): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    await Promise.all([this.#chains.small, this.#chains.bulk])
+    await Promise.all(Object.values(this.#chains))
     try {
       if (!this.#stopped) {
+        if (this.#heads.kept) this.#cutKept(this.#heads.kept)
         await this.sync()
         writeMark(this.dir, this.usage())
       }
@@ -321,9 +343,9 @@ export class SegmentStore {
       }
       if (state === 'damaged') this.damaged.push(number)
       if (state === 'old') old.add(number)
-      const end = recent.has(number) && mark?.get(number) !== size ? trueEnd(path, number, size) : size
+      const end = (recent.has(number) && mark?.get(number) !== size) || endsInZeros(path, size) ? trueEnd(path, number, size) : size
       if (end < size) this.#cutTail(number, end, size)
-      this.#segments.set(number, { number, size: end, synced: end, fd: -1, isDirect: false })
+      this.#segments.set(number, { number, size: end, synced: end, fd: -1, isDirect: false, kept: 0 })
       this.#nextNumber = number + 1
     }
     const open = [...this.#segments.values()].slice(-2).filter((s) => s.size < this.#limit / 2 && !this.damaged.includes(s.number) && !old.has(s.number))
@@ -426,11 +448,12 @@ export class SegmentStore {
   /** The segment of this head, a new one if `bytes` do not fit. */
   #headFor(head: Head, bytes: number): Segment {
     const segment = this.#heads[head]
-    if (segment && (segment.isDirect ? pageEnd(segment.size) : segment.size) + bytes <= this.#limit) return segment
-    const made = this.#create()
+    if (segment && (segment.isDirect ? pageEnd(segment.size) : segment.size) + bytes <= this.#limitOf(segment)) return segment
+    const made = head === 'kept' ? this.#adopt() : this.#create()
     if (head === 'bulk') this.#makeDirect(made)
     delete this.#heads[head]
     this.#heads[head] = made
+    if (made.size + bytes > this.#limitOf(made) && made.kept > 0) throw fail('ENOSPC', 'the disk of the store is full, and what was kept back does not suffice')
     this.#closeIdle()
     if (head === 'bulk') this.#writebackFrom = HEADER_BYTES
     return made
@@ -477,11 +500,37 @@ export class SegmentStore {
       throw e
     }
     this.#nextNumber++
-    const segment: Segment = { number, size: HEADER_BYTES, synced: 0, fd, isDirect: false }
+    const segment: Segment = { number, size: HEADER_BYTES, synced: 0, fd, isDirect: false, kept: 0 }
     this.#segments.set(number, segment)
     this.#dirDirty = true
     return segment
   }
+
+  /** A segment of blocks that were kept back. ENOSPC if there are none. */
+  #adopt(): Segment {
+    const number = this.#nextNumber
+    let kept: ReturnType<KeptBlocks['handOver']>
+    try {
+      kept = this.keptBlocks?.handOver(this.pathOf(number))
+    } catch (e) {
+      throw asFull(e) ?? fail('EIO', `segment ${number} cannot be made (${codeOf(e)})`, e)
+    }
+    if (!kept) throw fail('ENOSPC', 'the disk of the store is full, and what was kept back is used up')
+    this.#nextNumber++
+    const segment: Segment = { number, size: HEADER_BYTES, synced: 0, fd: kept.fd, isDirect: false, kept: kept.bytes }
+    this.#segments.set(number, segment)
+    this.#dirDirty = true
+    writeAllSync(kept.fd, [segmentHeader(number, this.#driveId)], 0)
+    return segment
+  }
+
+  /** What it has not used goes back to the disk. */
+  #cutKept(segment: Segment): void {
+    if (segment.kept > 0 && segment.fd >= 0) ftruncateSync(segment.fd, segment.size)
+    segment.kept = 0
+  }
+
+  #limitOf(segment: Segment): number { return segment.kept || this.#limit }
 
   /** As many records from `from` on as fit into the segment. */
   #plan(segment: Segment, records: SegmentRecord[], from: number, places: Place[]): { buffers: Buffer[]; end: number; next: number } {
@@ -491,7 +540,7 @@ export class SegmentStore {
     for (; next < records.length; next++) {
       const record = records[next]!
       const bytes = RECORD_BYTES + record.sealed.length
-      if (end + bytes > this.#limit && end > HEADER_BYTES) break
+      if (end + bytes > this.#limitOf(segment) && end > HEADER_BYTES) break
       buffers.push(recordHeader(segment.number, end, record), record.sealed)
       places.push({ segment: segment.number, offset: end + RECORD_BYTES })
       end += bytes
@@ -503,10 +552,12 @@ export class SegmentStore {
   #undo(undo: Undo[], cause: unknown): unknown {
     // From the last: a batch that rolled over leaves a segment that is empty, which is fine.
     for (const { segment, size } of undo.reverse()) {
+      const written = segment.size - size
       segment.size = size
       segment.synced = Math.min(segment.synced, size)
       try {
-        ftruncateSync(segment.fd, size)
+        if (segment.kept === 0) ftruncateSync(segment.fd, size)
+        else writeAllSync(segment.fd, [Buffer.alloc(written)], size)
       } catch (e) {
         return this.#stop(`segment ${segment.number} has a torn tail that cannot be cut (${codeOf(e)})`, e)
       }
@@ -610,6 +661,11 @@ function gather(bytes: Buffer, records: SegmentRecord[]): RecordRun {
       return { ...r, sealed }
     }),
   }
+}
+
+/** With their headers. */
+function bytesOf(records: SegmentRecord[]): number {
+  return records.reduce((n, r) => n + RECORD_BYTES + r.sealed.length, 0)
 }
 
 /** From the start of the first record to the end of the last. */

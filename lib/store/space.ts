@@ -3,88 +3,124 @@
  * accepted, the index and a margin would not fit any more, so that nothing that
  * was accepted fails later.
  *
- * Other programs may fill the same disk behind our back: a reserve file holds
- * real blocks, given back when room gets short, so that what was accepted still
- * fits and deleting still works. It is taken again at the next open with room.
+ * Other programs may fill the same disk behind our back, and take at once what
+ * is given back to it. So what was accepted has real blocks that only it can
+ * come by: content those of a reserve that becomes a segment (segments.ts), the
+ * index the log that is written to its length beforehand (database.ts). A second
+ * reserve is given back in steps, so that the index can grow and deleting works.
+ * Both are taken again when there is room.
  */
-import { closeSync, existsSync, fstatSync, fsyncSync, ftruncateSync, openSync, statfsSync, truncateSync, writeSync } from 'node:fs'
+import { existsSync, statfsSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { fail } from '../errors.js'
+import { Reserve } from './reserve.js'
 
 /** Free bytes are asked for again after this much was taken or this long. */
 const ASK_BYTES = 4 << 20
 const ASK_MS = 20
 /** Kept free for index and log... */
 const MARGIN_BYTES = 32 << 20
-/** ...and as real blocks: what was accepted and not stored yet (DIRTY_SHARE of it), and what the index adds for it. */
+/** ...and as real blocks... */
 const RESERVE_BYTES = 52 << 20
-const DIRTY_SHARE = 0.62
+/** ...of which this share is for what was accepted and not stored yet, the rest for the index. */
+const CONTENT_SHARE = 0.72
+/** Sealing adds a tag of 16 bytes to each 4 KiB, a header to each chunk and the rest of a page to each batch. */
+const SEALED_TIMES = 1.02
+/** Writers wait once more than the limit was accepted: by so much each, a few at a time, but not more than this share. */
+const OVERSHOOT_BYTES = 4 << 20
+const OVERSHOOT_SHARE = 0.2
 /** On a small disk, this share of it each. */
 const SMALL_SHARE = 0.08
 /** What a commit may add to the index and its log. */
 const COMMIT_BYTES = 4 << 20
-/** The reserve is given back in so many parts. */
+/** The second reserve is given back in so many parts. */
 const GIVE_STEPS = 4
 /** With less than this, not even a lock can be taken. */
 const NOTHING_BYTES = 4 << 20
+/** Name of the file that holds blocks for content. */
+const CONTENT = 'reserve.content'
 
 export class Space {
   readonly #dir: string
   readonly #margin: number
-  readonly #reserve: number
+  /** For content; and what is given back in steps. */
+  readonly #content: Reserve
+  readonly #steps: Reserve
   readonly #commitRoom: number
-  #reserveFd: number
   #free = 0
   #taken = 0
   #askedAt = -Infinity
-  /** Bytes of the reserve that are there. */
-  #held = 0
+  /** Bytes that the index can write whatever happens to the disk. */
+  logRoom: () => number = () => 0
 
   constructor(dir: string) {
     this.#dir = dir
     const fs = statfsSync(dir)
     const total = fs.blocks * fs.bsize
     this.#margin = Math.min(MARGIN_BYTES, Math.floor(total * SMALL_SHARE))
-    this.#reserve = Math.min(RESERVE_BYTES, Math.floor(total * SMALL_SHARE))
-    this.#commitRoom = Math.min(COMMIT_BYTES, Math.floor(this.#margin / 2))
-    this.#reserveFd = openSync(join(dir, 'reserve'), 'a+', 0o600)
+    const reserve = Math.min(RESERVE_BYTES, Math.floor(total * SMALL_SHARE))
+    this.#commitRoom = Math.min(COMMIT_BYTES, Math.floor(this.#margin / 4))
+    const content = Math.floor(reserve * CONTENT_SHARE)
+    this.#steps = new Reserve(join(dir, 'reserve'), reserve - content)
+    this.#content = new Reserve(join(dir, CONTENT), content)
     this.#ask()
-    this.#held = Math.min(fstatSync(this.#reserveFd).size, this.#reserve)
-    // What was given back is taken again when the store is opened and there is room.
-    if (this.#held < this.#reserve && this.#free > this.#margin + this.#reserve * 2) this.#hold()
+    for (const r of this.#short()) r.fill()
+    this.#ask()
   }
 
-  /** Before a store is opened: on a full disk its reserve goes first, or it could not even be locked. */
+  /** Before a store is opened: on a full disk its reserves go first, or it could not even be locked. */
   static rescue(dir: string): void {
-    const path = join(dir, 'reserve')
-    const fs = statfsSync(dir)
-    if (fs.bavail * fs.bsize < NOTHING_BYTES && existsSync(path)) truncateSync(path, 0)
+    for (const name of ['reserve', CONTENT]) {
+      const path = join(dir, name)
+      const fs = statfsSync(dir)
+      if (fs.bavail * fs.bsize < NOTHING_BYTES && existsSync(path)) truncateSync(path, 0)
+    }
   }
 
   /** Bytes that may be accepted and not stored yet: they fit whatever others do to the disk. */
-  get dirtyLimit(): number { return Math.floor(this.#reserve * DIRTY_SHARE) }
+  get dirtyLimit(): number {
+    const { wanted } = this.#content
+    return Math.floor(wanted / SEALED_TIMES - Math.min(OVERSHOOT_BYTES, wanted * OVERSHOOT_SHARE))
+  }
 
-  /** Something did not fit: gives back a part of the reserve. False if there is none left to give. */
+  /** Blocks for what was accepted and finds no room: a file `path` of them, open for writing. Undefined: they are used up. */
+  handOver(path: string): { fd: number; bytes: number } | undefined { return this.#content.handOver(path) }
+
+  /** Something did not fit: gives back a part of the second reserve. False if there is none left to give. */
   makeRoom(): boolean {
-    if (this.#held === 0) return false
     // In steps: whoever fills the disk may take each of them from us.
-    this.#held = Math.max(0, this.#held - Math.ceil(this.#reserve / GIVE_STEPS))
-    ftruncateSync(this.#reserveFd, this.#held)
-    fsyncSync(this.#reserveFd)
+    const isGiven = this.#steps.give(Math.ceil(this.#steps.wanted / GIVE_STEPS))
+    if (isGiven) this.#ask()
+    return isGiven
+  }
+
+  /** What was used or given back is taken again, where there is room by now; gives whether it was. */
+  async refill(): Promise<boolean> {
+    if (this.#content.missing === 0 && this.#steps.missing === 0) return false
     this.#ask()
-    return true
+    const short = this.#short()
+    for (const r of short) await r.refill()
+    return short.length > 0 && this.#content.missing === 0
+  }
+
+  /** What should be taken again. Invariant: others have as much room left as before. */
+  #short(): Reserve[] {
+    const short = [this.#content, this.#steps].filter((r) => r.missing > 0)
+    const missing = short.reduce((n, r) => n + r.missing, 0)
+    return this.#free > this.#margin + missing * 2 ? short : []
   }
 
   /** Before a commit, which must not fail. */
   beforeCommit(): void {
     if (this.#isStale()) this.#ask()
+    if (this.#free >= this.#commitRoom || this.logRoom() >= this.#commitRoom) return
     while (this.#free < this.#commitRoom && this.makeRoom()) { /* until it fits, or nothing is left */ }
   }
 
   /** Bytes that programs may still write, as statfs on the mount tells. */
   freeBytes(dirty: number): number {
     this.#ask()
-    return Math.max(0, this.#free - this.#margin - dirty)
+    return Math.max(0, this.#free - this.#margin - this.#content.missing - dirty)
   }
 
   totalBytes(): number {
@@ -102,8 +138,7 @@ export class Space {
   take(bytes: number, dirty: number): void {
     this.#taken += bytes
     if (this.#isStale()) this.#ask()
-    // Sealing adds a tag of 16 bytes to each 4 KiB, a header to each chunk and the rest of a page to each batch.
-    if (this.#free - (dirty + bytes) * 1.02 < this.#margin) throw fail('ENOSPC', 'the disk of the store is full')
+    if (this.#free - (dirty + bytes) * SEALED_TIMES < this.#margin + this.#content.missing) throw fail('ENOSPC', 'the disk of the store is full')
   }
 
   /** A name, an attribute, an xattr is about to be added. Throws ENOSPC. Half the margin is kept for deleting. */
@@ -114,8 +149,8 @@ export class Space {
   }
 
   close(): void {
-    if (this.#reserveFd >= 0) closeSync(this.#reserveFd)
-    this.#reserveFd = -1
+    this.#content.close()
+    this.#steps.close()
   }
 
   /** A guess is good enough only while there is plenty. */
@@ -128,19 +163,5 @@ export class Space {
     this.#free = fs.bavail * fs.bsize
     this.#taken = 0
     this.#askedAt = performance.now()
-  }
-
-  /** Real blocks: fallocate is not in node, and a hole would reserve nothing. */
-  #hold(): void {
-    try {
-      const zeros = Buffer.alloc(1 << 20)
-      for (let n = this.#held; n < this.#reserve; n += zeros.length) writeSync(this.#reserveFd, zeros, 0, Math.min(zeros.length, this.#reserve - n))
-      fsyncSync(this.#reserveFd)
-      this.#held = this.#reserve
-    } catch {
-      // It filled up meanwhile.
-      ftruncateSync(this.#reserveFd, 0)
-      this.#held = 0
-    }
   }
 }

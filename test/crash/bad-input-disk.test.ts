@@ -4,7 +4,7 @@
  */
 import test, { type Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, readdirSync, readFileSync, statfsSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, statfsSync, statSync } from 'node:fs'
 import { mkdir, open, readdir, rm, truncate, unlink, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { clearedDir } from '../helpers/cleared.js'
@@ -78,6 +78,13 @@ async function fillBehind(disk: string, ...prefix: string[]): Promise<void> {
     const [program, ...args] = [...prefix, 'dd', 'if=/dev/zero', `of=${of}`, `bs=${bs}`]
     await run(program!, args)
   }
+}
+
+/** How others fill a disk while a program writes: until it is full once; and taking whatever is given back, at once. */
+const OTHERS: Record<string, (disk: string) => Promise<unknown>> = {
+  once: (disk) => fillBehind(disk, 'timeout', '5'),
+  greedily: (disk) => run('timeout', ['5', 'sh', '-c', `while :; do ${[['64k', 'filler'], ['4k', 'filler.small']]
+    .map(([bs, name]) => `dd if=/dev/zero oflag=append conv=notrunc bs=${bs} of='${join(disk, name!)}' 2>/dev/null`).join('; ')}; done`]),
 }
 
 /** The files that are not as they were written. */
@@ -167,23 +174,40 @@ for (const disk of Object.keys(DISKS)) {
     t.ok(readFileSync(join(m.dir, 'after')).equals(before) && readFileSync(join(m.dir, 'late')).equals(accepted))
   })
 
-  // The reserve is given back only when somebody writes, not when a flush fails.
-  test(`what was accepted fits although others fill the disk (${disk}) before it is synced`, LONG, async (t) => {
-    const m = await small(t, disk)
-    const late = await open(join(m.dir, 'late'), 'wx')
-    const filling = fillBehind(m.disk, 'timeout', '5')
-    const accepted: Buffer[] = []
-    for (let errno = 'none'; errno === 'none';) {
-      const piece = randomBytes(PIECE_BYTES / 4)
-      errno = await errnoOf(late.write(piece))
-      if (errno === 'none') accepted.push(piece)
-      else t.is(errno, 'ENOSPC')
-    }
-    await filling
-    t.is(await errnoOf(late.sync()), 'none')
-    await late.close()
-    t.ok(readFileSync(join(m.dir, 'late')).equals(Buffer.concat(accepted)))
-  })
+  for (const [others, fill] of Object.entries(OTHERS)) {
+    test(`what was accepted fits although others fill the disk (${disk}) ${others} before it is synced`, LONG, async (t) => {
+      const m = await small(t, disk)
+      const late = await open(join(m.dir, 'late'), 'wx')
+      const filling = fill(m.disk)
+      const accepted: Buffer[] = []
+      const files = new Map<string, Buffer[]>()
+      for (let errno = 'none'; errno === 'none';) {
+        const piece = randomBytes(PIECE_BYTES / 4)
+        errno = await errnoOf(late.write(piece))
+        if (errno === 'none') accepted.push(piece)
+        else t.is(errno, 'ENOSPC')
+        const name = `f${accepted.length}`
+        if (errno === 'none' && await errnoOf(writeFile(join(m.dir, name), piece.subarray(0, 5000))) === 'none') files.set(name, [piece.subarray(0, 5000)])
+      }
+      files.set('late', accepted)
+      t.is(await errnoOf(late.sync()), 'none')
+      await late.close()
+      t.is((await run('sync', ['-f', m.dir])).code, 0, 'all of it')
+      await filling
+      t.alike(damaged(m, files), [])
+      process.kill(await m.pid(), 'SIGKILL')
+      await m.unmount()
+      await m.mount()
+      t.alike(damaged(m, files), [], 'after a crash')
+      t.is(await isSound(m), '')
+      for (const name of files.keys()) await unlink(join(m.dir, name))
+      for (const name of ['filler', 'filler.small']) await rm(join(m.disk, name), { force: true })
+      const isKept = () => existsSync(join(m.store!, 'reserve.content')) && statSync(join(m.store!, 'reserve.content')).size > PIECE_BYTES
+      for (let i = 0; i < 300 && !isKept(); i++) await sleep(100)
+      t.ok(isKept(), 'where there is room again, some is kept again')
+      t.is(await errnoOf(writeFile(join(m.dir, 'new'), randomBytes(PIECE_BYTES))), 'none')
+    })
+  }
 
   // lock.db cannot be locked, and the reserve is given back later than that.
   test(`a store on a full disk (${disk}) can be mounted, read and emptied`, LONG, async (t) => {

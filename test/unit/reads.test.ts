@@ -82,7 +82,7 @@ test('a change elsewhere in the file, or of its attributes, is no reason to begi
   await f.close()
 })
 
-test('content that comes in the very moment of the change is not given', async (t) => {
+test('content that comes in the very moment of the change is not given', { timeout: 120_000 }, async (t) => {
   let late = 0
   for (let hops = 0; hops < 24; hops++) {
     const { drive, source, fs, ino, close } = await setUp(t, randomBytes(10_000))

@@ -2,14 +2,15 @@ import test, { type Assert } from 'brittle'
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { appendFileSync, closeSync, mkdirSync, openSync, readFileSync, readdirSync, readlinkSync, statSync, truncateSync, unlinkSync, writeFileSync, writeSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { chunkId } from '../../lib/seal/chunk.js'
 import { DfsError } from '../../lib/errors.js'
 import { MAX_BATCH_BYTES } from '../../lib/limits.js'
 import { BlockPool } from '../../lib/memory.js'
 import { StoreLock } from '../../lib/store/lock.js'
-import { HEADER_BYTES, RECORD_BYTES } from '../../lib/store/record.js'
+import { HEADER_BYTES, RECORD_BYTES, segmentHeader } from '../../lib/store/record.js'
+import { Reserve } from '../../lib/store/reserve.js'
 import { SegmentStore, type Place, type SegmentOptions, type SegmentRecord } from '../../lib/store/segments.js'
 import { codeOf, scratchDir } from '../helpers/scratch.js'
 
@@ -46,6 +47,24 @@ function failSyncsOf(t: Assert, path: string): void {
   for (let n; (n = openSync('/dev/null', 'r')) !== fd;) others.push(n)
   others.forEach((n) => closeSync(n))
   t.absent(isPath(fd))
+}
+
+/** A file system of its own; `fill` takes all that is left of it. Nothing where one may not mount. */
+function smallDisk(t: Assert, size: string): { dir: string; fill: () => void; clear: () => void } | undefined {
+  const dir = join(scratchDir(t), 'tmpfs')
+  mkdirSync(dir)
+  if (spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${size}`, 'none', dir]).status !== 0) return undefined
+  t.teardown(() => spawnSync('umount', [dir]), { order: 1, force: true })
+  const filler = join(dir, 'filler')
+  return {
+    dir,
+    fill: () => {
+      const fd = openSync(filler, 'w')
+      t.exception(() => { for (;;) writeSync(fd, Buffer.alloc(4096)) }, /ENOSPC/)
+      closeSync(fd)
+    },
+    clear: () => unlinkSync(filler),
+  }
 }
 
 test('what is appended is read back, now and after reopening', async (t) => {
@@ -136,7 +155,7 @@ test('a run of records is written where it lies', async (t) => {
     records.push({ ...r, sealed })
     at += RECORD_BYTES + sealed.length
   }
-  const places = [...await store.appendRun({ bytes: block.bytes, records }), ...await store.appendRun({ bytes: block.bytes, records: records.slice(0, 3) })]
+  const places = [...await store.append({ bytes: block.bytes, records }), ...await store.append({ bytes: block.bytes, records: records.slice(0, 3) })]
   t.ok(places.every((p, i) => readBack(store, p, records[i % 20]!.sealed.length).equals(records[i % 20]!.sealed)))
   t.not(places[0]!.segment, places[20]!.segment, 'a short run is a small batch')
   for (const n of store.usage().keys()) t.ok([...store.scan(n, { verify: true })].every((r) => r.ok))
@@ -151,7 +170,7 @@ test('a file system that refuses a direct write gets a plain one', async (t) => 
   const bytes = Buffer.from(new SharedArrayBuffer(1 << 20)).subarray(8)
   const sealed = bytes.subarray(RECORD_BYTES, RECORD_BYTES + 600_000)
   sealed.set(large[0]!.sealed)
-  const [place] = await store.appendRun({ bytes, records: [{ ...large[0]!, sealed }] })
+  const [place] = await store.append({ bytes, records: [{ ...large[0]!, sealed }] })
   t.ok(readBack(store, place!, 600_000).equals(sealed))
   const [next] = await store.append(large)
   t.is(next!.segment, place!.segment)
@@ -267,10 +286,9 @@ test('segments of another drive, of a newer format, or no segments are refused',
 })
 
 test('a full disk leaves nothing half-written, and the store goes on when there is room', async (t) => {
-  const dir = join(scratchDir(t), 'tmpfs')
-  mkdirSync(dir)
-  if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'none', dir]).status !== 0) return t.comment('skipped: may not mount a tmpfs')
-  t.teardown(() => spawnSync('umount', [dir]), { order: 1, force: true })
+  const disk = smallDisk(t, '2m')
+  if (!disk) return t.comment('skipped: may not mount a tmpfs')
+  const { dir } = disk
   const store = openStore(t, join(dir, 'segments'))
   const kept = record(400_000)
   const [place] = await store.append([kept])
@@ -284,16 +302,61 @@ test('a full disk leaves nothing half-written, and the store goes on when there 
   t.absent(store.stopped)
   t.ok(readBack(store, place!, 400_000).equals(kept.sealed))
   const small = record(100_000)
-  const filler = openSync(join(dir, 'filler'), 'w')
-  t.exception(() => { for (;;) writeSync(filler, Buffer.alloc(4096)) }, /ENOSPC/)
-  closeSync(filler)
+  disk.fill()
   store.remove(2)
   await t.exception(store.append([record(800_000)]), DfsError, 'also where not even a segment can be made')
-  unlinkSync(join(dir, 'filler'))
+  disk.clear()
   const [next] = await store.append([small])
   t.ok(readBack(store, next!, 100_000).equals(small.sealed))
   await store.sync()
   await store.close()
+})
+
+test('a full disk has blocks for what was promised, which nobody else comes by', async (t) => {
+  const disk = smallDisk(t, '16m')
+  if (!disk) return t.comment('skipped: may not mount a tmpfs')
+  const { dir } = disk
+  const store = openStore(t, join(dir, 'segments'))
+  const blocks = new Reserve(join(dir, 'kept'), 3 << 20)
+  blocks.fill()
+  t.is(blocks.held, 3 << 20)
+  store.keptBlocks = blocks
+  const kept = record(1000)
+  const [place] = await store.append([kept])
+  await store.sync()
+  disk.fill()
+  t.is(await codeOf(() => store.append([record(900_000)])), 'ENOSPC', 'not for what was not')
+  const promised = [record(5000), record(1_000_000), record(700_000)]
+  const places = [...await store.append(promised.slice(0, 1), true), ...await store.append(promised.slice(1), true)]
+  await store.sync()
+  t.is(await codeOf(() => store.append([record(1_000_000), record(1_000_000)], true)), 'ENOSPC', 'when it is used up')
+  const late = record(300_000)
+  promised.push(late)
+  places.push(...await store.append([late], true))
+  await store.sync()
+  t.is(places[3]!.segment, places[0]!.segment)
+  t.is(statSync(store.pathOf(places[0]!.segment)).size, 3 << 20)
+
+  disk.clear()
+  // As a crash leaves it, with many segments after it.
+  const crashed = join(dir, 'crashed')
+  mkdirSync(crashed)
+  for (const n of store.usage().keys()) writeFileSync(join(crashed, basename(store.pathOf(n))), readFileSync(store.pathOf(n)))
+  for (let n = 8; n < 16; n++) writeFileSync(join(crashed, `${String(n).padStart(8, '0')}.seg`), segmentHeader(n, driveId))
+  const isThere = (s: SegmentStore) => promised.every((r, i) => readBack(s, places[i]!, r.sealed.length).equals(r.sealed)) && readBack(s, place!, 1000).equals(kept.sealed)
+  const again = openStore(t, crashed)
+  t.ok(isThere(again), 'after a crash')
+  for (const s of [store, again]) t.is([...s.scan(places[0]!.segment, { verify: true })].filter((r) => !r.ok).length, 0, 'nothing of what was not')
+  t.is(statSync(again.pathOf(places[0]!.segment)).size, again.usage().get(places[0]!.segment), 'what it did not use is cut')
+
+  await store.endKept()
+  t.is(statSync(store.pathOf(places[0]!.segment)).size, store.usage().get(places[0]!.segment), 'and with room again')
+  t.absent(store.isHead(places[0]!.segment))
+  blocks.fill()
+  t.is(blocks.held, 3 << 20)
+  blocks.close()
+  await store.close()
+  t.ok(isThere(openStore(t, join(dir, 'segments'))))
 })
 
 test('sync covers what was appended before the call, also when syncs overlap', async (t) => {

@@ -31,7 +31,7 @@ import type { SimDevice } from './device.js'
 import { SimPool, type SimSegments } from './segments.js'
 
 /** There is always room. */
-const SPACE = { dirtyLimit: 1e9, isTight: false, take: () => {}, takeMeta: () => {}, makeRoom: () => false, freeBytes: () => 1e12 } as unknown as Space
+const SPACE = { dirtyLimit: 1e9, isTight: false, take: () => {}, takeMeta: () => {}, makeRoom: () => false, refill: () => Promise.resolve(false), freeBytes: () => 1e12 } as unknown as Space
 
 /** What a race makes short: a chunk stays so long when it need not any more, and a proof of having one counts so long; how soon what is seen is stated and final. What the workers take, at most. */
 export interface Graces { graceMs: number; freshMs: number; stating: { settleMs: number; afterMs: number }; jobMs: number }
@@ -96,7 +96,7 @@ export abstract class SimDrive extends PathApi {
     this.reader = new ReadEngine({ ...host, source: this.source, deadlineMs: READ_DEADLINE_MS, arrived: (num, sealed) => void this.arrivals.keep(num, sealed), used: (num) => this.cache.used(num) }, this.files)
     this.arrivals = new Arrivals({ chunks, store, journal, timers, guard: () => this.flusher.guard(), take: () => {}, mayKeep: (num, bytes) => this.cache.mayKeep(num, bytes) })
     this.collector = new Collector({
-      db, tree, chunks, store, journal, flusher: this.flusher, reader: this.reader, files: this.files, pool, posix: this.posix, timers,
+      db, tree, chunks, store, space: SPACE, journal, flusher: this.flusher, reader: this.reader, files: this.files, pool, posix: this.posix, timers,
       isShared: () => engine.revises, isKept: () => metadata.history.isOn(),
     })
     this.cache = new Cache({
