@@ -129,6 +129,7 @@ export class Cache {
     this.#clock = parts.clock ?? new SystemClock()
     this.residents = new Residents(parts.db)
     this.residents.onChange = () => parts.journal.touched('derived')
+    parts.chunks.onRemoved = (num) => this.residents.removed(num)
     this.pins = new Pins({ tree: parts.tree, journal: parts.journal, residents: this.residents, timers: this.#timers, moreMissing: () => this.holders?.moreMissing(), unlinked: parts.unlinked, mayEvict: () => this.#limit !== null })
     const limit = parts.db.getMeta('cache_bytes') as number | undefined
     this.#own = limit === undefined || limit === 0 ? null : limit

@@ -16,7 +16,7 @@ export function define(command: Command): void {
     .description(`Lists the devices of the drive: those that are enrolled, with their role, and guests, which are
 connected with a read-only or storage key and which no full device has enrolled. A device with
 the full key enrols itself. \`add\` enrols a guest, so that it counts and has a name; DEVICE is its
-id, or the beginning of it. A device that is silent for 60 days is set aside: the others wait for
+id, or the beginning of it, and once it is enrolled its name. A device that is silent for 60 days is set aside: the others wait for
 it no more; when it comes back it takes their metadata, and does again what it has written.
 With a replication factor (dfs config set replication 3) each chunk is on so many devices: \`set\` says how
 much one offers and where it stands, for copies never share a zone where there are enough; \`drain\`
@@ -35,7 +35,7 @@ Examples:
   dfs devices
   dfs devices add 8ykqj5zb --role read-only --name tv
   dfs devices set 8ykqj5zb --capacity 500G --zone attic
-  dfs devices drain 8ykqj5zb
+  dfs devices drain laptop
   dfs devices aside 8ykqj5zb`)
     .action((action: string | undefined, device: string | undefined, options: Options) => run(command, async (context) => {
       if (action === undefined) {
@@ -66,7 +66,7 @@ function refuse(options: Options, but: string[]): void {
 
 async function change(context: Context, action: 'set' | 'drain', device: string | undefined, options: Options): Promise<void> {
   refuse(options, action === 'set' ? ['capacity', 'zone', 'trust'] : ['undo'])
-  if (device === undefined) throw usage(`dfs devices ${action} wants a device: its id, or the beginning of it`)
+  if (device === undefined) throw usage(`dfs devices ${action} wants a device: its name, its id, or the beginning of that`)
   const { capacity, zone, trust, undo } = options
   if (action === 'set' && capacity === undefined && zone === undefined && !trust) throw usage('dfs devices set wants --capacity SIZE, --zone ZONE or --trust')
   const drive = await context.drive()
@@ -81,7 +81,7 @@ async function change(context: Context, action: 'set' | 'drain', device: string 
 
 async function setAside(context: Context, device: string | undefined, options: Options): Promise<void> {
   refuse(options, [])
-  if (device === undefined) throw usage('dfs devices aside wants a device: its id, or the beginning of it')
+  if (device === undefined) throw usage('dfs devices aside wants a device: its name, its id, or the beginning of that')
   const drive = await context.drive()
   const { id, name } = await find(drive, device)
   await drive.setDevice(id, { isAside: true })
@@ -89,13 +89,16 @@ async function setAside(context: Context, device: string | undefined, options: O
   context.say(`${name} is set aside: the others wait for it no more.`)
 }
 
-/** A whole id may be of a device that is not connected. */
+/**
+ * By its id, the beginning of it, or, of an enrolled device, its name: a guest calls itself what it likes. A whole id may be of a
+ * device that is not connected.
+ */
 async function find(drive: DriveApi, given: string): Promise<{ id: string; name: string }> {
-  const matching = given.length < MIN_PREFIX_CHARS ? [] : (await drive.devices()).filter((d) => d.device.startsWith(given))
+  const matching = (await drive.devices()).filter((d) => (given.length >= MIN_PREFIX_CHARS && d.device.startsWith(given)) || (d.role !== 'guest' && d.name === given))
   if (matching.length === 1) return { id: matching[0]!.device, name: matching[0]!.name }
-  if (matching.length > 1) throw usage(`several devices begin with ${given}; give more of the id`)
+  if (matching.length > 1) throw usage(`several devices are called ${given}, or begin with it; give more of the id`)
   if (given.length >= 52) return { id: given, name: given.slice(0, SHOWN_CHARS) }
-  throw fail('ENOENT', `no device begins with ${given}; dfs devices lists them, or give its whole id`)
+  throw fail('ENOENT', `no device is called ${given}, or begins with it; dfs devices lists them, or give its whole id`)
 }
 
 function fields({ lastSeenMs, ...rest }: DeviceStatus) {

@@ -218,6 +218,9 @@ export class ChunkTable {
   /** Told of chunks that lie in a segment now. */
   onHere: (num: number) => void = () => {}
 
+  /** Told of chunks that are no more. */
+  onRemoved: (num: number) => void = () => {}
+
   /** Told when sealed bytes have moved. */
   onMove: () => void = () => {}
 
@@ -256,5 +259,6 @@ export class ChunkTable {
     this.bad.delete(num)
     this.#remove.run(num)
     this.#removeInline.run(num)
+    this.onRemoved(num)
   }
 }

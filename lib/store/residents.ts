@@ -32,6 +32,7 @@ export class Residents {
   readonly #pinned: Statement
   readonly #isPinned: Statement
   readonly #drop: Statement
+  readonly #remove: Statement
   readonly #hold: Statement
   readonly #letGo: Statement
   /** Told when there is something to commit. */
@@ -55,6 +56,7 @@ export class Residents {
     this.#isPinned = sql.prepare(`SELECT 1 FROM chunk_use WHERE num = ? AND used >= ${PINNED}`)
     this.#hold = sql.prepare(`INSERT INTO chunk_use VALUES (?,${HELD}) ON CONFLICT(num) DO UPDATE SET used = excluded.used WHERE used < ${PINNED}`)
     this.#letGo = sql.prepare(`UPDATE chunk_use SET used = ? WHERE num = ? AND used = ${HELD}`)
+    this.#remove = sql.prepare('DELETE FROM chunk_use WHERE num = ?')
     this.#drop = sql.prepare(`DELETE FROM chunk_use WHERE num = ? AND used < ${PINNED}`)
   }
 
@@ -74,9 +76,13 @@ export class Residents {
 
   /** To be held here by the plan, or not any more; for who is pinned that says nothing. */
   held(num: number, isMine: boolean): void {
+    if (!isMine) {
+      // A use that waits stays: it may be all that is known of the chunk.
+      this.#letGo.run(this.#clock, num)
+      return
+    }
     this.#pending.delete(num)
-    if (isMine) this.#hold.run(num)
-    else this.#letGo.run(this.#clock, num)
+    this.#hold.run(num)
   }
 
   // --- uses ---
@@ -107,6 +113,12 @@ export class Residents {
   gone(num: number): void {
     this.#pending.delete(num)
     this.#drop.run(num)
+  }
+
+  /** There is no such chunk any more. */
+  removed(num: number): void {
+    this.#pending.delete(num)
+    this.#remove.run(num)
   }
 
   // --- pins ---

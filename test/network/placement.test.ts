@@ -88,7 +88,7 @@ test('three copies on five devices; two die and are wiped: no read fails, all co
   const whole = (await a.status()).chunks
   t.ok(await hereBytes(g) > 0.4 * (whole.hereBytes + whole.owedBytes), 'the new one has its share')
 
-  t.ok((await a.ok('devices', 'drain', await idOf(c))).includes('drained'))
+  t.ok((await a.ok('devices', 'drain', 'c')).includes('c is drained'), 'by its name')
   await settled([a, b, f, g], 3)
   await until('it is empty', async () => (await hereBytes(c)) === 0)
   await sameTree(a, b, c, f, g)

@@ -83,6 +83,27 @@ test('property: the order of eviction is that of the last uses, batch by batch, 
   t.pass()
 })
 
+test('one that came, and that is not to be held here by the plan, has its turn', (t) => {
+  const db = withChunks(scratchDir(t), 0)
+  t.teardown(() => db.close())
+  const residents = new Residents(db)
+  residents.begin()
+  for (let num = 1; num <= 3; num++) db.sql.prepare('INSERT INTO chunk VALUES (?,0,1000,1,1,0,?,?)').run(num, Buffer.alloc(32, num), Buffer.alloc(32))
+  residents.used(1)
+  residents.held(2, true)
+  residents.held(3, true)
+  // The plan is gone through before the use is written.
+  for (const num of [1, 2]) residents.held(num, false)
+  residents.flush()
+  t.alike(residents.coldest(START, 9).map((r) => r.num).sort(), [1, 2])
+  residents.used(1)
+  residents.held(1, true)
+  residents.flush()
+  t.alike(residents.coldest(START, 9).map((r) => r.num), [2])
+  for (let num = 1; num <= 3; num++) residents.removed(num)
+  t.is(db.sql.prepare('SELECT count(*) FROM chunk_use').pluck().get(), 0)
+})
+
 test('a chunk that is elsewhere has no turn', (t) => {
   const db = withChunks(scratchDir(t), 3)
   t.teardown(() => db.close())
