@@ -75,7 +75,7 @@ async function change(context: Context, action: 'set' | 'drain', device: string 
   const now = (await drive.devices()).find((d) => d.device === id)
   if (options.json) return writeJson(now ? fields(now) : { device: id })
   if ((await drive.status()).placement === null) context.notice('nothing is placed yet: every device keeps everything until a replication factor is set (dfs config set replication N)')
-  if (action === 'drain') context.say(undo ? `${name} stays.` : `${name} is drained: others take what it holds. dfs devices shows how far that is; dfs sync --wait waits for it.`)
+  if (action === 'drain') context.say(undo ? `${name} stays.` : `${name} is drained: others take what it holds. dfs devices shows how far that is; dfs sync --wait waits for it. When it has left: dfs devices aside ${name}`)
   else context.say(`${name} offers ${now?.placement?.capacityBytes == null ? 'what its disk has, which it has not said yet' : formatBytes(now.placement.capacityBytes)}${now?.placement?.zone ? `, in the zone ${now.placement.zone}` : ''}.`)
 }
 

@@ -144,6 +144,15 @@ export class SoakFleet {
     for (const v of victims) await first!.dfs('devices', 'aside', (await this.device(v, first!)).device)
   }
 
+  /** As one would whose device has left: else what is removed from now on takes room. Not before it was silent for a moment. */
+  async aside(id: string): Promise<void> {
+    await until('the one that left is set aside', async () => {
+      const { code, stderr } = await this.members[0]!.tried('devices', 'aside', id)
+      if (code !== 0 && !stderr.includes('a moment ago')) throw new Error(stderr)
+      return code === 0
+    }, 120_000, 1000)
+  }
+
   /** `dfs sync --wait` on each of them. */
   async synced(members: readonly Member[] = this.members): Promise<void> {
     let saidMs = performance.now()
