@@ -224,6 +224,7 @@ export class Drive extends PathApi {
       db.setMeta('incarnation', 1)
       const store = openSegments(dir, keys.driveId)
       const drive = new Drive({ dir, lock, keys, device, db, store, clock }, { ...(options.aside && { aside: options.aside }), ...(options.graceMs !== undefined && { graceMs: options.graceMs }) })
+      await drive.space.refill()
       drive.tree.makeRoot(uid, gid, clock.now())
       drive.tree.rows.setAuthor(1, drive.deviceName)
       if (options.replication !== undefined) drive.placing.settings.set('replication', options.replication)
@@ -256,7 +257,9 @@ export class Drive extends PathApi {
       if (!drive?.equals(opened.keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
       if (db.getMeta('joining') === 1) throw fail('STORE_JOINING', 'this store has joined a drive and has not met another of its devices yet; run dfs mount, or dfs serve, where one can be reached')
       const store = openSegments(dir, opened.keys.driveId)
-      return new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock(), source: options.source, readDeadlineMs: options.readDeadlineMs }, options)
+      const made = new Drive({ dir, lock, keys: opened.keys, device: opened.device, db, store, clock: options.clock ?? new SystemClock(), source: options.source, readDeadlineMs: options.readDeadlineMs }, options)
+      await made.space.refill()
+      return made
     } catch (e) {
       db?.close()
       lock.release()
@@ -288,8 +291,7 @@ export class Drive extends PathApi {
     const replaced = replacedIndex(p.db)
     const sealer = new ChunkSealer(keys.contentKey(), keys.contentHashKey(), keys.driveId, keys.epoch)
     this.pool = new SealPool(keys.forWorkers())
-    this.space = new Space(p.dir)
-    this.space.logRoom = () => p.db.logRoom()
+    this.space = new Space(p.dir, { logRoom: () => p.db.logRoom(), isWritten: true })
     p.store.keptBlocks = this.space
     this.chunks = new ChunkTable(p.db)
     const order = p.db.getMeta('order') as string
@@ -590,7 +592,7 @@ export class Drive extends PathApi {
     await step(() => this.pool.close())
     await step(() => this.store.close())
     await step(() => this.db.close())
-    this.space.close()
+    await step(() => this.space.close())
     await step(() => this.#anew?.close(error === undefined))
     this.#lock.release()
     if (error) throw error

@@ -4,6 +4,7 @@
  *   drop      chunks that no extent names
  *   spill     content that an fsync left in the index goes into segments
  *   compact   segments that are mostly dead are copied together (store/compactor.ts)
+ *   refill    what a full disk took of the reserve is taken again
  *   rewrite   files in many small extents are cut anew (file/compact.ts)
  *
  * Nothing is touched that a flush under way may be about to name: chunks it has
@@ -122,7 +123,7 @@ export class Collector {
 
   #look(): void {
     const { journal, files } = this.#p
-    this.#p.space.refill().then((isWhole) => (isWhole ? this.#p.store.endKept() : undefined)).catch((e: Error) => process.emitWarning(`reserve: ${e.message}`))
+    this.#refill().catch((e: Error) => process.emitWarning(`taking the reserve again: ${e.message}`))
     const now = this.#timers.nowMs()
     const op = journal.nextOpCounter
     if (op !== this.#seenOp || files.dirtyBytes > 0) {
@@ -138,6 +139,10 @@ export class Collector {
       this.#roundAt = this.#seenOp = journal.nextOpCounter
     })
     this.#running.catch((e: Error) => process.emitWarning(`gc: ${e.message}`))
+  }
+
+  async #refill(): Promise<void> {
+    if (await this.#p.space.refill()) await this.#p.store.endKept()
   }
 
   async #round(full: boolean, onProgress?: OnProgress): Promise<GcReport> {

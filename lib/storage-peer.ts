@@ -130,7 +130,9 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
       db = Database.open(join(dir, 'index.db'))
       const drive = db.getMeta('drive') as Buffer | undefined
       if (!drive?.equals(keys.driveId)) throw fail('STORE_DAMAGED', 'the key file and the index belong to different drives')
-      return new StoragePeer({ dir, lock, keys, device, db, store: openSegments(dir, keys.driveId), graceMs: options.graceMs })
+      const peer = new StoragePeer({ dir, lock, keys, device, db, store: openSegments(dir, keys.driveId), graceMs: options.graceMs })
+      await peer.space.refill()
+      return peer
     } catch (e) {
       db?.close()
       lock.release()
@@ -154,7 +156,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.store = p.store
     this.#lock = p.lock
     this.#graceMs = p.graceMs
-    this.space = new Space(p.dir)
+    this.space = new Space(p.dir, { logRoom: () => p.db.logRoom(), isWritten: false })
     const chunks = this.chunks = new ChunkTable(p.db)
     const take = (bytes: number) => this.space.take(bytes, 0)
     const sealed = this.kept = new Sealed({ db: p.db, driveId: p.keys.driveId, clock: this.clock, timers: this.timers, chunks, take })
@@ -434,7 +436,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     await step(() => this.journal.close())
     await step(() => this.store.close())
     await step(() => this.db.close())
-    this.space.close()
+    await step(() => this.space.close())
     this.#lock.release()
     if (error) throw error
   }

@@ -16,8 +16,9 @@ export function define(command: Command): void {
     .description(`Lists the devices of the drive: those that are enrolled, with their role, and guests, which are
 connected with a read-only or storage key and which no full device has enrolled. A device with
 the full key enrols itself. \`add\` enrols a guest, so that it counts and has a name; DEVICE is its
-id, or the beginning of it, and once it is enrolled its name. A device that is silent for 60 days is set aside: the others wait for
-it no more; when it comes back it takes their metadata, and does again what it has written.
+id, or the beginning of it, and once it is enrolled its name. A device that is silent for 60 days is
+set aside: the others wait for it no more; when it comes back it takes their metadata, and does
+again what it has written.
 With a replication factor (dfs config set replication 3) each chunk is on so many devices: \`set\` says how
 much one offers and where it stands, for copies never share a zone where there are enough; \`drain\`
 moves all that one holds to others, before it leaves. \`aside\` sets one aside now that is gone, or will be
@@ -36,7 +37,7 @@ Examples:
   dfs devices add 8ykqj5zb --role read-only --name tv
   dfs devices set 8ykqj5zb --capacity 500G --zone attic
   dfs devices drain laptop
-  dfs devices aside 8ykqj5zb`)
+  dfs devices aside laptop`)
     .action((action: string | undefined, device: string | undefined, options: Options) => run(command, async (context) => {
       if (action === undefined) {
         refuse(options, [])

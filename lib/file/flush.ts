@@ -76,6 +76,16 @@ interface Run {
   parts: { flush: FileFlush; off: number; pos: number; len: number }[]
 }
 
+/** What is written in one go. */
+interface Job {
+  /** The first segment that it may write to. */
+  readonly segment: number
+  /** Programs were told that it fits: a full disk has blocks for it, and gives back the rest of what is kept should they not suffice. */
+  readonly isPromised: boolean
+  /** In `underway`: equal content waits for it until it can be found in the table. */
+  readonly keys: string[]
+}
+
 interface Out { chunks: LocalChunk[]; pieces: Piece[] }
 
 export class FlushEngine implements Flusher {
@@ -93,8 +103,7 @@ export class FlushEngine implements Flusher {
   /** Files that a flush left in many small extents: for idle compaction. */
   readonly scattered = new Set<number>()
   readonly #gate = new Gate(SEALING_JOBS)
-  /** What is under way, each with the first segment that it may write to. */
-  readonly #jobs = new Set<{ segment: number }>()
+  readonly #jobs = new Set<Job>()
   /** Told when one of them has ended. */
   readonly #waiting: (() => void)[] = []
 
@@ -110,18 +119,13 @@ export class FlushEngine implements Flusher {
       flushes.push(this.#take(file))
     }
     if (flushes.length === 0) return flushes
-    const keys: string[] = []
-    const job = this.#begin()
-    const outs = this.#write(flushes, keys, true)
+    const job = this.#begin(true)
+    const outs = this.#write(flushes, job)
     for (const flush of flushes) {
       const before = flush.file.flushes[flush.file.flushes.indexOf(flush) - 1]?.done
       flush.done = this.#finish(flush, outs, before)
     }
-    // Equal content waits for ours until it can be found in the table.
-    void Promise.all(flushes.map((f) => f.done)).then(() => {
-      this.#end(job)
-      for (const k of keys) this.#underway.delete(k)
-    })
+    void Promise.all(flushes.map((f) => f.done)).then(() => this.#end(job))
     return flushes
   }
 
@@ -156,10 +160,9 @@ export class FlushEngine implements Flusher {
   /** Chunks `ranges` of a clean file anew; applied only if nothing changed until the chunks are durable. */
   async rewrite(inode: Inode, ranges: DirtyRange<FileFlush>[], unchanged: () => boolean): Promise<void> {
     const flush: FileFlush = { file: new OpenFile(inode, this.#files.pool), ranges, cut: Infinity, size: inode.size, done: Promise.resolve(null) }
-    const keys: string[] = []
-    const job = this.#begin()
+    const job = this.#begin(false)
     try {
-      const out = (await this.#write([flush], keys, false)).get(flush)!
+      const out = (await this.#write([flush], job)).get(flush)!
       try {
         if (unchanged()) await this.#apply(flush, out)
       } finally {
@@ -167,13 +170,12 @@ export class FlushEngine implements Flusher {
       }
     } finally {
       this.#end(job)
-      for (const k of keys) this.#underway.delete(k)
     }
   }
 
   /** Until the function given is called, gc leaves segments alone that are written to from now on. */
   guard(): () => void {
-    const job = this.#begin()
+    const job = this.#begin(false)
     return () => this.#end(job)
   }
 
@@ -191,15 +193,21 @@ export class FlushEngine implements Flusher {
 
   // --- steps --------------------------------------------------------------
 
-  #begin(): { segment: number } {
-    const job = { segment: lowestHead(this.#host.store) }
+  #begin(isPromised: boolean): Job {
+    const job = { segment: lowestHead(this.#host.store), isPromised, keys: [] }
     this.#jobs.add(job)
     return job
   }
 
-  #end(job: { segment: number }): void {
+  #end(job: Job): void {
     this.#jobs.delete(job)
+    this.#forget(job)
     for (const resolve of this.#waiting.splice(0)) resolve()
+  }
+
+  /** Nobody waits for what it seals. */
+  #forget(job: Job): void {
+    for (const k of job.keys.splice(0)) this.#underway.delete(k)
   }
 
   #take(file: OpenFile): FileFlush {
@@ -248,22 +256,19 @@ export class FlushEngine implements Flusher {
     })
   }
 
-  /**
-   * Makes chunks of all ranges and brings them to the disk. `isPromised`: programs were told that it fits; a full disk has
-   * blocks for that, and gives back the rest of what is kept should they not suffice.
-   */
-  async #write(flushes: FileFlush[], keys: string[], isPromised: boolean): Promise<Map<FileFlush, Out>> {
+  /** Makes chunks of all ranges and brings them to the disk. */
+  async #write(flushes: FileFlush[], job: Job): Promise<Map<FileFlush, Out>> {
     for (;;) {
       try {
-        return await this.#attempt(flushes, keys, isPromised)
+        return await this.#attempt(flushes, job)
       } catch (e) {
-        if (!isPromised || !isDfsError(e, 'ENOSPC') || !this.#host.makeRoom()) throw e
-        for (const k of keys) this.#underway.delete(k)
+        if (!job.isPromised || !isDfsError(e, 'ENOSPC') || !this.#host.makeRoom()) throw e
+        this.#forget(job)
       }
     }
   }
 
-  async #attempt(flushes: FileFlush[], keys: string[], isPromised: boolean): Promise<Map<FileFlush, Out>> {
+  async #attempt(flushes: FileFlush[], job: Job): Promise<Map<FileFlush, Out>> {
     const outs = new Map<FileFlush, Out>(flushes.map((f) => [f, { chunks: [], pieces: [] }]))
     const runs = plan(flushes, outs)
     if (runs.length === 0) return outs
@@ -278,7 +283,7 @@ export class FlushEngine implements Flusher {
     }
     // All of them end before a failure is told: a second attempt must not meet the first.
     try {
-      for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, keys, isPromised)))) if (r.status === 'rejected') throw r.reason
+      for (const r of await Promise.allSettled([...groups.values()].map((g) => this.#group(g, outs, job)))) if (r.status === 'rejected') throw r.reason
       await this.#host.store.sync()
     } catch (e) {
       for (const { chunks } of outs.values()) for (const c of chunks) this.#letGo(c)
@@ -288,7 +293,7 @@ export class FlushEngine implements Flusher {
   }
 
   /** Runs of one slab that are cut alike. */
-  async #group(runs: Run[], outs: Map<FileFlush, Out>, keys: string[], isPromised: boolean): Promise<void> {
+  async #group(runs: Run[], outs: Map<FileFlush, Out>, job: Job): Promise<void> {
     // Until those in `outs` are.
     const held: LocalChunk[] = []
     let isOver = false
@@ -298,7 +303,7 @@ export class FlushEngine implements Flusher {
       held.push(c)
     }
     try {
-      await this.#chunks(runs, outs, keys, isPromised, hold)
+      await this.#chunks(runs, outs, job, hold)
     } finally {
       isOver = true
       for (const c of held) this.#letGo(c)
@@ -306,7 +311,7 @@ export class FlushEngine implements Flusher {
   }
 
   /** `hold`: what is found, or sealed, stays until the group is over. */
-  async #chunks(runs: Run[], outs: Map<FileFlush, Out>, keys: string[], isPromised: boolean, hold: (c: LocalChunk) => void): Promise<void> {
+  async #chunks(runs: Run[], outs: Map<FileFlush, Out>, job: Job, hold: (c: LocalChunk) => void): Promise<void> {
     const arena = runs[0]!.slab.memory
     const { chunks: table, pool, store } = this.#host
     const cuts = await pool.cut({ arena, runs: runs.map((r) => ({ start: r.pos, length: r.len })), average: runs[0]!.cut })
@@ -327,7 +332,7 @@ export class FlushEngine implements Flusher {
         chunk = new Promise<LocalChunk>((settle, fail) => { fresh.push({ ...c, settle, fail }) })
         chunk.catch(() => {})
         this.#underway.set(key, chunk)
-        keys.push(key)
+        job.keys.push(key)
       }
       // Whoever seals it may be done with it before we are.
       chunk.then(hold, () => {})
@@ -343,7 +348,7 @@ export class FlushEngine implements Flusher {
         const records = chunks.map((c, i) => ({
           id: c.id, plainLength: fresh[i]!.length, sealed: sealed.subarray(c.offset, c.offset + c.length),
         }))
-        const places = await store.append(block ? { bytes: block, records } : records, isPromised)
+        const places = await store.append(block ? { bytes: block, records } : records, job.isPromised)
         for (let i = 0; i < fresh.length; i++) {
           const f = fresh[i]!
           f.settle({ id: chunks[i]!.id, h: f.h, len: f.length, num: 0, seg: places[i]!.segment, off: places[i]!.offset })

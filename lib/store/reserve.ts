@@ -2,7 +2,7 @@
  * A file of real blocks (fallocate is not in node, and a hole would reserve nothing), to be used or given back when the
  * disk is full. Owns its descriptor.
  */
-import { closeSync, constants, fstatSync, fsync, fsyncSync, ftruncateSync, openSync, renameSync, write, writeSync } from 'node:fs'
+import { closeSync, constants, fstatSync, fsync, fsyncSync, ftruncateSync, openSync, renameSync, write } from 'node:fs'
 import { promisify } from 'node:util'
 
 const ZEROS = Buffer.alloc(1 << 20)
@@ -16,8 +16,7 @@ export class Reserve {
   #fd: number
   #held: number
   /** Under way; `isOver`: it is no longer wanted. */
-  #filling: { isOver: boolean } | null = null
-  #isClosed = false
+  #filling: { isOver: boolean; done: Promise<void> } | null = null
 
   constructor(path: string, wanted: number) {
     this.#path = path
@@ -46,7 +45,7 @@ export class Reserve {
    */
   handOver(to: string): { fd: number; bytes: number } | undefined {
     // What is being taken may end anywhere.
-    if (this.#held === 0 || this.#filling || this.#fd < 0) return undefined
+    if (this.#held === 0 || this.#filling) return undefined
     renameSync(this.#path, to)
     const given = { fd: this.#fd, bytes: this.#held }
     this.#held = 0
@@ -54,55 +53,38 @@ export class Reserve {
     return given
   }
 
-  /** Takes what is missing, at once. */
-  fill(): void {
-    try {
-      this.#open()
-      for (let at = this.#held; at < this.wanted;) at += writeSync(this.#fd, ZEROS, 0, Math.min(ZEROS.length, this.wanted - at), at)
-      fsyncSync(this.#fd)
-      this.#held = this.wanted
-    } catch {
-      // It filled up meanwhile.
-      this.#cut(this.#held)
-    }
+  /** Takes what is missing, off the loop; as before if there is no room for it. */
+  fill(): Promise<void> {
+    if (this.#filling) return this.#filling.done
+    if (this.missing === 0) return Promise.resolve()
+    const filling = this.#filling = { isOver: false, done: Promise.resolve() }
+    return (filling.done = this.#take(filling).finally(() => { this.#filling = null }))
   }
 
-  /** Takes what is missing, off the loop. */
-  async refill(): Promise<void> {
-    if (this.#filling || this.#isClosed || this.missing === 0) return
-    const filling = this.#filling = { isOver: false }
+  async #take(filling: { isOver: boolean }): Promise<void> {
+    if (this.#fd < 0) this.#fd = openIt(this.#path)
     try {
-      this.#open()
       for (let at = this.#held; at < this.wanted && !filling.isOver;) at += (await writeAsync(this.#fd, ZEROS, 0, Math.min(ZEROS.length, this.wanted - at), at)).bytesWritten
       await fsyncAsync(this.#fd)
       if (!filling.isOver) this.#held = this.wanted
     } catch {
-      // As in fill().
+      // It filled up meanwhile.
     }
-    this.#filling = null
     this.#cut(this.#held)
-    if (this.#isClosed) this.#shut()
   }
 
-  /** May be called twice. */
-  close(): void {
-    this.#isClosed = true
+  /** Nothing touches the file any more when it resolves. May be called twice. */
+  async close(): Promise<void> {
     if (this.#filling) this.#filling.isOver = true
-    else this.#shut()
-  }
-
-  #open(): void {
-    if (this.#fd < 0) this.#fd = openIt(this.#path)
+    await this.#filling?.done
+    if (this.#fd >= 0) closeSync(this.#fd)
+    this.#fd = -1
+    this.#held = 0
   }
 
   #cut(bytes: number): void {
-    if (this.#fd >= 0) ftruncateSync(this.#fd, bytes)
+    ftruncateSync(this.#fd, bytes)
     this.#held = bytes
-  }
-
-  #shut(): void {
-    if (this.#fd >= 0) closeSync(this.#fd)
-    this.#fd = -1
   }
 }
 

@@ -22,28 +22,30 @@ export interface ScannedRecord {
 const SEARCH_BYTES = 1024 * 1024
 
 /**
- * Size and state of a segment file: 'empty' if neither its header nor any record is there (a crash when it was
+ * Size and state of a segment file, and whether its last page is empty (it was made of blocks that were kept back, and not used up when it was left): 'empty' if neither its header nor any record is there (a crash when it was
  * made), 'damaged' if records are intact but the header is not, 'old' for an earlier version (read, and not appended to). STORE_NEWER, or STORE_DAMAGED for a
  * segment of another drive or place and for a file that is no segment.
  */
-export function checkHeader(path: string, number: number, driveId: Buffer): { size: number; state: 'ok' | 'old' | 'empty' | 'damaged' } {
+export function checkHeader(path: string, number: number, driveId: Buffer): { size: number; state: 'ok' | 'old' | 'empty' | 'damaged'; endsInZeros: boolean } {
   const header = Buffer.alloc(HEADER_BYTES)
   const fd = openSync(path, 'r')
   let size: number
+  let endsInZeros: boolean
   try {
     size = fstatSync(fd).size
-    if (size < HEADER_BYTES) return { size, state: 'empty' }
+    if (size < HEADER_BYTES) return { size, state: 'empty', endsInZeros: false }
     readSync(fd, header, 0, HEADER_BYTES, 0)
+    endsInZeros = size >= HEADER_BYTES + PAGE_BYTES && isZero(fd, size - PAGE_BYTES, size)
   } finally {
     closeSync(fd)
   }
   switch (judgeSegmentHeader(header, number, driveId)) {
-    case 'ok': return { size, state: segmentVersion(header) < SEGMENT_VERSION ? 'old' : 'ok' }
+    case 'ok': return { size, state: segmentVersion(header) < SEGMENT_VERSION ? 'old' : 'ok', endsInZeros }
     case 'newer': throw fail('STORE_NEWER', `segment ${path} has a newer format; update dfs`)
     case 'foreign': throw fail('STORE_DAMAGED', `segment ${path} belongs to another drive or place; move it away`)
     case 'damaged':
-      for (const record of scanSegment(path, number, true)) if (record.ok) return { size, state: 'damaged' }
-      if (header.every((b) => b === 0)) return { size, state: 'empty' }
+      for (const record of scanSegment(path, number, true)) if (record.ok) return { size, state: 'damaged', endsInZeros }
+      if (header.every((b) => b === 0)) return { size, state: 'empty', endsInZeros }
       throw fail('STORE_DAMAGED', `${path} is not a segment, or nothing in it is intact; move it away`)
   }
 }
@@ -93,17 +95,6 @@ export function trueEnd(path: string, segment: number, size: number): number {
     if (record.ok) end = record.offset + record.sealedLength
   }
   return !isTorn && size === pageEnd(end) ? size : end
-}
-
-/** Whether its last page is empty: one of blocks that were kept back (segments.ts), and not used up when it was left. */
-export function endsInZeros(path: string, size: number): boolean {
-  if (size < PAGE_BYTES + HEADER_BYTES) return false
-  const fd = openSync(path, 'r')
-  try {
-    return isZero(fd, size - PAGE_BYTES, size)
-  } finally {
-    closeSync(fd)
-  }
 }
 
 /** At most a page. */

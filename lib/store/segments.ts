@@ -25,30 +25,19 @@ import { closeSync, constants, fdatasync, fsync, fsyncSync, ftruncateSync, mkdir
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 import { DfsError, fail, isDfsError } from '../errors.js'
-import { BULK_BATCH_BYTES, MAX_BATCH_BYTES, MAX_CHUNK_BYTES, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
-import { copyInto, BlockPool, pageEnd } from '../memory.js'
+import { BULK_BATCH_BYTES, MAX_BATCH_BYTES, SEGMENT_BYTES, WRITEBACK_BYTES } from '../limits.js'
+import { BlockPool, pageEnd } from '../memory.js'
+import { bytesOf, checkRecord, gather, type RecordRun, type SegmentRecord } from './batch.js'
 import { readMark, writeMark } from './mark.js'
 import { SegmentReaders } from './readers.js'
 import { HEADER_BYTES, RECORD_BYTES, recordHeader, segmentHeader } from './record.js'
-import { checkHeader, endsInZeros, scanSegment, trueEnd, type ScannedRecord } from './scan.js'
+import { checkHeader, scanSegment, trueEnd, type ScannedRecord } from './scan.js'
 import { asFull, codeOf, writeAll, writeAllSync } from './write.js'
 
 const HEADS = ['small', 'bulk', 'kept'] as const
 const fdatasyncAsync = promisify(fdatasync)
 const fsyncAsync = promisify(fsync)
 
-export interface SegmentRecord {
-  /** 32 bytes: BLAKE3-256 of `sealed`. */
-  id: Buffer
-  /** Bytes of the plaintext, 1..MAX_CHUNK_BYTES. */
-  plainLength: number
-  sealed: Buffer
-}
-/**
- * Records as they will lie on the disk: each `sealed` a view of `bytes`, RECORD_BYTES behind the end of the one before (the
- * first: behind the start). Of one block of a BlockPool, with room up to the end of the page after the last.
- */
-export interface RecordRun { bytes: Buffer; records: SegmentRecord[] }
 /** Where sealed bytes lie: the segment's number (from 1) and the offset of the sealed bytes in its file. */
 export interface Place { segment: number; offset: number }
 
@@ -242,6 +231,7 @@ export class SegmentStore {
 
   /** There is room again: what the third head has not used of its blocks goes back to the disk. */
   async endKept(): Promise<void> {
+    if (!this.#heads.kept) return
     await this.#queue('kept', async () => {
       if (this.#heads.kept) this.#cutKept(this.#heads.kept)
       delete this.#heads.kept
@@ -333,7 +323,7 @@ export class SegmentStore {
     const old = new Set<number>()
     for (const number of numbers) {
       const path = this.pathOf(number)
-      const { size, state } = checkHeader(path, number, this.#driveId)
+      const { size, state, endsInZeros } = checkHeader(path, number, this.#driveId)
       if (state === 'empty') {
         // Made just before a crash: its header never reached the disk, so nothing in it was ever synced.
         this.cut.push({ segment: number, size: 0, cutBytes: size })
@@ -343,7 +333,7 @@ export class SegmentStore {
       }
       if (state === 'damaged') this.damaged.push(number)
       if (state === 'old') old.add(number)
-      const end = (recent.has(number) && mark?.get(number) !== size) || endsInZeros(path, size) ? trueEnd(path, number, size) : size
+      const end = (recent.has(number) && mark?.get(number) !== size) || endsInZeros ? trueEnd(path, number, size) : size
       if (end < size) this.#cutTail(number, end, size)
       this.#segments.set(number, { number, size: end, synced: end, fd: -1, isDirect: false, kept: 0 })
       this.#nextNumber = number + 1
@@ -409,7 +399,7 @@ export class SegmentStore {
   /** Past the page cache, from a page on, in whole pages. */
   async #appendDirect(run: RecordRun): Promise<Place[]> {
     this.#mustRun(true)
-    const used = runBytes(run)
+    const used = bytesOf(run.records)
     const length = pageEnd(used)
     const undo: Undo[] = []
     try {
@@ -450,6 +440,7 @@ export class SegmentStore {
     const segment = this.#heads[head]
     if (segment && (segment.isDirect ? pageEnd(segment.size) : segment.size) + bytes <= this.#limitOf(segment)) return segment
     const made = head === 'kept' ? this.#adopt() : this.#create()
+    if (segment) this.#cutKept(segment)
     if (head === 'bulk') this.#makeDirect(made)
     delete this.#heads[head]
     this.#heads[head] = made
@@ -639,39 +630,6 @@ export class SegmentStore {
     if (!this.#stopped) this.onStop(this.#stopped = fail('STORE_STOPPED', `${why}; the store has stopped`, cause))
     return this.#stopped
   }
-}
-
-function checkRecord(record: SegmentRecord): void {
-  const { id, plainLength, sealed } = record
-  if (id.length !== 32 || !(plainLength >= 1 && plainLength <= MAX_CHUNK_BYTES) || sealed.length < 1 || sealed.length > MAX_CHUNK_BYTES * 2) {
-    throw fail('EINVAL', `a record of ${plainLength} bytes, ${sealed.length} sealed`)
-  }
-}
-
-/** Copies scattered records into `bytes` as a run. */
-function gather(bytes: Buffer, records: SegmentRecord[]): RecordRun {
-  let at = 0
-  return {
-    bytes,
-    records: records.map((r) => {
-      at += RECORD_BYTES
-      const sealed = bytes.subarray(at, at + r.sealed.length)
-      copyInto(sealed, 0, r.sealed)
-      at += sealed.length
-      return { ...r, sealed }
-    }),
-  }
-}
-
-/** With their headers. */
-function bytesOf(records: SegmentRecord[]): number {
-  return records.reduce((n, r) => n + RECORD_BYTES + r.sealed.length, 0)
-}
-
-/** From the start of the first record to the end of the last. */
-function runBytes({ bytes, records }: RecordRun): number {
-  const last = records[records.length - 1]
-  return last ? last.sealed.byteOffset + last.sealed.length - bytes.byteOffset : 0
 }
 
 function syncDirectory(path: string): void {

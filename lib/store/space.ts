@@ -50,21 +50,20 @@ export class Space {
   #free = 0
   #taken = 0
   #askedAt = -Infinity
-  /** Bytes that the index can write whatever happens to the disk. */
-  logRoom: () => number = () => 0
+  readonly #logRoom: () => number
 
-  constructor(dir: string) {
+  /** `logRoom`: bytes that the index can write whatever happens to the disk. `isWritten`: by programs, whom it tells that their content is kept before it is. */
+  constructor(dir: string, { logRoom, isWritten }: { logRoom: () => number; isWritten: boolean }) {
     this.#dir = dir
+    this.#logRoom = logRoom
     const fs = statfsSync(dir)
     const total = fs.blocks * fs.bsize
     this.#margin = Math.min(MARGIN_BYTES, Math.floor(total * SMALL_SHARE))
     const reserve = Math.min(RESERVE_BYTES, Math.floor(total * SMALL_SHARE))
     this.#commitRoom = Math.min(COMMIT_BYTES, Math.floor(this.#margin / 4))
-    const content = Math.floor(reserve * CONTENT_SHARE)
+    const content = isWritten ? Math.floor(reserve * CONTENT_SHARE) : 0
     this.#steps = new Reserve(join(dir, 'reserve'), reserve - content)
     this.#content = new Reserve(join(dir, CONTENT), content)
-    this.#ask()
-    for (const r of this.#short()) r.fill()
     this.#ask()
   }
 
@@ -94,26 +93,21 @@ export class Space {
     return isGiven
   }
 
-  /** What was used or given back is taken again, where there is room by now; gives whether it was. */
+  /** Takes the reserves, or what was used or given back of them, where others have as much room left as that. Gives whether all is there. */
   async refill(): Promise<boolean> {
-    if (this.#content.missing === 0 && this.#steps.missing === 0) return false
-    this.#ask()
-    const short = this.#short()
-    for (const r of short) await r.refill()
-    return short.length > 0 && this.#content.missing === 0
-  }
-
-  /** What should be taken again. Invariant: others have as much room left as before. */
-  #short(): Reserve[] {
     const short = [this.#content, this.#steps].filter((r) => r.missing > 0)
-    const missing = short.reduce((n, r) => n + r.missing, 0)
-    return this.#free > this.#margin + missing * 2 ? short : []
+    if (short.length === 0) return true
+    this.#ask()
+    if (this.#free <= this.#margin + short.reduce((n, r) => n + r.missing, 0) * 2) return false
+    for (const r of short) await r.fill()
+    this.#ask()
+    return short.every((r) => r.missing === 0)
   }
 
   /** Before a commit, which must not fail. */
   beforeCommit(): void {
     if (this.#isStale()) this.#ask()
-    if (this.#free >= this.#commitRoom || this.logRoom() >= this.#commitRoom) return
+    if (this.#free >= this.#commitRoom || this.#logRoom() >= this.#commitRoom) return
     while (this.#free < this.#commitRoom && this.makeRoom()) { /* until it fits, or nothing is left */ }
   }
 
@@ -148,9 +142,10 @@ export class Space {
     if (this.#free < this.#margin / 2) throw fail('ENOSPC', 'the disk of the store is full')
   }
 
-  close(): void {
-    this.#content.close()
-    this.#steps.close()
+  /** May be called twice. */
+  async close(): Promise<void> {
+    await this.#content.close()
+    await this.#steps.close()
   }
 
   /** A guess is good enough only while there is plenty. */

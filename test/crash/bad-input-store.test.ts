@@ -69,7 +69,7 @@ async function fillTwoFiles(m: TestMount): Promise<TwoFiles> {
   await m.unmount()
   const store = join(kept, 'store')
   // Without the blocks that are kept back, which opening makes anew.
-  cpSync(m.store!, store, { recursive: true, filter: (path) => basename(path) !== 'reserve' })
+  cpSync(m.store!, store, { recursive: true, filter: (path) => !basename(path).startsWith('reserve') })
   return { store, contents, inos }
 }
 

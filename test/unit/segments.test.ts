@@ -8,10 +8,11 @@ import { chunkId } from '../../lib/seal/chunk.js'
 import { DfsError } from '../../lib/errors.js'
 import { MAX_BATCH_BYTES } from '../../lib/limits.js'
 import { BlockPool } from '../../lib/memory.js'
+import type { SegmentRecord } from '../../lib/store/batch.js'
 import { StoreLock } from '../../lib/store/lock.js'
 import { HEADER_BYTES, RECORD_BYTES, segmentHeader } from '../../lib/store/record.js'
 import { Reserve } from '../../lib/store/reserve.js'
-import { SegmentStore, type Place, type SegmentOptions, type SegmentRecord } from '../../lib/store/segments.js'
+import { SegmentStore, type Place, type SegmentOptions } from '../../lib/store/segments.js'
 import { codeOf, scratchDir } from '../helpers/scratch.js'
 
 const driveId = Buffer.alloc(32, 5)
@@ -318,7 +319,7 @@ test('a full disk has blocks for what was promised, which nobody else comes by',
   const { dir } = disk
   const store = openStore(t, join(dir, 'segments'))
   const blocks = new Reserve(join(dir, 'kept'), 3 << 20)
-  blocks.fill()
+  await blocks.fill()
   t.is(blocks.held, 3 << 20)
   store.keptBlocks = blocks
   const kept = record(1000)
@@ -352,9 +353,9 @@ test('a full disk has blocks for what was promised, which nobody else comes by',
   await store.endKept()
   t.is(statSync(store.pathOf(places[0]!.segment)).size, store.usage().get(places[0]!.segment), 'and with room again')
   t.absent(store.isHead(places[0]!.segment))
-  blocks.fill()
+  await blocks.fill()
   t.is(blocks.held, 3 << 20)
-  blocks.close()
+  await blocks.close()
   await store.close()
   t.ok(isThere(openStore(t, join(dir, 'segments'))))
 })

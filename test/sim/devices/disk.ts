@@ -8,7 +8,8 @@
  */
 import Sqlite from 'better-sqlite3'
 import type { Timers } from '../../../lib/clock.js'
-import type { Place, SegmentRecord } from '../../../lib/store/segments.js'
+import type { SegmentRecord } from '../../../lib/store/batch.js'
+import type { Place } from '../../../lib/store/segments.js'
 import { Database } from '../../../lib/store/database.js'
 
 /** A segment takes so many chunks. */

@@ -9,7 +9,8 @@ import type { ChunkSealer } from '../../../lib/seal/chunk.js'
 import { chunkId, sealedLength } from '../../../lib/seal/chunk.js'
 import type { CutChunk, CutRequest, SealRequest, SealResult } from '../../../lib/seal/pool.js'
 import { HEADER_BYTES, RECORD_BYTES } from '../../../lib/store/record.js'
-import type { Place, RecordRun, SegmentRecord, SegmentStore } from '../../../lib/store/segments.js'
+import type { RecordRun, SegmentRecord } from '../../../lib/store/batch.js'
+import type { Place, SegmentStore } from '../../../lib/store/segments.js'
 import type { SimDisk } from './disk.js'
 
 /** A segment takes so many chunks: few, so that some are soon empty, or mostly dead. */
@@ -48,8 +49,8 @@ export class SimSegments {
     return s
   }
 
-  append(records: SegmentRecord[]): Promise<Place[]> {
-    return Promise.resolve(records.map((r) => {
+  append(batch: SegmentRecord[] | RecordRun): Promise<Place[]> {
+    return Promise.resolve((Array.isArray(batch) ? batch : batch.records).map((r) => {
       if (this.#head === 0) this.#head = this.#next++
       const number = this.#head
       const s = this.#segment(number)
@@ -62,8 +63,6 @@ export class SimSegments {
       return { segment: number, offset }
     }))
   }
-
-  appendRun(run: RecordRun): Promise<Place[]> { return this.append(run.records) }
 
   sync(): Promise<void> {
     const fresh = [...this.#disk.chunks.values()].filter((c) => !c.isDurable)
