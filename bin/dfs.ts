@@ -19,7 +19,7 @@ const program = new Command('dfs')
   .option('--store <dir>', 'where the drive is kept (default: DFS_STORE, else dfs in the XDG data directory)')
   .option('--passphrase-file <file>', 'read the passphrase from this file, or - for standard input (default: DFS_PASSPHRASE_FILE)')
   .option('-q, --quiet', 'say nothing but errors')
-  .configureHelp({ showGlobalOptions: true, helpWidth: Math.min(process.stdout.columns ?? 100, 100) })
+  .configureHelp({ showGlobalOptions: true, helpWidth: Math.min(process.stdout.columns ?? 100, 100), commandDescription: (command) => flowing(command.description()) })
   .configureOutput({ outputError: (text, write) => write(usageLine(text)) })
   .exitOverride()
   .addHelpText('after', `
@@ -56,6 +56,9 @@ try {
   if (!(error instanceof CommanderError)) throw error
   process.exitCode = error.exitCode === 0 ? EXIT.ok : EXIT.usage
 }
+
+/** A text of which long lines go on in the next: commander wraps it to the terminal, and would break each by itself. */
+function flowing(text: string): string { return text.replace(/^(.{80,})\n(?=\S)/gm, '$1 ') }
 
 /** Commander's message as one line that says what to do. */
 function usageLine(text: string): string {

@@ -62,15 +62,15 @@ export class Reserve {
   }
 
   async #take(filling: { isOver: boolean }): Promise<void> {
-    if (this.#fd < 0) this.#fd = openIt(this.#path)
     try {
+      if (this.#fd < 0) this.#fd = openIt(this.#path)
       for (let at = this.#held; at < this.wanted && !filling.isOver;) at += (await writeAsync(this.#fd, ZEROS, 0, Math.min(ZEROS.length, this.wanted - at), at)).bytesWritten
       await fsyncAsync(this.#fd)
       if (!filling.isOver) this.#held = this.wanted
     } catch {
       // It filled up meanwhile.
     }
-    this.#cut(this.#held)
+    if (this.#fd >= 0) this.#cut(this.#held)
   }
 
   /** Nothing touches the file any more when it resolves. May be called twice. */

@@ -140,8 +140,7 @@ export class SoakFleet {
       return true
     }, 120_000, 200)
     // As one would who knows that they are gone for good: else what is removed from now on takes room.
-    const [first] = this.members
-    for (const v of victims) await first!.dfs('devices', 'aside', (await this.device(v, first!)).device)
+    for (const v of victims) await this.aside(this.id(v))
   }
 
   /** As one would whose device has left: else what is removed from now on takes room. Not before it was silent for a moment. */

@@ -91,7 +91,9 @@ class Soak {
       if (!victims.includes(victim)) victims.push(victim)
     }
     // Only what is to be held is held: what is lost must come from others.
-    await fleet.evict()
+    const evictMs = performance.now()
+    await this.#quiet(() => fleet.evict())
+    log(`what nobody is to hold has left its devices in ${((performance.now() - evictMs) / 1000).toFixed(1)} s; ${await this.#state()}`)
     const before = new Set(victims.flatMap((v) => [...this.#files.of(v.name)]))
     await fleet.synced(victims)
     const killedMs = performance.now()

@@ -10,6 +10,14 @@ import { DFS, makeCli } from '../helpers/cli.js'
 import { must, REPOSITORY } from '../helpers/run.js'
 
 const LONG = { timeout: 120_000 }
+/** Where no terminal says how many it has. */
+const HELP_COLUMNS = 100
+
+/** A line that ends within a sentence though its next word has room. */
+function brokenEarly(text: string): string | undefined {
+  const lines = text.split('\n')
+  return lines.slice(0, -1).find((line, i) => /[^.:]$/.test(line) && line.length + 1 + lines[i + 1]!.split(' ')[0]!.length <= HELP_COLUMNS)
+}
 
 test('help teaches: every command has examples', LONG, async (t) => {
   const cli = makeCli(t)
@@ -18,6 +26,7 @@ test('help teaches: every command has examples', LONG, async (t) => {
     t.ok(help.includes(`\n  ${name} `), `${name} is listed`)
     const own = await cli.ok(name, '--help')
     t.ok(own.includes('Examples:') && own.includes(`dfs ${name}`), `${name} --help has examples`)
+    t.absent(brokenEarly(own.slice(own.indexOf('\n\n') + 2, own.indexOf('\n\nOptions:'))), `${name} --help fills its lines`)
   }
   t.ok(help.includes(EXIT_TEXT))
   t.is((await cli.ok('--version')).trim(), (JSON.parse(readFileSync(join(REPOSITORY, 'package.json'), 'utf8')) as { version: string }).version)
