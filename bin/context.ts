@@ -166,7 +166,7 @@ function report(error: unknown, context: Context | undefined): number {
   const signal = context?.signal
   if (signal?.aborted) {
     const code = signal.reason as number
-    if (code !== EXIT.outputGone && !(error instanceof Interrupted)) process.stderr.write('dfs: interrupted\n')
+    if (code !== EXIT.outputGone && !(error instanceof Interrupted)) process.stderr.write(`${isDfsError(error, 'EINTR') && error.message.includes(';') ? errorLine(error) : 'dfs: interrupted'}\n`)
     return code
   }
   process.stderr.write(`${errorLine(error)}\n`)

@@ -284,7 +284,8 @@ export interface VersionEvent {
 export interface VersionLog { fromMs: number | null; retentionMs: number; events: VersionEvent[] }
 
 /** `to`: another path than where it was. `force`: what stands in the way is removed. */
-export interface RestoreOptions { atMs: number; to?: Path; force?: boolean }
+/** `signal` ends it between two files: EINTR, when nothing more changes; it says what had come back. */
+export interface RestoreOptions { atMs: number; to?: Path; force?: boolean; signal?: AbortSignal }
 /** `files`: written or made. `unchanged`: were as they had been. */
 export interface RestoreReport { files: number; directories: number; bytes: number; unchanged: number }
 

@@ -204,9 +204,8 @@ export class Client implements DriveApi {
     return { ...log, events: log.events.map((e) => ({ ...e, path: Buffer.from(e.path, 'latin1'), from: e.from === null ? null : Buffer.from(e.from, 'latin1') })) }
   }
 
-  /** Not cancelled by an `onProgress` that throws: it goes on in the daemon. */
-  async restore(path: Path, { to, ...options }: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> {
-    return (await this.#value('restore', { path: packPath(path), ...options, ...(to !== undefined && { to: packPath(to) }) }, onProgress)) as RestoreReport
+  async restore(path: Path, { to, signal, ...options }: RestoreOptions, onProgress?: OnProgress): Promise<RestoreReport> {
+    return (await this.#value('restore', { path: packPath(path), ...options, ...(to !== undefined && { to: packPath(to) }) }, onProgress, signal)) as RestoreReport
   }
 
   async addPeers(addresses: string[]): Promise<void> {
@@ -294,21 +293,29 @@ export class Client implements DriveApi {
 
   // --- calls ----------------------------------------------------------------
 
-  async #value(call: string, args: object = {}, onProgress?: OnProgress): Promise<unknown> {
-    return (await this.#call(call, args, undefined, onProgress)).value
+  /** By `signal` the daemon is told to end it, and says when it has: what throws in `onProgress` does not wait for that. */
+  async #value(call: string, args: object = {}, onProgress?: OnProgress, signal?: AbortSignal): Promise<unknown> {
+    return (await this.#call(call, args, undefined, onProgress, signal)).value
   }
 
-  async #call(call: string, args: object, payload?: Buffer, onProgress?: OnProgress): Promise<{ value: unknown; payload: Buffer }> {
+  async #call(call: string, args: object, payload?: Buffer, onProgress?: OnProgress, signal?: AbortSignal): Promise<{ value: unknown; payload: Buffer }> {
     while (this.#waiting.size >= MAX_CALLS && !this.#end) await new Promise<void>((resolve) => this.#queue.push(resolve))
     if (this.#end) throw this.#end
+    if (signal?.aborted) throw fail('EINTR', 'interrupted before it had begun')
     const id = this.#nextId++
-    return new Promise((resolve, reject) => {
+    const cancel = () => this.#cancel(id)
+    signal?.addEventListener('abort', cancel)
+    return new Promise<{ value: unknown; payload: Buffer }>((resolve, reject) => {
       const parts = encodeFrame({ id, call, args }, payload)
       this.#waiting.set(id, { resolve, reject, onProgress, pieces: [], piecesBytes: 0 })
       this.#socket.cork()
       for (const part of parts) this.#socket.write(part)
       this.#socket.uncork()
-    })
+    }).finally(() => signal?.removeEventListener('abort', cancel))
+  }
+
+  #cancel(id: number): void {
+    for (const part of encodeFrame({ cancel: id })) this.#socket.write(part)
   }
 
   #receive(bytes: Buffer): void {
@@ -343,7 +350,7 @@ export class Client implements DriveApi {
     try {
       waiting.onProgress?.(progress)
     } catch (error) {
-      for (const part of encodeFrame({ cancel: id })) this.#socket.write(part)
+      this.#cancel(id)
       this.#settle(id, () => waiting.reject(error as Error))
     }
   }

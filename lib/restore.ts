@@ -3,7 +3,7 @@
  * had, so that nothing is copied, and chunks that are elsewhere stay there.
  *
  * Looks first and writes then: what stands in the way, or is not known, is told
- * before anything has changed. `onProgress` may throw, to end it: never within a file.
+ * before anything has changed. It may be ended: never within a file.
  */
 import type { OnProgress, RestoreOptions, RestoreReport } from './api.js'
 import { turn, type Clock, type Timers } from './clock.js'
@@ -53,19 +53,21 @@ class Restore {
   readonly #to: Buffer | undefined
   readonly #force: boolean
   readonly #onProgress: OnProgress
+  readonly #signal: AbortSignal | undefined
   #sliceEnd = 0
   #total = 0
   readonly #report: RestoreReport = { files: 0, directories: 0, bytes: 0, unchanged: 0 }
   /** Files with several names, as what they came back. */
   readonly #made = new Map<number, number>()
 
-  constructor(api: PathApi, p: RestoreParts, { atMs, to, force }: RestoreOptions, onProgress: OnProgress = () => {}) {
+  constructor(api: PathApi, p: RestoreParts, { atMs, to, force, signal }: RestoreOptions, onProgress: OnProgress = () => {}) {
     this.#api = api
     this.#p = p
     this.#atMs = Math.floor(atMs)
     this.#to = to === undefined ? undefined : Buffer.from(to)
     this.#force = force ?? false
     this.#onProgress = onProgress
+    this.#signal = signal
   }
 
   async run(path: Buffer): Promise<RestoreReport> {
@@ -103,10 +105,18 @@ class Restore {
 
   /** Others get their turn now and then; what came meanwhile is taken in. */
   async #breathe(): Promise<void> {
-    if (this.#p.timers.nowMs() < this.#sliceEnd) return
-    await turn()
-    this.#p.past.sync()
-    this.#sliceEnd = this.#p.timers.nowMs() + SLICE_MS
+    if (this.#p.timers.nowMs() >= this.#sliceEnd) {
+      await turn()
+      this.#p.past.sync()
+      this.#sliceEnd = this.#p.timers.nowMs() + SLICE_MS
+    }
+    if (this.#signal?.aborted) throw fail('EINTR', this.#interrupted())
+  }
+
+  #interrupted(): string {
+    const { files, directories } = this.#report
+    if (files + directories === 0) return 'interrupted; nothing had changed'
+    return `interrupted; files that had come back: ${files}, folders: ${directories}; the same again does the rest`
   }
 
   /** What the names of a path stood for then, from the root on. */

@@ -11,7 +11,8 @@ export function define(command: Command): void {
     .description(`Brings a file back as it was at a time, or a directory with all that was in it, within the drive's
 retention (\`dfs config set retention 30d\`). A file that was deleted comes back under its name; one that
 is there gets its former content as its next version, which the log keeps like any other. Of a directory,
-what was made in it since stays. No content is copied, nor has it to be on this device.
+what was made in it since stays. No content is copied, nor has it to be on this device. Ctrl-C ends it
+between two files, and says how many had come back.
 
 TIME is a date, with or without a time of day, or how long ago: 3d, 2h, 90s.`)
     .requiredOption('--at <time>', 'when it was as it shall be')
@@ -29,7 +30,7 @@ Examples:
       const progress = progressLine(context.quiet)
       let report: RestoreReport
       try {
-        report = await drive.restore(path, { atMs, ...(options.to !== undefined && { to: options.to }), ...(options.force && { force: true }) }, progress.update)
+        report = await drive.restore(path, { atMs, ...(options.to !== undefined && { to: options.to }), ...(options.force && { force: true }), signal: context.signal }, progress.update)
       } finally {
         progress.end()
       }
@@ -39,7 +40,7 @@ Examples:
       if (report.files + report.directories === 0) return context.say(`${where} is as it was at ${formatTime(atMs)}`)
       const parts = [`${count(report.files, 'file')}`, ...(report.directories ? [count(report.directories, 'folder')] : []), ...(report.unchanged ? [`${report.unchanged} unchanged`] : [])]
       context.say(`${where} as it was at ${formatTime(atMs)}: ${parts.join(', ')}, ${formatBytes(report.bytes)}`)
-    }))
+    }, { onInterrupt: 'command' }))
 }
 
 function count(n: number, what: string): string { return `${n} ${what}${n === 1 ? '' : 's'}` }

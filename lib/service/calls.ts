@@ -326,7 +326,7 @@ const CALLS: Record<string, (session: Session, args: Args, context: CallContext)
   },
   async restore({ drive }, args, context) {
     const to = args.to === undefined ? {} : { to: unpackPath(args.to) }
-    return { value: await drive.restore(unpackPath(args.path), { atMs: number(args, 'atMs'), force: flag(args, 'force'), ...to }, cancellable(context, 'the restore')) }
+    return { value: await drive.restore(unpackPath(args.path), { atMs: number(args, 'atMs'), force: flag(args, 'force'), ...to, signal: context.signal }, context.onProgress) }
   },
   async addPeers({ drive }, args) {
     await drive.addPeers(texts(args, 'addresses', MAX_ADDRESS_CHARS))

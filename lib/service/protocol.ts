@@ -6,7 +6,7 @@
  *   frame    u32le bytes of header | u32le bytes of payload | header (JSON, UTF-8) | payload
  *   server   greets with { hello, pid }, then answers
  *   client   { id, call, args } + payload          ask
- *            { cancel }                            the answer to that id is no longer wanted
+ *            { cancel }                            end the call of that id; EINTR, if that ends it
  *   server   { id, value } + payload               done
  *            { id, more } + payload                a piece of a JSON value too large for one header; the last has `json`
  *            { id, json } + payload
