@@ -6,13 +6,15 @@
  *   npm test                    everything
  *   npm test -- posix fsck      the files whose path holds one of these words
  *
+ * Each has a folder of its own for temporary files, which goes when it ends, with mounts and processes that it left: also when it died.
+ *
  * Several run at once, as many as the processors are likely to be busy with: files of unit, properties and sim compute, those of
  * network wait for each other much of the time. The longest are begun first, so that none of them is left over at the end.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { existsSync, readFileSync, readdirSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -108,7 +110,10 @@ function rank(file: string): number {
 function runFile(file: string, limitMs: number): Promise<Outcome> {
   const startMs = performance.now()
   const mark = `TEST_RUN=${randomUUID()}`
-  const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: environment(mark), detached: true })
+  const scratch = mkdtempSync(join(tmpdir(), 'dfs-'))
+  // Tests act as other users, too.
+  chmodSync(scratch, 0o1777)
+  const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...environment(mark), TMPDIR: scratch }, detached: true })
   running.add(child)
   let output = ''
   const take = (part: string) => {
@@ -145,6 +150,7 @@ function runFile(file: string, limitMs: number): Promise<Outcome> {
       const done = () => {
         if (isDone) return
         isDone = true
+        clear(scratch)
         resolve({ ...count.outcome(code, signal, isLate ? limitMs : undefined), output, tookMs: performance.now() - startMs })
       }
       child.once('close', done)
@@ -195,6 +201,23 @@ function show(file: string, { passed, failed, skipped, trouble, output, tookMs }
   console.log(line)
   // A file that is skipped says why.
   if (skipped) for (const why of output.match(/^# skipped: .*$/gm) ?? []) console.log(`     ${why.slice(2)}`)
+}
+
+/** Of a file that has ended. */
+function clear(scratch: string): void {
+  for (const dir of mountsIn(scratch).reverse()) spawnSync('umount', ['-l', dir])
+  // What is mounted still is not to be emptied.
+  if (mountsIn(scratch).length > 0) return
+  try {
+    rmSync(scratch, { recursive: true, force: true, maxRetries: 3 })
+  } catch (e) {
+    console.log(`     ${scratch} stays: ${(e as Error).message}`)
+  }
+}
+
+function mountsIn(dir: string): string[] {
+  const paths = readFileSync('/proc/self/mounts', 'utf8').split('\n').map((line) => (line.split(' ')[1] ?? '').replace(/\\([0-7]{3})/g, (_, code: string) => String.fromCharCode(parseInt(code, 8))))
+  return paths.filter((path) => path.startsWith(`${dir}/`))
 }
 
 /** The child and what it started: it leads a process group of its own. */
