@@ -124,7 +124,8 @@ export class Dht {
     this.#isClosed = true
     clearTimeout(this.#refreshTimer)
     this.#relay.close()
-    await withinMs(CLOSE_TIMEOUT_MS, this.#swarm.destroy())
+    // Without a node that answers there is nobody to be told, and it would wait for them in vain.
+    if (this.#dht.toArray().length > 0) await withinMs(CLOSE_TIMEOUT_MS, this.#swarm.destroy())
     await withinMs(FORCED_CLOSE_MS, this.#swarm.destroy({ force: true }))
   }
 
