@@ -1,7 +1,8 @@
 /** What holds for a link, whichever transport carries it. */
 import test from 'brittle'
 import { createHash, randomBytes } from 'node:crypto'
-import { rmSync, writeFileSync } from 'node:fs'
+import { readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { getPriority } from 'node:os'
 import { join } from 'node:path'
 import { BULK_WINDOW_BYTES, LOW_WATER_BYTES, MAX_MESSAGE_BYTES, MESSAGE_COST_BYTES, PACKET_BYTES } from '../../lib/limits.js'
 import { createDevice } from '../../lib/keys/device.js'
@@ -223,4 +224,13 @@ test('tcp: a device that comes again while its old link still looks alive replac
   await again.linked(a)
   await a.until(() => a.links[0]!.closed === 'replaced' && a.open.length === 1)
   t.pass('one link to the device')
+})
+
+test('the network gives way to what programs do: its thread is nicer than all others', LONG, async (t) => {
+  const niceness = () => readdirSync('/proc/self/task').map((thread) => getPriority(Number(thread)))
+  const before = niceness()
+  await (await place(t, 'tcp')).pair()
+  const own = getPriority()
+  t.absent(before.some((n) => n > own))
+  t.is(niceness().filter((n) => n > own).length, 2, 'of two devices')
 })
