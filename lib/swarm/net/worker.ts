@@ -5,7 +5,7 @@
  * Owns: transports, dialer, switchboard, all connections, and the numbers by
  * which the main thread knows those in use.
  */
-import { readlinkSync } from 'node:fs'
+import { readFileSync, readlinkSync } from 'node:fs'
 import { getPriority, setPriority } from 'node:os'
 import { basename } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
@@ -41,6 +41,8 @@ const SENT_LUMP_BYTES = 256 * 1024
 /** Niceness beyond the process's: about a tenth of the processor time of a thread that wants as much, and all that nobody else wants. */
 const NICER = 10
 const NICEST = 19
+/** '1': a niceness counts among the threads of one session, as a daemon's are (sched(7), the autogroup feature). */
+const AUTOGROUP = '/proc/sys/kernel/sched_autogroup_enabled'
 
 class Network implements ConnOwner {
   readonly member: { driveId: Buffer; proofKey: Buffer }
@@ -372,12 +374,13 @@ port.on('message', (list: ToWorker[]) => {
 })
 network.start().catch((error: Error) => port.postMessage([{ type: 'failed', message: error.message } satisfies FromWorker]))
 
-/** Where processors are short, what programs read and write comes before what goes to and comes from other devices. On Linux a thread has a niceness of its own. */
+/** Where processors are short, what programs read and write comes before what goes to and comes from other devices; but not what else the machine does. On Linux a thread has a niceness of its own. */
 function giveWay(): void {
   try {
+    if (readFileSync(AUTOGROUP, 'latin1').trim() !== '1') return
     const thread = Number(basename(readlinkSync('/proc/thread-self')))
     setPriority(thread, Math.min(NICEST, getPriority(thread) + NICER))
   } catch {
-    // Not Linux: no thread has one of its own.
+    // Not Linux, or a kernel without.
   }
 }
