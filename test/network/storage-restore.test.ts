@@ -44,12 +44,15 @@ async function truncated(m: Member, other: Member): Promise<void> {
 }
 
 async function keepsAll(s: TestDevice, ...members: Member[]): Promise<void> {
-  await until('the storage peer has everything', async () => {
+  let last: unknown
+  const keeps = async () => {
     const { peers } = await s.json<{ peers: PeerStatus[] }>('peers')
     const { chunks, snapshot } = await s.status()
-    return peers.length === members.length && peers.every((p) => p.owedFromPeer === 0) && chunks.owed === 0 && snapshot !== null
-      && (await Promise.all(members.map(async (m) => (await m.status()).dirtyBytes))).every((n) => n === 0)
-  }, 120_000, 250)
+    const dirty = await Promise.all(members.map(async (m) => (await m.status()).dirtyBytes))
+    last = { peers, chunks, snapshot, dirty }
+    return peers.length === members.length && peers.every((p) => p.owedFromPeer === 0) && chunks.owed === 0 && snapshot !== null && dirty.every((n) => n === 0)
+  }
+  await until('the storage peer has everything', keeps, 120_000, 250).catch((e: Error) => { throw new Error(`${e.message}: ${JSON.stringify(last)}`) })
 }
 
 function filesBelow(dir: string): string[] {
