@@ -35,8 +35,9 @@ const IDLE_ROUND_MS = 6 * 3_600_000
 /** Nobody answered: tried again after this. */
 const RETRY_MS = 60_000
 const TICK_MS = 3000
-/** Nothing of what is lacked has come for so long: it is asked about; and if it is needed, again after twice as long. */
+/** Nothing of what is lacked has come for so long: it is asked about; and if it is needed, or its removal is not final yet, again after twice as long, up to MAX_STUCK_MS. */
 const STUCK_MS = 10_000
+const MAX_STUCK_MS = 30_000
 /** By itself it asks at most a fifth of the time. */
 const REST_TIMES = 4
 /** Headers of entries that are looked through for one answer; with more behind it the answer is of no use. */
@@ -135,7 +136,7 @@ export class Releases {
     const at = rows.length === 0 ? '' : `${rows.length} ${rows[0]!.num}`
     if (at !== this.#stuck.at) this.#stuck = { at, sinceMs: nowMs, afterMs: STUCK_MS }
     if (at === '' || nowMs - this.#stuck.sinceMs < this.#stuck.afterMs) return
-    this.#stuck = { at, sinceMs: nowMs, afterMs: Math.min(this.#stuck.afterMs * 2, ROUND_MS) }
+    this.#stuck = { at, sinceMs: nowMs, afterMs: Math.min(this.#stuck.afterMs * 2, MAX_STUCK_MS) }
     this.#running = this.#markDead(rows, false).catch((e: Error) => {
       if (!this.#isClosed && !journal.stopped) process.emitWarning(`asking who needs what is lacked: ${e.message}`)
     }).finally(() => { this.#running = null })
