@@ -23,7 +23,7 @@ import { SnapshotIntake, becomeMember, type Linked } from './join.js'
 import { Reader } from './log/codec.js'
 import { decodeAside, INO_HIGH } from './log/ops.js'
 import type { Metadata } from './metadata.js'
-import { rescue } from './rescue.js'
+import { rescue, rescued } from './rescue.js'
 import { ChunkTable } from './store/chunks.js'
 import { Database } from './store/database.js'
 import type { TreeSealer } from './tree/tree.js'
@@ -220,6 +220,7 @@ export function finishAnew(p: { dir: string; db: Database; metadata: Metadata; k
   } finally {
     before?.close()
   }
+  rescued(db)
   db.setMeta('anew', 0)
   journal.touched()
   journal.settle().then(() => removeIndex(join(dir, BEFORE)), () => { /* stopped; every caller learns from check() */ })

@@ -8,8 +8,9 @@
  * beside it if they have (content). Content that is only in the former tree is
  * always kept: a removal by others that did not see it comes to nothing.
  *
- * May be run again, after a crash in the middle of it: what is there already, is
- * not done twice.
+ * May be run again, after a crash in the middle of it, wherever the commits fell:
+ * what it makes is noted in the index with it (`rescued`), so that nothing is made
+ * twice, and what was made in part is made whole.
  */
 import type { Time } from './clock.js'
 import type { LocalChunk } from './file/flush.js'
@@ -20,7 +21,7 @@ import type { Metadata } from './metadata.js'
 import { EntrySealer } from './seal/entry.js'
 import { ChunkTable, ELSEWHERE } from './store/chunks.js'
 import type { Database } from './store/database.js'
-import { conflictName, isConflictName } from './tree/conflict-name.js'
+import { conflictName } from './tree/conflict-name.js'
 import { HAS_XATTRS, ROOT_INO, S_IFLNK, S_IFMT, type Inode } from './tree/inode.js'
 import { Rows } from './tree/rows.js'
 import { Tree, type Outcome, type TreeSealer } from './tree/tree.js'
@@ -42,10 +43,13 @@ interface Touched {
 interface Name { parent: number; name: Buffer; op: number }
 interface Move { ino: number; from: Name; to: { parent: number; name: Buffer }; isParked: boolean }
 
-/** `old`: the index of before. `metadata`: started, of the new one. Commits; durable when the journal is. Gives the number of ops. */
+/** `old`: the index of before. `metadata`: started, of the new one. Commits; durable when the journal is. Call `rescued` when nothing of `old` is needed any more. Gives the number of ops. */
 export function rescue(old: Database, metadata: Metadata, keys: DriveKeys, sealer: TreeSealer, device: Buffer): number {
   return new Rescue(old, metadata, keys, sealer, device).run()
 }
+
+/** What was noted for another run goes, in the open transaction. */
+export function rescued(db: Database): void { db.sql.exec('DROP TABLE IF EXISTS rescued') }
 
 class Rescue {
   readonly #db: Database
@@ -60,6 +64,9 @@ class Rescue {
   /** Directories before, and where they are now. */
   readonly #dirs = new Map<number, number>()
   readonly #bounds = new Map<number, number>()
+  /** What has been made for an inode of before, by earlier runs too; `isWhole`: with all that it had. */
+  readonly #made = new Map<number, { ino: number; isWhole: boolean }>()
+  readonly #noteMade
   #ops = 0
 
   constructor(old: Database, metadata: Metadata, keys: DriveKeys, sealer: TreeSealer, device: Buffer) {
@@ -76,6 +83,10 @@ class Rescue {
     for (const [inc, bound] of old.sql.prepare('SELECT inc, final_op FROM seen UNION ALL SELECT inc, max(first + count) FROM placed GROUP BY inc').raw(true).all() as [number, number][]) {
       this.#bounds.set(inc, Math.max(bound, this.#bounds.get(inc) ?? 0))
     }
+    const { sql } = metadata.db
+    sql.exec('CREATE TABLE IF NOT EXISTS rescued(was INTEGER PRIMARY KEY, ino INTEGER NOT NULL, whole INTEGER NOT NULL)')
+    for (const [was, ino, whole] of sql.prepare('SELECT was, ino, whole FROM rescued').raw(true).all() as [number, number, number][]) this.#made.set(was, { ino, isWhole: whole === 1 })
+    this.#noteMade = sql.prepare('INSERT OR REPLACE INTO rescued VALUES (?,?,?)')
   }
 
   run(): number {
@@ -116,7 +127,7 @@ class Rescue {
       const known = this.#m.log.find(this.#log.incarnationId(inc))
       const head = this.#log.head(inc)
       for (let s = Math.max(head.first, (known < 0 ? 0 : this.#m.log.head(known).seq) + 1); s <= seq; s++) {
-        for (const op of this.#log.ops(inc, s)) this.#note(op)
+        for (const op of this.#log.ops(inc, s)) this.#gatherOp(op)
       }
     }
     // Also what others have written whom nobody else has heard, if it has come.
@@ -134,7 +145,7 @@ class Rescue {
     return t
   }
 
-  #note(op: Op): void {
+  #gatherOp(op: Op): void {
     switch (op.type) {
       case 'create': {
         const t = this.#touch(op.ino)
@@ -271,7 +282,7 @@ class Rescue {
       const place = this.#tree.rows.findName(was.parent, was.ino)
       const parent = this.#dir(was.parent)
       const name = place ? this.#tree.openName(place.key, place.name) : Buffer.from('recovered')
-      const there = this.#lookup(parent, name)
+      const there = this.#made.has(was.ino) ? undefined : this.#lookup(parent, name)
       to = there?.isDir ? there.ino : this.#make(was, parent, name) ?? ROOT_INO
     }
     this.#dirs.set(was?.ino ?? ino, to)
@@ -292,14 +303,7 @@ class Rescue {
     if (was.isFile && now.isFile && !this.#isThere(was.version) && !this.#isEqual(was, now)) {
       const extends_ = base !== undefined && this.#number(base) === now.version
       if (extends_ || Math.floor(now.version / INO_HIGH) === this.#m.journal.incarnation) this.#write(was, now.ino)
-      else {
-        const parent = place?.parent ?? ROOT_INO
-        const name = place?.name ?? Buffer.from('recovered')
-        if (!this.#hasEqual(was, parent, name)) {
-          const copy = this.#make(was, parent, name)
-          if (copy !== undefined) this.#write(was, copy)
-        }
-      }
+      else this.#make(was, place?.parent ?? ROOT_INO, place?.name ?? Buffer.from('recovered'))
     }
     if (fields.size > 0) {
       const op: SetAttrOp = { type: 'setattr', ino: now.ino, ctime: { sec: was.ctime, nsec: was.ctimeNs } }
@@ -324,11 +328,7 @@ class Rescue {
       const dir = this.#dir(parent)
       const there = this.#lookup(dir, name)
       if (made === undefined) {
-        if (there && this.#isEqual(was, there)) made = there.ino
-        else if (!this.#hasEqual(was, dir, name)) {
-          made = this.#make(was, dir, name)
-          if (made !== undefined && was.isFile) this.#write(was, made)
-        }
+        made = there && !this.#made.has(was.ino) && this.#isEqual(was, there) ? there.ino : this.#make(was, dir, name)
         if (made === undefined) return
       } else if (there?.ino !== made) {
         this.#submit({ type: 'link', ino: made, parent: dir, name: this.#freeName(dir, name), time: this.#time(was) })
@@ -336,23 +336,46 @@ class Rescue {
     }
   }
 
-  /** A new inode as `was`, without its content. */
+  /** A new inode as `was`, with all that it has, under a free name; the one that another run has begun, if it is there. Undefined, and told, where it can not be. */
   #make(was: Inode, parent: number, name: Buffer): number | undefined {
-    const time = this.#time(was)
-    const ino = this.#m.journal.newIno()
-    const op: Op = {
-      type: 'create', parent, name: this.#freeName(parent, name), ino, mode: was.mode, uid: was.uid, gid: was.gid, rdev: was.rdev, time,
-      ...((was.mode & S_IFMT) === S_IFLNK ? { target: this.#tree.readlink(was) } : {}),
-    }
-    let outcome = this.#submit(op)
-    if (outcome !== '') outcome = this.#submit({ ...op, parent: ROOT_INO, name: this.#freeName(ROOT_INO, name) })
-    if (outcome !== '') {
-      process.emitWarning(`what was written here alone can not be made again (${outcome})`)
-      return undefined
-    }
+    const made = this.#made.get(was.ino)
+    if (made?.isWhole) return made.ino
+    const begun = made && this.#m.tree.get(made.ino)
+    const ino = begun && begun.nlink > 0 ? begun.ino : this.#create(was, parent, name)
+    if (ino === undefined) return undefined
     const inode = this.#m.tree.get(ino)!
     for (const n of was.flags & HAS_XATTRS ? this.#tree.xattrNames(was) : []) this.#xattr(was, inode, n)
+    if (was.isFile && !this.#isEqual(was, inode)) this.#write(was, ino)
+    this.#note(was, ino, true)
     return ino
+  }
+
+  #create(was: Inode, parent: number, name: Buffer): number | undefined {
+    const ino = this.#m.journal.newIno()
+    const op: Op = {
+      type: 'create', parent, name: this.#freeName(parent, name), ino, mode: was.mode, uid: was.uid, gid: was.gid, rdev: was.rdev, time: this.#time(was),
+      ...((was.mode & S_IFMT) === S_IFLNK ? { target: this.#tree.readlink(was) } : {}),
+    }
+    // Before it: the op may be the last of its commit.
+    this.#note(was, ino, false)
+    let outcome = this.#submit(op)
+    if (outcome !== '') outcome = this.#submit({ ...op, parent: ROOT_INO, name: this.#freeName(ROOT_INO, name) })
+    if (outcome === '') return ino
+    this.#note(was, undefined)
+    process.emitWarning(`what was written here alone can not be made again (${outcome})`)
+    return undefined
+  }
+
+  /** What has been made for `was`; undefined: nothing. */
+  #note(was: Inode, ino: number | undefined, isWhole = false): void {
+    if (ino === undefined) {
+      this.#made.delete(was.ino)
+      this.#m.db.sql.prepare('DELETE FROM rescued WHERE was = ?').run(was.ino)
+    } else {
+      this.#made.set(was.ino, { ino, isWhole })
+      this.#noteMade.run(was.ino, ino, isWhole ? 1 : 0)
+    }
+    this.#m.journal.touched()
   }
 
   #xattr(was: Inode, now: Inode, name: Buffer): void {
@@ -387,20 +410,6 @@ class Rescue {
       const o = b[i]!
       return e.off === o.off && e.len === o.len && e.coff === o.coff && this.#chunks.identity(e.chunk)!.h.equals(this.#m.tree.rows.chunks.identity(o.chunk)!.h)
     })
-  }
-
-  /** Whether it was put beside the name already, by a run that was interrupted. */
-  #hasEqual(was: Inode, parent: number, name: Buffer): boolean {
-    const dir = this.#m.tree.get(parent)
-    if (!dir?.isDir) return false
-    let found = false
-    this.#m.tree.list(dir, 0, (other, ino) => {
-      if (!isConflictName(other, name)) return true
-      const inode = this.#m.tree.get(ino)
-      found ||= inode !== undefined && Math.floor(ino / INO_HIGH) === this.#m.journal.incarnation && this.#isEqual(was, inode)
-      return !found
-    })
-    return found
   }
 
   #time(inode: Inode): Time { return { sec: inode.mtime, nsec: inode.mtimeNs } }

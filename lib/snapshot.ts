@@ -85,7 +85,11 @@ export class FreshSnapshot implements SnapshotGift {
     return this.#sign({ pieces: this.#count, totalBytes: this.#bytes, hash })
   }
 
-  close(): void { this.#source.close() }
+  close(): void {
+    // What is not read to its end holds the index's connection.
+    this.#pieces.return(undefined)
+    this.#source.close()
+  }
 }
 
 function *pieces({ id, source, sealer, withChunks }: { id: Buffer; source: SnapshotSource; sealer: SnapshotSealer; withChunks: boolean }): Generator<Piece> {

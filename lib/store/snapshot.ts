@@ -109,7 +109,7 @@ export class SnapshotSource {
     for (const [id, len] of this.#sql.prepare('SELECT id, len FROM chunk WHERE refs > 0').raw(true).iterate() as Iterable<[Buffer, number]>) yield { id, len }
   }
 
-  /** May be called twice. */
+  /** After what `rows` and `chunks` gave has ended or been returned: a read that goes on holds the connection. May be called twice. */
   close(): void {
     this.#sql.close()
   }

@@ -19,12 +19,6 @@ export function conflictName(name: Buffer, device: string, sec: number, isTaken:
   }
 }
 
-/** Whether conflictName may have made `other` of `name`. */
-export function isConflictName(other: Buffer, name: Buffer): boolean {
-  const at = other.indexOf(MARK)
-  return at > 0 && parts(name).stem.startsWith(other.toString('latin1', 0, at))
-}
-
 /** As latin1: bytes stay what they are. */
 function parts(name: Buffer): { stem: string; ext: string } {
   const plain = name.toString('latin1').replace(/ \(conflict, [^()]*\)/, '')

@@ -1,12 +1,12 @@
 /** A device that begins anew with the metadata of others is killed on the way: it is as it was, or it has both what they have and what it had alone. */
 import test from 'brittle'
-import { cpSync, existsSync, linkSync, writeFileSync } from 'node:fs'
+import { copyFileSync, cpSync, existsSync, linkSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { NetworkConfig } from '../../lib/config.js'
 import { Drive } from '../../lib/drive.js'
 import { finishJoin, prepareJoin } from '../../lib/join.js'
+import { Journal } from '../../lib/log/journal.js'
 import { ServedNetwork } from '../../lib/service/network.js'
-import { Database } from '../../lib/store/database.js'
 import { until } from '../helpers/devices.js'
 import { scratchDir } from '../helpers/scratch.js'
 
@@ -67,6 +67,7 @@ test('killed at each step of beginning anew', { timeout: 180_000 }, async (t) =>
   await write(b, '/both', 'of b')
   await b.mkdir('/new')
   await write(b, '/new/file', 'only here')
+  await b.setXattr('/new/file', Buffer.from('user.kept'), Buffer.from('with it'))
   await b.sync()
   // As if it had been silent for long: its log ends.
   a.metadata.welcome(b.device.publicKey)
@@ -111,12 +112,30 @@ test('killed at each step of beginning anew', { timeout: 180_000 }, async (t) =>
   })
   await opened(at('exchanged'), async (drive) => t.alike(await treeOf(drive), after, 'it stays so'))
 
-  // All of it was done again, and power was cut before that was noted.
-  cpSync(at('again/before.db'), at('kept.db'))
-  await opened(at('again'), async () => {})
-  cpSync(at('kept.db'), at('again/before.db'))
-  const db = Database.open(at('again/index.db'))
-  db.setMeta('anew', 1)
-  db.close()
-  await opened(at('again'), async (drive) => t.alike(await treeOf(drive), after, 'nothing is done twice'))
+  // Every op is a commit of its own; after each the store is kept as kill -9 leaves it.
+  const cuts: string[] = []
+  const isKept = (path: string) => !path.includes('lock')
+  const { append } = Journal.prototype
+  Journal.prototype.append = function (op) {
+    append.call(this, op)
+    this.commit()
+    cpSync(at('again'), at(`cut-${cuts.length}`), { recursive: true, filter: isKept })
+    cuts.push(`${cuts.length}: after ${op.type}`)
+  }
+  t.teardown(() => { Journal.prototype.append = append })
+  try {
+    await opened(at('again'), async () => {})
+  } finally {
+    Journal.prototype.append = append
+  }
+  t.ok(cuts.length > 8 && ['create', 'content', 'xattr'].every((type) => cuts.some((cut) => cut.endsWith(type))), cuts.join('; '))
+  for (const [i, cut] of cuts.entries()) {
+    // The same files with what they held then: another file would be a copy, which waits for others.
+    for (const name of readdirSync(at('again'), { recursive: true }) as string[]) if (isKept(name) && !existsSync(at(`cut-${i}/${name}`))) rmSync(at(`again/${name}`), { recursive: true, force: true })
+    for (const name of readdirSync(at(`cut-${i}`), { recursive: true }) as string[]) if (!statSync(at(`cut-${i}/${name}`)).isDirectory()) copyFileSync(at(`cut-${i}/${name}`), at(`again/${name}`))
+    await opened(at('again'), async (drive) => {
+      t.alike(await treeOf(drive), after, `${cut}: the rest is done, and nothing twice`)
+      t.is((await drive.getXattr('/new/file', Buffer.from('user.kept'))).toString(), 'with it', cut)
+    })
+  }
 })

@@ -4,15 +4,18 @@
  */
 import test, { type Assert } from 'brittle'
 import { randomBytes } from 'node:crypto'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { certify } from '../../lib/keys/certificate.js'
 import { DriveKeys } from '../../lib/keys/derive.js'
 import { Writer } from '../../lib/log/codec.js'
 import { INO_HIGH, type Op } from '../../lib/log/ops.js'
 import { metaOfFresh, metaOfKept } from '../../lib/snapshot.js'
 import { TABLES } from '../../lib/store/snapshot.js'
+import { MAX_SNAPSHOT_PIECE_BYTES } from '../../lib/swarm/messages.js'
+import { AGAIN_MS } from '../../lib/swarm/snapshot.js'
 import { encode } from '../../lib/swarm/wire.js'
 import { chunksOf, ids, Liar, sendSnapshot, ZERO, type LiarOptions, type SnapshotLie } from '../helpers/liar.js'
 import { closeMembers, Member, until } from '../helpers/member.js'
@@ -265,6 +268,39 @@ test('a peer that takes nothing in holds nothing up', LONG, async (t) => {
   const before = (await a.status()).rssBytes
   for (let i = 0; i < 2; i++) await works(t, a, b, a.pid, 'the same')
   t.ok((await a.status()).rssBytes < Math.max(before + (64 << 20), 200 << 20))
+})
+
+test('who leaves in the middle of a snapshot, or has no more of it, leaves nothing behind', LONG, async (t) => {
+  const { a, b, key } = await pair(t)
+  // So many inodes that credit ends in the middle of their rows, which are read from an iterator.
+  const creditBytes = MAX_SNAPSHOT_PIECE_BYTES * 1.25
+  mkdirSync(a.at('many'))
+  for (let i = 0; i < 4000; i++) writeFileSync(a.at(`many/a name of some length, number ${i}`), '')
+  const leavers: [what: string, leave: (x: Liar) => unknown][] = [
+    ['goes', (x) => x.close()],
+    ['cancels', (x) => x.send({ type: 'snapshotCancel' })],
+    ['asks again', async (x) => {
+      await sleep(AGAIN_MS)
+      x.send({ type: 'wantSnapshot', creditBytes })
+      await x.until('is given another', () => x.counts.get('snapshotBegin') === 2)
+    }],
+  ]
+  for (const [what, leave] of leavers) {
+    const liar = await Liar.meet(t, key, a.address, what)
+    liar.send({ type: 'wantSnapshot', creditBytes })
+    await liar.until('gets the first pieces', () => (liar.counts.get('snapshotPiece') ?? 0) > 2)
+    await leave(liar)
+    await works(t, a, b, a.pid, `one that ${what}`)
+    await liar.close()
+  }
+  t.is(a.pid, (await a.status()).pid)
+  t.absent(/fault|Error|failed:/i.test(a.log), a.log)
+  const last = await Liar.meet(t, key, a.address, 'leaver')
+  last.send({ type: 'wantSnapshot', creditBytes })
+  await last.until('gets the first pieces', () => (last.counts.get('snapshotPiece') ?? 0) > 2)
+  // While it is given.
+  await a.unmount()
+  await a.dfs('fsck', '--data')
 })
 
 test('wrong chunks: the liar is cut off, the reader gets the right ones', LONG, async (t) => {

@@ -126,7 +126,13 @@ test('killed at every stage of beginning anew: what was written alone is there, 
     if (isMounted(b.dir)) await must('umount', ['-l', b.dir])
   }
   await b.mount()
-  await until('all of it is on both', async () => existsSync(a.path('own/f600')) && (await fs.readdir(a.path('own'))).length === 600 && (await fs.readFile(b.path('both.txt'), 'utf8')).length > 0)
+  await until('all of it is on both', async () => {
+    // In this order: each says, in an error, what is not there yet.
+    await fs.readFile(a.path('own/f600'))
+    const { length } = await fs.readdir(a.path('own'))
+    if (length !== 600) throw new Error(`${length} files in own/ of anna; ${JSON.stringify(await Promise.all([a.status(), b.status()]))}`)
+    return (await fs.readFile(b.path('both.txt'), 'utf8')).length > 0
+  })
   await until('what was left of the way is gone', () => !existsSync(join(b.store, 'before.db')) && !existsSync(join(b.store, 'anew.db')))
   await sameTree(a, b)
   t.is((await fs.readdir(a.path('own'))).length, 600)

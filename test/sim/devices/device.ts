@@ -15,7 +15,7 @@ import { ASIDE_AFTER_MS } from '../../../lib/limits.js'
 import { INO_HIGH, type Op } from '../../../lib/log/ops.js'
 import { Metadata } from '../../../lib/metadata.js'
 import { CausalEngine } from '../../../lib/order/causal/engine.js'
-import { rescue } from '../../../lib/rescue.js'
+import { rescue, rescued } from '../../../lib/rescue.js'
 import { chunkId, sealedLength } from '../../../lib/seal/chunk.js'
 import { Arrivals } from '../../../lib/store/arrivals.js'
 import { ChunkTable } from '../../../lib/store/chunks.js'
@@ -294,6 +294,7 @@ export class SimDevice {
     old.close()
     this.world.trace(`${this.name} does ${ops} ops again`)
     for (let n = ops; n > 0; n--) this.world.count('done again')
+    rescued(db)
     db.setMeta('anew', 0)
     metadata.journal.touched()
     metadata.journal.settle().then(() => { this.disk.before = undefined }, () => {})
