@@ -15,7 +15,7 @@ import { certify } from './keys/certificate.js'
 import type { LocalChunk } from './file/flush.js'
 import type { DriveKeys } from './keys/derive.js'
 import type { Device } from './keys/device.js'
-import { Asides, type DeviceView } from './log/asides.js'
+import { Asides, MAX_TOLD_ENDED, type DeviceView } from './log/asides.js'
 import { headerIn } from './log/entry.js'
 import { Forks } from './log/forks.js'
 import { Journal, KEEP_LOG_BYTES } from './log/journal.js'
@@ -262,6 +262,15 @@ export class Metadata {
   hasEnded(device: Buffer): boolean {
     const incs = this.#incarnationsOf(device)
     return this.asides.isAway(device) || (incs.length > 0 && incs.every((inc) => this.asides.isEnded(inc)))
+  }
+
+  /** Whether others have ended a log that goes on here, and a log goes on there that was ended here: two sides. What is still on its way looks the same. */
+  isApartFrom({ ended }: DeviceView): boolean {
+    // Others than these may be ended there, too.
+    if (ended.length >= MAX_TOLD_ENDED) return false
+    const there = new Set(ended.map((id) => this.log.find(id)))
+    const isTheirs = [...there].some((inc) => inc >= 0 && !this.asides.isEnded(inc) && this.log.head(inc).seq > 0)
+    return isTheirs && [...this.asides.ended()].some((inc) => !there.has(inc))
   }
 
   /** A device was met, or an entry of it has come. */

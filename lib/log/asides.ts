@@ -19,12 +19,15 @@ import { encodeAside, decodeAside, type AsideOp } from './ops.js'
 
 interface Statement { by: number; bySeq: number; op: AsideOp }
 
+/** Ended incarnations that are told in the handshake: who is met mostly knows; it matters to whom it is about. */
+export const MAX_TOLD_ENDED = 64
+
 /** Whom a device counts: two that were apart for so long that each has set the other aside tell by it who begins anew. */
 export interface DeviceView {
   /** Devices that it waits for, and the first of them by its key. */
   writers: number
   first: Buffer
-  /** Incarnations that were ended, the newest first. */
+  /** Incarnations that were ended, the newest first; MAX_TOLD_ENDED at most. */
   ended: Buffer[]
 }
 

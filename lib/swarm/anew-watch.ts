@@ -4,13 +4,14 @@
  * lacks is nowhere any more.
  */
 import type { Certificate } from '../keys/certificate.js'
+import type { DeviceView } from '../log/asides.js'
 import type { Hello } from './hello.js'
 import type { SwarmHost } from './host.js'
 import { logKey, type LogName, type Peer } from './messages.js'
 import type { Link } from './net/link.js'
 import { SnapshotLinks } from './snapshot-links.js'
 
-/** Nobody gives what comes next of a log for so long: it is nowhere. */
+/** Nobody gives what comes next of a log for so long: it is nowhere. Two sides are seen for so long: neither is about to hear what the other knows. */
 const STUCK_MS = 10_000
 
 export interface AnewWatchParts {
@@ -25,6 +26,8 @@ export class AnewWatch {
   readonly #p: AnewWatchParts
   /** Of the logs that are stuck, the last entry that is here, and since when. */
   #stuck = new Map<string, { seq: number; sinceMs: number }>()
+  /** Somebody is of another side, of a device that writes nothing. */
+  #apartSinceMs: number | undefined
   /** By the word of others: then only theirs is taken. */
   #isEnded = false
   /** While a snapshot is taken. */
@@ -45,30 +48,34 @@ export class AnewWatch {
     if (this.#taking) return
     const why = this.#why()
     if (why === undefined) return
-    this.#p.notice(`${why}: it takes their metadata, and does again what only it had`)
+    this.#p.notice(`${why}: it takes their metadata${this.#p.drive.keys.canWrite ? ', and does again what only it had' : ''}`)
     this.#taking = new SnapshotLinks()
     this.#p.drive.metadata.giveUp?.()
     // Those who are on this side have to begin anew themselves.
-    this.#isEnded = [...this.#p.peers.keys()].some((peer) => this.#hasEndedUs(peer))
+    this.#isEnded = [...this.#p.peers.keys()].some((peer) => this.#goesOnWithoutUs(peer))
     for (const peer of this.#p.peers.keys()) this.up(peer)
     this.#p.drive.beginAnew!(this.#taking, (text) => this.#p.notice(text))
   }
 
   /** Whose metadata is taken in place of ours. What was kept from before does not say that this device begins anew. */
   #mayGive(peer: Peer): boolean {
-    return this.#isEnded ? this.#hasEndedUs(peer) : this.#p.peers.get(peer)!.certificate?.role === 'full'
+    return this.#isEnded ? this.#goesOnWithoutUs(peer) : this.#p.peers.get(peer)!.certificate?.role === 'full'
   }
 
-  /** Whether a device that may write has ended the log of this one, and is not to begin anew itself: of two sides that have set each other aside, the one of fewer does. */
-  #hasEndedUs(peer: Peer): boolean {
-    const { log, journal, metadata } = this.#p.drive
+  /**
+   * Whether a device that may write has ended the log of this one, and is not to begin anew itself: of two sides that have set each other aside, the one of
+   * fewer does. A device without a log is of the side whose entries it has.
+   */
+  #goesOnWithoutUs(peer: Peer): boolean {
+    const { log, journal, metadata, keys, device } = this.#p.drive
     const { link, hello: { view }, certificate } = this.#p.peers.get(peer)!
+    if (certificate?.role !== 'full' || !view) return false
     const id = log.incarnationId(journal.incarnation)
-    if (certificate?.role !== 'full' || !view?.ended.some((e) => e.equals(id))) return false
+    if (keys.canWrite ? !view.ended.some((e) => e.equals(id)) : !metadata.isApartFrom?.(view)) return false
     const own = metadata.view
+    if (!keys.canWrite) return !own || isOfMore(view, own) === true
     if (!own || !metadata.hasEnded?.(link.peer)) return true
-    if (view.writers !== own.writers) return view.writers > own.writers
-    return (Buffer.compare(view.first, own.first) || Buffer.compare(link.peer, this.#p.drive.device.publicKey)) < 0
+    return isOfMore(view, own) ?? Buffer.compare(link.peer, device.publicKey) < 0
   }
 
   #why(): string | undefined {
@@ -84,6 +91,8 @@ export class AnewWatch {
       if (before?.seq === seq && nowMs - before.sinceMs >= STUCK_MS) due = log
     }
     this.#stuck = since
+    const isApart = !drive.keys.canWrite && [...this.#p.peers.keys()].some((peer) => this.#goesOnWithoutUs(peer))
+    this.#apartSinceMs = isApart ? this.#apartSinceMs ?? nowMs : undefined
     const must = metadata.mustBeginAnew
     if (must !== undefined) return must
     const word = this.#wordOfOthers(due)
@@ -92,13 +101,24 @@ export class AnewWatch {
 
   /** What nothing here proves. `stuck`: a log of which what comes next is nowhere. */
   #wordOfOthers(stuck: LogName | undefined): string | undefined {
-    const { metadata, members } = this.#p.drive
+    const { metadata, members, keys, timers } = this.#p.drive
     if (stuck) return `this device was away for so long that the others have dropped what it lacks (of ${members.get(stuck.device)?.name ?? 'a device'})`
     for (const [peer, { link, certificate }] of this.#p.peers) {
-      if (!this.#hasEndedUs(peer)) continue
+      if (!this.#goesOnWithoutUs(peer)) continue
+      if (!keys.canWrite) {
+        if (timers.nowMs() - this.#apartSinceMs! < STUCK_MS) continue
+        return `${certificate!.name} goes on without those whose changes this device has followed`
+      }
       // The entry that says so would come, but what is before it may be nowhere any more.
       return metadata.hasEnded?.(link.peer) ? `this device and ${certificate!.name} were apart, and each goes on without the other` : `${certificate!.name} goes on without what this device has written since they met last, for it was away for too long`
     }
     return undefined
   }
+}
+
+/** Whether the first side counts more devices, or as many and the first by its key; undefined: they are the same. */
+function isOfMore(a: DeviceView, b: DeviceView): boolean | undefined {
+  if (a.writers !== b.writers) return a.writers > b.writers
+  const order = Buffer.compare(a.first, b.first)
+  return order === 0 ? undefined : order < 0
 }

@@ -3,7 +3,7 @@
  * and its certificate if it has one.
  */
 import type { KeyKind } from '../keys/capability.js'
-import type { DeviceView } from '../log/asides.js'
+import { MAX_TOLD_ENDED, type DeviceView } from '../log/asides.js'
 import { Reader, Writer } from '../log/codec.js'
 import { MAX_DEVICE_NAME_BYTES } from '../limits.js'
 import { MAX_CERTIFICATE_BYTES } from './messages.js'
@@ -15,9 +15,6 @@ export interface Hello {
   /** Of a device that may write. */
   view?: DeviceView
 }
-
-/** Who is met mostly knows; it matters to whom it is about. */
-const MAX_ENDED = 64
 
 const VERSION = 1
 const KINDS: KeyKind[] = ['full', 'read-only', 'storage']
@@ -31,7 +28,7 @@ export function writeHello(h: Hello): Buffer {
   if (h.view) {
     w.uint(h.view.writers)
     w.fixed(h.view.first)
-    const ended = h.view.ended.slice(0, MAX_ENDED)
+    const ended = h.view.ended.slice(0, MAX_TOLD_ENDED)
     w.uint(ended.length)
     for (const id of ended) w.fixed(id)
   }
@@ -57,6 +54,6 @@ function readView(r: Reader): DeviceView {
   const writers = r.uint()
   const first = r.fixed(32)
   const ended: Buffer[] = []
-  for (let n = r.count(MAX_ENDED); n > 0; n--) ended.push(r.fixed(16))
+  for (let n = r.count(MAX_TOLD_ENDED); n > 0; n--) ended.push(r.fixed(16))
   return { writers, first, ended }
 }

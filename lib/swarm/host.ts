@@ -71,7 +71,7 @@ export interface SwarmHost {
   /** For a device that joins, or (`withChunks`) for one that keeps it for others. KEY_KIND, ENOENT: there is none. */
   snapshot(withChunks: boolean): Promise<SnapshotGift>
   /** For when others hold more of our own log than we do (absent: it writes none), and for forks. */
-  readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'own' | 'lostTail' | 'giveUp' | 'welcome' | 'heard' | 'asides' | 'hasEnded' | 'view' | 'mustBeginAnew'>>
+  readonly metadata: Pick<Metadata, 'forks'> & Partial<Pick<Metadata, 'own' | 'lostTail' | 'giveUp' | 'welcome' | 'heard' | 'asides' | 'hasEnded' | 'isApartFrom' | 'view' | 'mustBeginAnew'>>
   /** Whether it holds, or means to hold, every chunk of the drive; absent: it does. */
   readonly keepsEverything?: boolean
   /** Of a device that keeps snapshots without reading them. */

@@ -26,6 +26,12 @@ test(`seeds 1 to ${SEEDS}: devices that were away for months have one tree with 
   t.ok(aside > 10 && anew > 5 && again > 50, `${aside} ops set devices aside, ${anew} began anew, ${again} ops were done again`)
 })
 
+test('seeds that failed once', async (t) => {
+  t.timeout(120_000)
+  // A reader that had followed one of two sides met the other when nobody was left of its own, and waited for ever for what comes next.
+  for (const seed of [26]) await t.execution(runAway(seed))
+})
+
 function create(d: SimDevice, name: string): number {
   const ino = d.newIno()
   const outcome = d.submit({ type: 'create', parent: ROOT_INO, name: Buffer.from(name), ino, mode: S_IFREG | 0o644, uid: 1, gid: 1, rdev: 0, time: d.clock.now() })
@@ -117,6 +123,41 @@ test('two that have set each other aside: the side of fewer begins anew, once, a
     t.absent(ada.s.metadata.asides.isAway(cyd.publicKey))
   } finally {
     world.close()
+  }
+})
+
+test('who only reads, and has followed the side that has begun anew, follows the other: whoever it meets', async (t) => {
+  t.timeout(240_000)
+  for (const met of ['ada', 'cyd']) {
+    const { world, devices, wait } = await joined(['ada', 'bob', 'cyd'])
+    const [ada, , cyd] = devices as [SimDevice, SimDevice, SimDevice]
+    try {
+      const tv = world.add('tv', world.readKeys)
+      tv.boot()
+      create(ada, 'file')
+      await wait(10_000)
+      world.net.partition([['ada', 'bob'], ['cyd', 'tv']])
+      for (let i = 0; i < 7; i++) {
+        await days(world, ada, 10)
+        await days(world, cyd, 10)
+      }
+      await wait(130_000)
+      create(cyd, 'only cyd')
+      await wait(5_000)
+      t.ok(cyd.s.metadata.asides.isAway(ada.publicKey) && tv.s.metadata.asides.isAway(ada.publicKey), 'the reader knows it from one side')
+      world.net.partition([['ada', 'bob', 'cyd'], ['tv']])
+      await wait(120_000)
+      t.is(cyd.notices.filter((n) => n.includes('it takes their metadata')).length, 1)
+      world.net.partition([['ada', 'bob', 'cyd'].filter((name) => name !== met), [met, 'tv']])
+      await wait(60_000)
+      create(ada, 'after')
+      world.net.heal()
+      await wait(60_000)
+      t.is(tv.notices.filter((n) => n.includes('it takes their metadata')).length, 1, `it has met ${met}`)
+      t.alike(dump(tv), dump(ada))
+    } finally {
+      world.close()
+    }
   }
 })
 
