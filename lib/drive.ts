@@ -621,11 +621,15 @@ function syncPath(dir: string, first: string): void {
 export function clearUnfinished(dir: string): void {
   const path = join(dir, 'index.db')
   if (!existsSync(path)) return
-  const db = Database.open(path)
-  const finished = db.getMeta('finished') === 1
-  db.close()
-  if (finished) throw fail('STORE_EXISTS', `${dir} holds a drive whose file "keys" is missing; put it back, or use another --store`)
+  if (isFinished(dir, path)) throw fail('STORE_EXISTS', `${dir} holds a drive whose file "keys" is missing; put it back, or use another --store`)
   for (const name of ['index.db', 'index.db-wal', 'index.db-shm', 'redo', 'segments']) rmSync(join(dir, name), { recursive: true, force: true })
+}
+
+function isFinished(dir: string, index: string): boolean {
+  // Its tables come before anything else: beside segments it is damaged.
+  if (!existsSync(join(dir, 'segments')) && Database.isBlank(index)) return false
+  const db = Database.open(index)
+  try { return db.getMeta('finished') === 1 } finally { db.close() }
 }
 
 /** Names and small values under the keys of a drive. */

@@ -139,6 +139,18 @@ export class Database {
     return new Sqlite(this.path, { readonly: true })
   }
 
+  /** Whether it was left by whoever was killed while he made it: no table is in it. False for what SQLite cannot read. */
+  static isBlank(path: string): boolean {
+    const sql = new Sqlite(path, { fileMustExist: true })
+    try {
+      return sql.prepare('SELECT 1 FROM sqlite_master').get() === undefined
+    } catch {
+      return false
+    } finally {
+      sql.close()
+    }
+  }
+
   /** Opens an existing index. STORE_NEWER if a later dfs wrote it, STORE_DAMAGED if SQLite cannot read it. */
   static open(path: string): Database {
     let sql: Db | undefined

@@ -2,7 +2,7 @@
 import test, { type Assert } from 'brittle'
 import Sqlite from 'better-sqlite3'
 import { randomBytes } from 'node:crypto'
-import { closeSync, cpSync, existsSync, fstatSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
+import { closeSync, cpSync, existsSync, fstatSync, mkdirSync, mkdtempSync, openSync, readdirSync, readFileSync, readSync, rmSync, statSync, truncateSync, writeFileSync, writeSync } from 'node:fs'
 import { open, readdir, stat, unlink, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
@@ -265,6 +265,30 @@ test('a create that was cut short can be run again', LONG, async (t) => {
   rmSync(join(m.store!, 'segments'), { recursive: true })
   const again = await m.dfs('create')
   t.is(again.code, 0, again.stderr)
+})
+
+// Killed sooner: the index has no tables yet.
+test('a create or a join that was cut short before anything was in the index can be run again, or a mount', LONG, async (t) => {
+  const from = await withMount(t)
+  const key = (await from.dfs('key')).stdout.trim()
+  const blank = join(from.scratch, 'blank.db')
+  const db = new Sqlite(blank)
+  db.pragma('journal_mode = WAL')
+  db.close()
+  t.ok(statSync(blank).size > 0)
+  for (const make of [(index: string) => writeFileSync(index, ''), (index: string) => cpSync(blank, index)]) {
+    for (const args of [['create'], ['join', key], ['mount', 'mnt']]) {
+      const dir = mkdtempSync(join(from.scratch, 'cut-'))
+      const m = withStore(t, dir)
+      make(join(m.store!, 'index.db'))
+      const again = await m.dfs(...args.map((arg) => (arg === 'mnt' ? m.dir : arg)))
+      t.is(again.code, 0, `${args[0]}: ${again.stderr}`)
+    }
+  }
+  const m = withStore(t, mkdtempSync(join(from.scratch, 'cut-')))
+  writeFileSync(join(m.store!, 'index.db'), '')
+  mkdirSync(join(m.store!, 'segments'))
+  t.ok(/damaged|cannot be read/.test(refused(await m.dfs('create'))[1]), 'what has content is not thrown away')
 })
 
 test('a key file that is gone, or not one', LONG, async (t) => {
