@@ -166,6 +166,7 @@ function report(error: unknown, context: Context | undefined): number {
   const signal = context?.signal
   if (signal?.aborted) {
     const code = signal.reason as number
+    // As everywhere, a message with a semicolon has said what is to be known: here, how far it came.
     if (code !== EXIT.outputGone && !(error instanceof Interrupted)) process.stderr.write(`${isDfsError(error, 'EINTR') && error.message.includes(';') ? errorLine(error) : 'dfs: interrupted'}\n`)
     return code
   }

@@ -283,8 +283,10 @@ export interface VersionEvent {
 /** `fromMs`: nothing is known of what was before; null: nothing is kept at all. */
 export interface VersionLog { fromMs: number | null; retentionMs: number; events: VersionEvent[] }
 
-/** `to`: another path than where it was. `force`: what stands in the way is removed. */
-/** `signal` ends it between two files: EINTR, when nothing more changes; it says what had come back. */
+/**
+ * `to`: another path than where it was. `force`: what stands in the way is removed. `signal` ends it between two files: EINTR, when
+ * nothing more changes, with a message that says what had come back.
+ */
 export interface RestoreOptions { atMs: number; to?: Path; force?: boolean; signal?: AbortSignal }
 /** `files`: written or made. `unchanged`: were as they had been. */
 export interface RestoreReport { files: number; directories: number; bytes: number; unchanged: number }

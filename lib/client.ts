@@ -293,7 +293,7 @@ export class Client implements DriveApi {
 
   // --- calls ----------------------------------------------------------------
 
-  /** By `signal` the daemon is told to end it, and says when it has: what throws in `onProgress` does not wait for that. */
+  /** When `signal` is aborted the daemon is told to end the call, and its answer is waited for; an `onProgress` that throws ends the call at once. */
   async #value(call: string, args: object = {}, onProgress?: OnProgress, signal?: AbortSignal): Promise<unknown> {
     return (await this.#call(call, args, undefined, onProgress, signal)).value
   }
@@ -303,15 +303,17 @@ export class Client implements DriveApi {
     if (this.#end) throw this.#end
     if (signal?.aborted) throw fail('EINTR', 'interrupted before it had begun')
     const id = this.#nextId++
-    const cancel = () => this.#cancel(id)
-    signal?.addEventListener('abort', cancel)
-    return new Promise<{ value: unknown; payload: Buffer }>((resolve, reject) => {
+    const answer = new Promise<{ value: unknown; payload: Buffer }>((resolve, reject) => {
       const parts = encodeFrame({ id, call, args }, payload)
       this.#waiting.set(id, { resolve, reject, onProgress, pieces: [], piecesBytes: 0 })
       this.#socket.cork()
       for (const part of parts) this.#socket.write(part)
       this.#socket.uncork()
-    }).finally(() => signal?.removeEventListener('abort', cancel))
+    })
+    if (!signal) return answer
+    const cancel = () => this.#cancel(id)
+    signal.addEventListener('abort', cancel)
+    return answer.finally(() => signal.removeEventListener('abort', cancel))
   }
 
   #cancel(id: number): void {

@@ -13,10 +13,11 @@
  */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, mkdtempSync, readFileSync, readdirSync, realpathSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { mountpoints } from './helpers/mounts.js'
 
 const BUILT = dirname(fileURLToPath(import.meta.url))
 const SOURCES = join(BUILT, '../../test')
@@ -110,7 +111,7 @@ function rank(file: string): number {
 function runFile(file: string, limitMs: number): Promise<Outcome> {
   const startMs = performance.now()
   const mark = `TEST_RUN=${randomUUID()}`
-  const scratch = mkdtempSync(join(tmpdir(), 'dfs-'))
+  const scratch = mkdtempSync(join(realpathSync(tmpdir()), 'dfs-'))
   // Tests act as other users, too.
   chmodSync(scratch, 0o1777)
   const child = spawn(process.execPath, [join(BUILT, file)], { stdio: ['ignore', 'pipe', 'pipe'], env: { ...environment(mark), TMPDIR: scratch }, detached: true })
@@ -215,10 +216,7 @@ function clear(scratch: string): void {
   }
 }
 
-function mountsIn(dir: string): string[] {
-  const paths = readFileSync('/proc/self/mounts', 'utf8').split('\n').map((line) => (line.split(' ')[1] ?? '').replace(/\\([0-7]{3})/g, (_, code: string) => String.fromCharCode(parseInt(code, 8))))
-  return paths.filter((path) => path.startsWith(`${dir}/`))
-}
+function mountsIn(dir: string): string[] { return mountpoints().filter((path) => path.startsWith(`${dir}/`)) }
 
 /** The child and what it started: it leads a process group of its own. */
 function kill(child: ChildProcess, signal: NodeJS.Signals): void {

@@ -10,6 +10,7 @@ import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Assert } from 'brittle'
+import { mountpoints } from './mounts.js'
 import { REPOSITORY, run, sleep, type Ran, type RunOptions } from './run.js'
 
 export const DFS = join(REPOSITORY, 'dist/bin/dfs.js')
@@ -193,10 +194,7 @@ export function dfs(args: string[], options: RunOptions = {}): Promise<Ran> {
  */
 export const LET_GO = `grep ' - fuse' /proc/self/mountinfo | cut -d ' ' -f 5 | while read -r m; do umount -l "$(printf %b "$m")" || true; done`
 
-/** Reads the kernel's list, so that a dead mount counts and is not touched. */
-export function isMounted(dir: string): boolean {
-  return readFileSync('/proc/self/mountinfo', 'utf8').split('\n').some((line) => line.split(' ')[4] === dir)
-}
+export function isMounted(dir: string): boolean { return mountpoints().includes(dir) }
 
 /** Processes, other than this one, that name `path` (one of the test's own) in their command line or hold a file in it open. */
 export function processesOf(path: string): number[] {

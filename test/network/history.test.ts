@@ -6,6 +6,7 @@ import { Client } from '../../lib/client.js'
 import { joinDrive, TestDevice, until } from '../helpers/devices.js'
 import { must, shell, sleep } from '../helpers/run.js'
 
+/** Files that come back one after another: long enough to be interrupted. */
 const MANY = 1500
 const LONG = { timeout: 180_000 }
 /** Writes of one device within half a second are one step. */
