@@ -97,7 +97,7 @@ export class CausalEngine implements OrderEngine {
   #under: { first: number; inc: number; records: UndoRecord[] } | null = null
   /** Set while nothing may be written, since part of our own log is on its way back: what programs want meanwhile. */
   #waiting: { op: Op; done: (outcome: Outcome) => void }[] | null = null
-  /** Entries of others with ops since our last. */
+  /** Entries of others with ops since our last; those of an earlier session since the beginning of this one. */
   #owed = 0
   #owedSinceMs = 0
   /** Rises when the tail has changed other than at its end. */
@@ -133,6 +133,7 @@ export class CausalEngine implements OrderEngine {
       this.#applied.set(s.inc, this.#host.head(s.inc))
     }
     this.timeline.fill(placed.all())
+    this.#owed = this.#unstated()
     this.#held.clear()
     this.#heldOps = 0
     this.#footprints.reset(this.timeline.tail[this.timeline.tail.length - 1] ?? null)
@@ -304,6 +305,13 @@ export class CausalEngine implements OrderEngine {
     this.#batch = []
     this.#batchOps = []
     this.#owed = 0
+  }
+
+  /** Entries of others with ops that our last has not seen. */
+  #unstated(): number {
+    const { incarnation } = this.#host
+    const seen = this.#seen.get(incarnation)
+    return this.timeline.tail.filter((e) => e.inc !== incarnation && e.count > 0 && (seen?.get(e.inc) ?? 0) < e.seq).length
   }
 
   #tellAsides(inc: number, seq: number, ops: Op[]): void {

@@ -124,8 +124,10 @@ async function away(world: World): Promise<Result> {
   if (world.gone.size > 0) {
     // Nobody waits for them, once that was found out.
     world.warp(61)
-    // A clock is believed a day an entry.
-    for (let day = 0; day < 70; day++) {
+    // A clock is believed a day an entry, and not every step comes to one.
+    const isAwaited = (d: SimDevice, gone: SimDevice) => d.live !== undefined && d.s.metadata.members.get(gone.publicKey)?.role === 'full' && !d.s.metadata.asides.isAway(gone.publicKey)
+    const isHeldUp = () => [...world.gone].some((gone) => world.honest.some((d) => isAwaited(d, gone)))
+    for (let day = 0; day < 70 || (day < 200 && isHeldUp()); day++) {
       programs.step(world.pick(world.honest.filter((d) => d.keys.canWrite)))
       await world.run(world.net.nowMs + 300)
     }
