@@ -34,10 +34,22 @@ test('join by key and mount: files both ways, a folder moved, a file followed, w
   await sameTree(a, b)
 
   await fs.writeFile(b.path('photos/from b'), randomBytes(500_000))
-  await fs.rename(a.path('photos/2026'), a.path('2026'))
   await fs.chmod(b.path('note.txt'), 0o600)
-  await until('the move and the new file are on both', () => existsSync(b.path('2026/big')) && existsSync(a.path('photos/from b')))
-  if (knowsExpiry()) t.ok(await cachedPages(b.path('2026/big')) > 500, 'what was read is kept over the move')
+  /** Gives what the other kernel still has of what was read. */
+  const move = async (from: string, to: string): Promise<number> => {
+    await fs.readFile(b.path(from, 'big'))
+    await fs.rename(a.path(from), a.path(to))
+    await until(`${to} is on both`, () => existsSync(b.path(to, 'big')))
+    return cachedPages(b.path(to, 'big'))
+  }
+  let kept = await move('photos/2026', '2026')
+  // Its former name is dropped after two seconds, with all below unless it was found under the new one: a busy machine may take as long.
+  for (let n = 0; n < 3 && kept <= 500; n++) {
+    await move('2026', 'elsewhere')
+    kept = await move('elsewhere', '2026')
+  }
+  if (knowsExpiry()) t.ok(kept > 500, 'what was read is kept over a move')
+  await until('the new file is on both', () => existsSync(a.path('photos/from b')))
   const tree = await sameTree(a, b)
   t.ok(tree.includes('2026/big f') && !tree.includes('photos/2026'))
 
