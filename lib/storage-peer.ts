@@ -280,7 +280,8 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.journal.check()
     const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
-    const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE}`) as [number, number]
+    // What is marked as dead will not come.
+    const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE} AND refs > 0`) as [number, number]
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
     const segments = this.#usedBytes
     const { head } = this.kept

@@ -274,3 +274,19 @@ test('one that only stores and has a capacity holds its share and no more; drain
 
 const one = (drive: Drive | StoragePeer, text: string): number => drive.db.sql.prepare(text).pluck().get() as number
 const idOf = async (drive: Drive) => (await drive.status()).device
+
+test('what a storage peer lacks and knows to be dead is not owed to it', LONG, async (t) => {
+  const [, , s] = await three(t)
+  const { chunks } = s.drive
+  const owed = async () => {
+    chunks.flush()
+    return (await s.drive.status()).chunks.owed
+  }
+  await until('it has all there is', async () => await owed() === 0)
+  const id = randomBytes(32)
+  const num = chunks.add({ id, h: id, len: 10, seg: ELSEWHERE, off: 0 })
+  chunks.ref(num, 1)
+  t.is(await owed(), 1)
+  t.ok(chunks.mark(num, true))
+  t.is(await owed(), 0)
+})
