@@ -55,12 +55,13 @@ import { SealPool } from './seal/pool.js'
 import { ValueSealer } from './seal/value.js'
 import { Arrivals } from './store/arrivals.js'
 import { Checkpointer } from './store/checkpoint.js'
-import { ChunkTable, ELSEWHERE } from './store/chunks.js'
+import { ChunkTable } from './store/chunks.js'
 import { Database } from './store/database.js'
 import { Collector } from './gc.js'
 import type { SnapshotGift } from './snapshot.js'
 import { SETTINGS } from './settings.js'
 import { StoreLock } from './store/lock.js'
+import { countMissing } from './store/missing.js'
 import { replacedIndex } from './store/replaced.js'
 import { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
@@ -462,7 +463,7 @@ export class Drive extends PathApi {
     const [files, logical] = one('SELECT count(*), ifnull(sum(size),0) FROM inode WHERE mode & 0xf000 = 0x8000 AND nlink > 0') as [number, number]
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
     const [inline, inlineBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = 0') as [number, number]
-    const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE}`) as [number, number]
+    const { chunks: owed, bytes: owedBytes } = countMissing(this.db, 'everything')
     const head = this.log.head(this.journal.incarnation)
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
     let segments = 0

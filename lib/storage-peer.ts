@@ -42,6 +42,7 @@ import { InUse } from './store/in-use.js'
 import { FactorTable } from './store/factor-table.js'
 import { Lacking } from './store/lacking.js'
 import { StoreLock } from './store/lock.js'
+import { countMissing } from './store/missing.js'
 import { ReportTable } from './store/report-table.js'
 import type { SegmentStore } from './store/segments.js'
 import { Space } from './store/space.js'
@@ -280,8 +281,7 @@ export class StoragePeer extends Unreadable implements DriveApi, SwarmHost {
     this.journal.check()
     const one = (text: string) => this.db.sql.prepare(text).raw(true).get() as number[]
     const [here, hereBytes] = one('SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg >= 0') as [number, number]
-    // What is marked as dead will not come.
-    const [owed, owedBytes] = one(`SELECT count(*), ifnull(sum(len),0) FROM chunk WHERE seg = ${ELSEWHERE} AND refs > 0`) as [number, number]
+    const { chunks: owed, bytes: owedBytes } = countMissing(this.db, 'everything')
     const size = (name: string) => { try { return statSync(join(this.dir, name)).size } catch { return 0 } }
     const segments = this.#usedBytes
     const { head } = this.kept
